@@ -1,0 +1,99 @@
+"""The three terms of the variational bound, as functions of functions.
+
+    −log p(x) ≤ −VLB(x) = prior + reconstruction + diffusion        (VDM, eq. 11)
+
+Each term is in nats per example, summed over the data's dimensions; `bits_per_dim`
+is the only place where units change. `log_snr_fn` maps times to λ and
+`eps_fn(z, log_snr)` is any denoiser: no function here knows about networks.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from vdm.diffusion import expand, q_sample
+from vdm.likelihoods import Likelihood
+from vdm.schedules import log_snr_and_rate
+
+LogSnrFn = Callable[[Float[Array, "*b"]], Float[Array, "*b"]]
+EpsFn = Callable[[Float[Array, "b *d"], Float[Array, "..."]], Float[Array, "b *d"]]
+
+
+def sum_dims(values: Float[Array, "b *d"]) -> Float[Array, " b"]:
+    """Sum over every axis but the first."""
+    return jnp.sum(values, axis=tuple(range(1, values.ndim)))
+
+
+def prior_kl(x: Float[Array, "b *d"], log_snr_1: Float[Array, "..."]) -> Float[Array, " b"]:
+    """Return KL(q(z_1|x) ‖ N(0, I)) = ½ Σ [sigmoid(λ_1)(x² − 1) + softplus(λ_1)], in nats."""
+    log_snr_1 = expand(log_snr_1, x)
+    return 0.5 * sum_dims(
+        jax.nn.sigmoid(log_snr_1) * (jnp.square(x) - 1.0) + jax.nn.softplus(log_snr_1)
+    )
+
+
+def reconstruction(
+    x_raw: Num[Array, "b *d"],
+    eps_0: Float[Array, "b *d"],
+    log_snr_0: Float[Array, "..."],
+    likelihood: Likelihood,
+) -> Float[Array, " b"]:
+    """Return −log p(x|z_0) at z_0 = α_0 x + σ_0 ε_0, in nats; x_raw is not yet encoded."""
+    z_0 = q_sample(likelihood.encode(x_raw), eps_0, log_snr_0)
+    return -likelihood.log_prob(x_raw, z_0, log_snr_0)
+
+
+def noise_error(
+    x: Float[Array, "b *d"],
+    eps: Float[Array, "b *d"],
+    log_snr: Float[Array, "..."],
+    eps_fn: EpsFn,
+) -> Float[Array, " b"]:
+    """Return ‖ε − ε̂(z_λ, λ)‖² at z_λ = α x + σ ε, the quantity every loss is a weight of."""
+    eps_hat = eps_fn(q_sample(x, eps, log_snr), log_snr)
+    return sum_dims(jnp.square(eps - eps_hat))
+
+
+def diffusion_loss(
+    x: Float[Array, "b *d"],
+    t: Float[Array, " b"],
+    eps: Float[Array, "b *d"],
+    log_snr_fn: LogSnrFn,
+    eps_fn: EpsFn,
+) -> Float[Array, " b"]:
+    """Return ½ (−dλ/dt) ‖ε − ε̂‖² at the given times, in nats.
+
+    Its mean over t ~ U[0, 1] and ε ~ N(0, I) is the diffusion term of the
+    continuous-time bound, T = ∞ (VDM, eq. 17), whatever the shape of λ(t).
+    """
+    log_snr, rate = log_snr_and_rate(log_snr_fn, t)
+    return -0.5 * rate * noise_error(x, eps, log_snr, eps_fn)
+
+
+def diffusion_loss_steps(
+    x: Float[Array, "b *d"],
+    i: Int[Array, " b"],
+    eps: Float[Array, "b *d"],
+    log_snr_fn: LogSnrFn,
+    eps_fn: EpsFn,
+    *,
+    num_steps: int,
+) -> Float[Array, " b"]:
+    """Return ½ T (SNR_s/SNR_t − 1) ‖ε − ε̂‖² with t = i/T, s = (i − 1)/T, in nats.
+
+    Its mean over i uniform on 1..T and ε ~ N(0, I) is the diffusion term of the bound
+    with T = num_steps steps (VDM, eq. 14). Raises ValueError if num_steps < 1.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1: got {num_steps}")
+    log_snr_t, log_snr_s = log_snr_fn(i / num_steps), log_snr_fn((i - 1) / num_steps)
+    weight = 0.5 * num_steps * jnp.expm1(log_snr_s - log_snr_t)
+    return weight * noise_error(x, eps, log_snr_t, eps_fn)
+
+
+def bits_per_dim(nats: Float[Array, "*b"], num_dims: int) -> Float[Array, "*b"]:
+    """Convert nats per example into bits per dimension: nats / (num_dims · ln 2)."""
+    return nats / (num_dims * math.log(2.0))
