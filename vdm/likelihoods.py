@@ -7,16 +7,17 @@ the process diffuses, `log_prob(x, z_0, log_snr)` in nats per example, and
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Integer, Num
 
 from vdm.diffusion import alpha, expand
 
 
+@runtime_checkable
 class Likelihood(Protocol):
     """What every likelihood offers."""
 
@@ -30,9 +31,7 @@ class Likelihood(Protocol):
         """Return log p(x|z_0) in nats per example; x is not encoded."""
         ...
 
-    def decode(
-        self, z_0: Float[Array, "b *d"], log_snr: Float[Array, "..."]
-    ) -> Num[Array, "b *d"]:
+    def decode(self, z_0: Float[Array, "b *d"], log_snr: Float[Array, "..."]) -> Num[Array, "b *d"]:
         """Return the most probable data."""
         ...
 
@@ -47,7 +46,7 @@ class Discretised:
         if not (isinstance(self.levels, int) and self.levels >= 2):
             raise ValueError(f"levels must be a whole number of at least 2: got {self.levels!r}")
 
-    def encode(self, x: Int[Array, "b *d"]) -> Float[Array, "b *d"]:
+    def encode(self, x: Integer[Array, "b *d"]) -> Float[Array, "b *d"]:
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise TypeError(
                 f"a discretised likelihood models integers 0..{self.levels - 1}: got {x.dtype} "
@@ -56,20 +55,18 @@ class Discretised:
         return self._value(x)
 
     def log_prob(
-        self, x: Int[Array, "b *d"], z_0: Float[Array, "b *d"], log_snr: Float[Array, "..."]
+        self, x: Integer[Array, "b *d"], z_0: Float[Array, "b *d"], log_snr: Float[Array, "..."]
     ) -> Float[Array, " b"]:
-        log_snr = expand(log_snr, z_0)
-        x_hat = z_0 / alpha(log_snr)
+        x_hat = z_0 / alpha(expand(log_snr, z_0))
         precision = jnp.exp(0.5 * log_snr)  # of z_0/α_0 as a measurement of x: α/σ
-        chosen = -0.5 * jnp.square(precision * (x_hat - self.encode(x)))
-        values = self._value(np.arange(self.levels))
-        every = -0.5 * jnp.square(precision[..., None] * (x_hat[..., None] - values.reshape((1,) * z_0.ndim + (-1,))))
+        chosen = -0.5 * jnp.square(expand(precision, x_hat) * (x_hat - self.encode(x)))
+        values = self._value(jnp.arange(self.levels)).reshape((1,) * z_0.ndim + (-1,))
+        gap = x_hat[..., None] - values
+        every = -0.5 * jnp.square(expand(precision, gap) * gap)
         log_probs = chosen - jax.nn.logsumexp(every, axis=-1)
         return jnp.sum(log_probs, axis=tuple(range(1, z_0.ndim)))
 
-    def decode(
-        self, z_0: Float[Array, "b *d"], log_snr: Float[Array, "..."]
-    ) -> Int[Array, "b *d"]:
+    def decode(self, z_0: Float[Array, "b *d"], log_snr: Float[Array, "..."]) -> Int[Array, "b *d"]:
         x_hat = z_0 / alpha(expand(log_snr, z_0))
         level = jnp.round(0.5 * ((x_hat + 1.0) * self.levels - 1.0))
         return jnp.clip(level, 0, self.levels - 1).astype(jnp.int32)

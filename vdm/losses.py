@@ -80,14 +80,15 @@ def diffusion_loss_steps(
     log_snr_fn: LogSnrFn,
     eps_fn: EpsFn,
     *,
-    num_steps: int,
+    num_steps: int | Int[Array, ""],
 ) -> Float[Array, " b"]:
     """Return ½ T (SNR_s/SNR_t − 1) ‖ε − ε̂‖² with t = i/T, s = (i − 1)/T, in nats.
 
     Its mean over i uniform on 1..T and ε ~ N(0, I) is the diffusion term of the bound
-    with T = num_steps steps (VDM, eq. 14). Raises ValueError if num_steps < 1.
+    with T = num_steps steps (VDM, eq. 14). T may be traced; where it is a Python number,
+    ValueError is raised if num_steps < 1.
     """
-    if num_steps < 1:
+    if isinstance(num_steps, int) and num_steps < 1:
         raise ValueError(f"num_steps must be at least 1: got {num_steps}")
     log_snr_t, log_snr_s = log_snr_fn(i / num_steps), log_snr_fn((i - 1) / num_steps)
     weight = 0.5 * num_steps * jnp.expm1(log_snr_s - log_snr_t)

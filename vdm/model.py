@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, Num
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, Num
 
 from vdm import draws, losses, noise_levels as levels, samplers
 from vdm.choices import unknown
@@ -17,6 +18,7 @@ from vdm.samplers import Sampler
 from vdm.schedules import Schedule
 
 Params = dict[str, Any]
+Data = Num[Array | np.ndarray, "b *d"]
 
 
 class VLB(NamedTuple):
@@ -52,10 +54,10 @@ class VDM:
         if self.prediction not in PREDICTIONS:
             raise ValueError(unknown("prediction", self.prediction, PREDICTIONS))
 
-    def init(self, key: Key[Array, ""], x: Num[Array, "b *d"], cond: Array | None = None) -> Params:
+    def init(self, key: Key[Array, ""], x: Data, cond: Array | np.ndarray | None = None) -> Params:
         """Return fresh parameters {"schedule": {"ends", "shape"}, "network"} for data like x."""
         key_schedule, key_network = jax.random.split(key)
-        z = self.likelihood.encode(x)
+        z = self.likelihood.encode(jnp.asarray(x))
         log_snr = jnp.zeros(z.shape[:1], z.dtype)
         variables = self.network.init(key_network, z, log_snr, cond, train=False)
         return {"schedule": self.schedule.init(key_schedule), "network": variables["params"]}
@@ -65,7 +67,11 @@ class VDM:
         return lambda t: self.schedule.log_snr(params["schedule"], t)
 
     def denoiser(
-        self, params: Params, cond: Array | None = None, *, dropout_key: Array | None = None
+        self,
+        params: Params,
+        cond: Array | np.ndarray | None = None,
+        *,
+        dropout_key: Array | None = None,
     ) -> EpsFn:
         """Return eps_fn(z, log_snr) → ε̂ at these parameters, whatever the network predicts.
 
@@ -78,9 +84,15 @@ class VDM:
             per_example = jnp.broadcast_to(log_snr, z.shape[:1])
             output = self.network.apply(
                 {"params": params["network"]},
-                z, per_example, cond, train=dropout_key is not None, rngs=rngs,
+                z,
+                per_example,
+                cond,
+                train=dropout_key is not None,
+                rngs=rngs,
             )
-            return convert(output.astype(z.dtype), z, per_example, source=self.prediction, target="eps")
+            return convert(
+                output.astype(z.dtype), z, per_example, source=self.prediction, target="eps"
+            )
 
         return eps_fn
 
@@ -88,16 +100,16 @@ class VDM:
         self,
         params: Params,
         key: Key[Array, "..."],
-        x: Num[Array, "b *d"],
-        cond: Array | None = None,
+        x: Data,
+        cond: Array | np.ndarray | None = None,
         *,
         noise_levels: Float[Array, " b"] | None = None,
-        num_steps: int | None = None,
+        num_steps: int | Int[Array, ""] | None = None,
         dropout_key: Array | None = None,
     ) -> VLB:
         """Return a one-sample estimate of the negative bound for every example, in nats.
 
-        `num_steps` is T; None is T = ∞. `noise_levels` are the times in [0, 1] at which
+        `num_steps` is T; None is T = ∞, and all finite T share one compilation. `noise_levels` are the times in [0, 1] at which
         the diffusion term is taken; by default one low-discrepancy set over the batch
         (VDM, appendix I.1), or with one key per example one uniform time from each key.
         For finite T a time t stands for the step ⌊tT⌋ + 1. Each term is an unbiased
@@ -105,6 +117,7 @@ class VDM:
         Raises TypeError for data that the likelihood does not model, ValueError for
         keys or times that do not fit the batch or num_steps < 1.
         """
+        x = jnp.asarray(x)
         draws.check_key(key, x.shape[0])
         key_t, key_0, key_eps = draws.split(key, 3)
         if noise_levels is None:
@@ -115,7 +128,10 @@ class VDM:
                 f"got shape {noise_levels.shape}"
             )
         encoded = self.likelihood.encode(x)
-        log_snr_fn, eps_fn = self.log_snr(params), self.denoiser(params, cond, dropout_key=dropout_key)
+        log_snr_fn, eps_fn = (
+            self.log_snr(params),
+            self.denoiser(params, cond, dropout_key=dropout_key),
+        )
         log_snr_0, log_snr_1 = (log_snr_fn(jnp.asarray(t, encoded.dtype)) for t in (0.0, 1.0))
         eps_0 = draws.normal(key_0, x.shape, encoded.dtype)
         eps = draws.normal(key_eps, x.shape, encoded.dtype)
@@ -145,7 +161,7 @@ class VDM:
         *,
         num_steps: int,
         sampler: str | Sampler = "ancestral",
-        cond: Array | None = None,
+        cond: Array | np.ndarray | None = None,
     ) -> Num[Array, "b *d"]:
         """Return data drawn from the model, of the given shape, batch axis first.
 

@@ -5,7 +5,7 @@ level to the next cleaner one.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from vdm.diffusion import convert, posterior
 from vdm.losses import EpsFn
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """What every sampler offers."""
 

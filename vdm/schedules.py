@@ -10,7 +10,7 @@ between them does not change it.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Key
 Params = dict[str, dict[str, Array]]
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """What every schedule offers; t and λ may have any shape."""
 

@@ -1,0 +1,6 @@
+"""Networks f(z, log_snr, cond, *, train) whose output has z's shape."""
+
+from vdm.networks.mlp import MLP
+from vdm.networks.unet import UNet
+
+__all__ = ["MLP", "UNet"]

@@ -1,0 +1,76 @@
+# Everything below needs only Python 3.11 or newer with venv, git and make.
+# `make demo PYTHON=python3.12` picks the interpreter, `INSTALLER=pip` the plain installer.
+
+PYTHON ?= python3
+INSTALLER ?= uv
+BIN := .venv/bin
+CODE := vdm tests experiments
+
+DEMO_DIR := runs/demo
+DEMO_FLAGS :=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.runtime  ## train on handwritten digits, evaluate in bits per dimension, draw samples
+	@$(BIN)/vdm train --config=experiments/digits.py --workdir=$(DEMO_DIR) $(DEMO_FLAGS)
+	@$(BIN)/vdm evaluate --workdir=$(DEMO_DIR) --split=test
+	@$(BIN)/vdm sample --workdir=$(DEMO_DIR) --num=64 --out=$(DEMO_DIR)/samples.png
+	@echo
+	@echo "Test bits per dimension: $(DEMO_DIR)/evaluation.json"
+	@echo "Samples:                 $(DEMO_DIR)/samples.png"
+	@echo "Checkpoints, metrics:    $(DEMO_DIR)/"
+
+test: .venv/.test  ## run the tests
+	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+check: .venv/.test  ## check format, lint, types and the direction of imports
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: .venv/.test  ## format the code and repair what the linter can repair
+	@$(BIN)/ruff check --fix-only --quiet $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+clean:  ## remove .venv, caches and builds; runs/ is kept
+	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find vdm tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Installing. The stamps make a second call free; they are older than the files they
+# depend on when a dependency changed. Versions are the tested ones in constraints/:
+# py311.txt for Python 3.11, py312.txt for 3.12 and newer.
+#
+# uv is several times faster than pip but knows nothing of pip's configuration: where it
+# fails (a private registry, say), pip does the work.
+
+.venv/.created:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
+	  if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "Creating .venv with $$($$python --version)"; \
+	    $$python -m venv .venv && touch $@; exit; \
+	  fi; \
+	done; \
+	echo "No Python 3.11 or newer with venv found: install one, or name it by make PYTHON=..." >&2; \
+	exit 1
+
+.venv/.runtime: .venv/.created pyproject.toml $(wildcard constraints/*.txt)
+	@$(call install,.)
+	@touch $@
+
+.venv/.test: .venv/.created pyproject.toml $(wildcard constraints/*.txt)
+	@$(call install,.[test])
+	@touch .venv/.runtime $@
+
+define install
+constraints=constraints/$$($(BIN)/python -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py312")').txt; \
+echo "Installing with the versions in $$constraints"; \
+if [ "$(INSTALLER)" = uv ] && $(PIP) uv && $(UV) -c $$constraints -e "$(1)"; then :; \
+else $(PIP) --prefer-binary -c $$constraints -e "$(1)"; fi
+endef
+PIP := $(BIN)/python -m pip install --quiet --no-compile --progress-bar off --disable-pip-version-check
+UV := UV_HTTP_TIMEOUT=20 $(BIN)/uv pip install --quiet --no-config --python $(BIN)/python

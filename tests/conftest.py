@@ -1,0 +1,37 @@
+"""Every test runs strictly: float64, types and shapes checked, no silent broadcasting.
+
+The import hook executes each jaxtyping annotation of the package, so it has to be
+installed before anything imports `vdm`. Tests marked `float32`, the precision users
+have by default, run with x64 off, and so do the fixtures that they are first to need.
+"""
+
+import sys
+
+import jax
+import jaxtyping
+import pytest
+
+assert "vdm" not in sys.modules, "vdm was imported before its annotations could be checked"
+jaxtyping.install_import_hook("vdm", "beartype.beartype")
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_legacy_prng_key", "error")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "float32: run with x64 off, as users do by default")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    jax.config.update("jax_enable_x64", item.get_closest_marker("float32") is None)
+    return (yield)
+
+
+@pytest.fixture
+def unchecked():
+    """Switch the annotations off, to meet the errors that users meet."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,75 @@
+"""The two building blocks of the U-Net: residual convolutions and attention over pixels."""
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+
+def group_norm(num_groups: int, dtype: str, name: str) -> nn.GroupNorm:
+    """Return GroupNorm with ε = 1e-6; its statistics are float32 at least, whatever the dtype."""
+    return nn.GroupNorm(num_groups=num_groups, epsilon=1e-6, dtype=dtype, name=name)
+
+
+def conv(features: int, dtype: str, name: str, *, zero: bool = False) -> nn.Conv:
+    """Return a 3×3 convolution that keeps the image size, started at zero where asked."""
+    init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    return nn.Conv(features, (3, 3), dtype=dtype, kernel_init=init, name=name)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions on a residual path, the second given the noise level's embedding.
+
+    h + conv2(dropout(swish(norm2(conv1(swish(norm1 h)) + cond_proj(level))))), with a
+    dense `nin_shortcut` for h where the number of channels changes. conv2 and cond_proj
+    start at zero (VDM, appendix C, after Ho et al. 2020).
+    """
+
+    channels: int
+    num_groups: int
+    dropout: float
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, " b h w c"], level: Float[Array, " b e"], *, train: bool
+    ) -> Float[Array, " b h w channels"]:
+        r = nn.swish(group_norm(self.num_groups, self.dtype, "norm1")(h))
+        r = conv(self.channels, self.dtype, "conv1")(r)
+        shift = nn.Dense(
+            self.channels,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.zeros,
+            name="cond_proj",
+        )(level)
+        r += shift[:, None, None, :]
+        r = nn.swish(group_norm(self.num_groups, self.dtype, "norm2")(r))
+        r = nn.Dropout(self.dropout, deterministic=not train)(r)
+        r = conv(self.channels, self.dtype, "conv2", zero=True)(r)
+        if h.shape[-1] != self.channels:
+            h = nn.Dense(self.channels, dtype=self.dtype, name="nin_shortcut")(h)
+        return h + r
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention with one head over all pixels, on a residual path that starts at zero.
+
+    h + proj_out(softmax(q kᵀ/√c) v), with q, k, v dense in norm(h)
+    (Vaswani et al. 2017, eq. 1).
+    """
+
+    num_groups: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, h: Float[Array, " b h w c"]) -> Float[Array, " b h w c"]:
+        batch, height, width, channels = h.shape
+        pixels = group_norm(self.num_groups, self.dtype, "norm")(h)
+        pixels = pixels.reshape(batch, height * width, channels)
+        q, k, v = (
+            nn.Dense(channels, dtype=self.dtype, name=name)(pixels)[:, :, None, :]
+            for name in ("q", "k", "v")
+        )
+        mixed = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+        zeros = nn.initializers.zeros
+        return h + nn.Dense(channels, dtype=self.dtype, kernel_init=zeros, name="proj_out")(mixed)

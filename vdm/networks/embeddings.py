@@ -1,0 +1,111 @@
+"""What a network is told besides z: how noisy z is, z's finest digits, and a condition.
+
+The functions that make parameters are called inside a module's compact `__call__`, so
+their layers are children of that module.
+"""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# Fastest and slowest angular frequency of the embedding of t in [0, 1] differ by this
+# factor; both constants are those of DDPM, for 1000 integer time steps.
+FREQUENCY_RATIO = 1e4
+STEPS = 1000.0
+
+
+def sinusoidal(t: Float[Array, " b"], features: int) -> Float[Array, " b features"]:
+    """Return sines, then cosines, of 1000 t at `features // 2` frequencies each.
+
+    The frequencies fall geometrically from 1 to 1e-4; an odd number of features is
+    padded with one zero (Ho et al. 2020, after Vaswani et al. 2017). t has shape [b].
+    Raises ValueError for fewer than four features.
+    """
+    if features < 4:
+        raise ValueError(f"a sinusoidal embedding needs at least 4 features: got {features}")
+    half = features // 2
+    frequencies = jnp.exp(-math.log(FREQUENCY_RATIO) / (half - 1) * jnp.arange(half, dtype=t.dtype))
+    angles = STEPS * t[:, None] * frequencies[None, :]
+    embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, features % 2)))
+
+
+def fourier_features(
+    z: Float[Array, " *b c"], exponents: Sequence[int]
+) -> Float[Array, " *b features"]:
+    """Return sin(2π 2ⁿ z), then cos(2π 2ⁿ z), for every n in `exponents`.
+
+    Shape [..., c] becomes [..., 2·c·len(exponents)]: all sines before all cosines, and
+    within each the frequencies of the first channel before those of the second. They
+    let a network see differences of single grey levels (VDM, section 5.1 and appendix C).
+    """
+    turns = jnp.stack([2.0**n * z for n in exponents], axis=-1)
+    turns = turns.reshape(*z.shape[:-1], -1)
+    # 2ⁿ z is exact in binary and so is taking off whole turns: the angle of sin and cos
+    # then stays within ±π, where 2π 2ⁿ z would already have lost three digits.
+    angles = 2.0 * math.pi * (turns - jax.lax.stop_gradient(jnp.round(turns)))
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def check_condition(
+    cond: Array | None, batch_size: int, num_classes: int | None, cond_dim: int | None
+) -> None:
+    """Raise TypeError or ValueError unless `cond` is what the network was built for.
+
+    That is None without num_classes and cond_dim, integers of shape [b] with
+    num_classes, floats of shape [b, cond_dim] with cond_dim.
+    """
+    if num_classes is None and cond_dim is None:
+        if cond is not None:
+            raise ValueError(
+                "this network is unconditional (num_classes and cond_dim are None), expected "
+                f"cond=None: got cond of shape {jnp.shape(cond)}"
+            )
+        return
+    if num_classes is not None:
+        kind, shape, what = jnp.integer, (batch_size,), f"integers in 0..{num_classes - 1}"
+    else:
+        kind, shape, what = jnp.floating, (batch_size, cond_dim), "floats"
+    expected = f"expected cond to be {what} of shape {shape}"
+    if cond is None:
+        raise ValueError(f"this network is conditional, {expected}: got cond=None")
+    if not jnp.issubdtype(cond.dtype, kind):
+        raise TypeError(f"{expected}: got {cond.dtype}")
+    if cond.shape != shape:
+        raise ValueError(f"{expected}: got shape {cond.shape}")
+
+
+def embed(
+    log_snr: Float[Array, " b"],
+    cond: Array | None,
+    *,
+    features: int,
+    hidden: int,
+    log_snr_max: float,
+    log_snr_min: float,
+    num_classes: int | None,
+    dtype: str,
+) -> Float[Array, " b hidden"]:
+    """Return the embedding of noise level and condition that every block is given.
+
+    λ is normalised to t = (λ_max − λ)/(λ_max − λ_min), which may leave [0, 1]; its
+    sinusoid and the condition (a learned vector for each class, or the float vector as
+    it is) are concatenated and go through `dense0` and `dense1`, each with swish
+    (VDM, appendix C). Makes parameters in the calling module.
+    """
+    parts = [sinusoidal((log_snr_max - log_snr) / (log_snr_max - log_snr_min), features)]
+    if num_classes is not None:
+        # Unit variance, like the sinusoid it stands beside.
+        table = nn.Embed(
+            num_classes, features, embedding_init=nn.initializers.normal(1.0), name="class_embed"
+        )
+        parts.append(table(cond))
+    elif cond is not None:
+        parts.append(cond)
+    h = jnp.concatenate([part.astype(dtype) for part in parts], axis=-1)
+    h = nn.swish(nn.Dense(hidden, dtype=dtype, name="dense0")(h))
+    return nn.swish(nn.Dense(hidden, dtype=dtype, name="dense1")(h))

@@ -1,0 +1,89 @@
+"""From a config to a model: names become constructors, and every mistake is found here.
+
+Nothing in this module computes anything: shapes are traced, not evaluated, so a config
+that does not fit its data is refused before the first compilation.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from vdm import likelihoods, networks, schedules
+from vdm.choices import unknown
+from vdm.diffusion import PREDICTIONS
+from vdm.model import VDM
+from vdm.run.config import Config
+from vdm.run.dataset import Dataset
+from vdm.run.errors import UserError, as_user_error
+
+SCHEDULES = {
+    "linear": schedules.linear,
+    "cosine": schedules.cosine,
+    "learned_linear": schedules.learned_linear,
+}
+NETWORKS = {"mlp": networks.MLP, "unet": networks.UNet}
+LIKELIHOODS = {"discretised": likelihoods.discretised, "gaussian": likelihoods.gaussian}
+
+
+def model(config: Config) -> VDM:
+    """Return the model that a config describes; raises UserError for a bad name or argument."""
+    parts = config.model
+    if parts.prediction not in PREDICTIONS:
+        raise UserError(unknown("model.prediction", parts.prediction, PREDICTIONS))
+    schedule = _construct("schedule", parts.schedule, SCHEDULES)
+    # The network sees the noise level on the scale of the schedule's range.
+    ends = {"log_snr_max": schedule.log_snr_max, "log_snr_min": schedule.log_snr_min}
+    network = _construct("network", {**ends, **parts.network}, NETWORKS)
+    likelihood = _construct("likelihood", parts.likelihood, LIKELIHOODS)
+    return VDM(schedule, network, likelihood, parts.prediction)
+
+
+def condition(network: Any, data: Dataset) -> np.ndarray | None:
+    """Return the labels when the network is built for classes, else None.
+
+    Raises UserError when the data set cannot give what the network is built for.
+    """
+    if network.num_classes is None:
+        return None
+    if data.num_classes != network.num_classes:
+        have = "no classes" if data.num_classes is None else f"{data.num_classes} classes"
+        raise UserError(
+            f"model.network.num_classes is {network.num_classes}, but {data.name} has {have}"
+        )
+    return data.labels
+
+
+def check_fit(vdm: VDM, data: Dataset) -> None:
+    """Raise UserError unless the model can take this data: levels, dtype, shape, condition."""
+    levels = getattr(vdm.likelihood, "levels", None)
+    if levels is not None and data.levels is not None and levels != data.levels:
+        raise UserError(
+            f"model.likelihood.levels is {levels}, but {data.name} has {data.levels} levels "
+            f"(0 to {data.levels - 1})"
+        )
+    cond = condition(vdm.network, data)
+    x = data.x[:1]
+    with as_user_error(f"the model does not fit {data.name} {list(data.x.shape[1:])}"):
+        jax.eval_shape(vdm.init, jax.random.key(0), x, None if cond is None else cond[:1])
+
+
+def _construct(
+    what: str, block: Mapping[str, Any], options: Mapping[str, Callable[..., Any]]
+) -> Any:
+    arguments = dict(block)
+    name = arguments.pop("name")
+    if name not in options:
+        raise UserError(unknown(what, name, options))
+    known = inspect.signature(options[name]).parameters
+    # Flax adds these two to every module; they are not the user's.
+    names = [key for key in known if key not in ("parent", "name")]
+    for key in arguments:
+        if key not in names:
+            raise UserError(
+                unknown("config key", f"model.{what}.{key}", [f"model.{what}.{n}" for n in names])
+            )
+    with as_user_error(f"model.{what} ({name})"):
+        return options[name](**arguments)

@@ -1,0 +1,64 @@
+"""Checkpoints of a training state, by orbax: written beside, then renamed, in the background."""
+
+import pathlib
+
+import chex
+import jax
+import orbax.checkpoint as ocp
+
+from vdm.run.errors import UserError
+from vdm.run.step import TrainState
+
+
+def manager(workdir: pathlib.Path, *, kept: int) -> ocp.CheckpointManager:
+    """Return orbax's manager of a workdir's checkpoints; use it as a context manager.
+
+    Leaving the context waits for a save in progress.
+    """
+    options = ocp.CheckpointManagerOptions(max_to_keep=kept, cleanup_tmp_directories=True)
+    return ocp.CheckpointManager(_folder(workdir), options=options)
+
+
+def save(checkpoints: ocp.CheckpointManager, state: TrainState) -> None:
+    """Start saving the state under its step; returns before the files are written."""
+    checkpoints.save(int(state.step), args=ocp.args.StandardSave(state._asdict()))
+
+
+def restore(checkpoints: ocp.CheckpointManager, template: TrainState) -> TrainState:
+    """Return the latest state, laid out like the template of shapes.
+
+    Raises UserError when there is none or when it cannot be read.
+    """
+    step = checkpoints.latest_step()
+    folder = pathlib.Path(checkpoints.directory)
+    if step is None:
+        raise UserError(f"{folder.parent} holds no checkpoint: train first with `vdm train`")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        template._asdict(),
+    )
+    try:
+        values = checkpoints.restore(step, args=ocp.args.StandardRestore(target))
+    # What orbax and tensorstore raise for a damaged file is not of one type.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [repr(error)]
+        raise UserError(
+            f"the checkpoint {folder / str(step)} is damaged: {lines[0][:200]}"
+        ) from error
+    chex.assert_trees_all_equal_shapes_and_dtypes(values, target)
+    return TrainState(**values)
+
+
+def load(workdir: pathlib.Path, template: TrainState) -> TrainState:
+    """Return the latest state of a workdir without writing to it; raises UserError as `restore`."""
+    folder = _folder(workdir)
+    if not folder.is_dir():
+        raise UserError(f"{workdir} holds no checkpoint: train first with `vdm train`")
+    options = ocp.CheckpointManagerOptions(create=False)
+    with ocp.CheckpointManager(folder, options=options) as checkpoints:
+        return restore(checkpoints, template)
+
+
+def _folder(workdir: pathlib.Path) -> pathlib.Path:
+    return (workdir / "checkpoints").absolute()  # orbax takes no relative path

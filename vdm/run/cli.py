@@ -1,0 +1,187 @@
+"""The command line: vdm train, vdm evaluate, vdm sample."""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from rich.console import Console
+from rich.table import Table
+
+import vdm
+from vdm.choices import unknown
+from vdm.run import config as configs
+from vdm.run.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code, 0 for success."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options, rest = _parser().parse_known_args(arguments)
+    try:
+        return options.command(options, rest)
+    except UserError as error:
+        print(f"vdm: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("vdm: interrupted; `vdm train` goes on from the last checkpoint", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vdm",
+        description="Variational diffusion models, measured in bits.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"vdm {vdm.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train", help="train a model, or go on training it", allow_abbrev=False
+    )
+    train.add_argument("--config", help="a config file; a workdir that holds a run needs none")
+    train.epilog = "Any value of the config can be set: --config.train.num_steps=2000"
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser(
+        "evaluate", help="measure bits per dimension on a split", allow_abbrev=False
+    )
+    evaluate.add_argument("--split", default="test", help="test (default) or train")
+    evaluate.add_argument("--num_steps", help="values of T, such as 10,100,1000,inf")
+    evaluate.add_argument("--levels_per_example", type=int, help="noise levels per example")
+    evaluate.add_argument("--batch_size", type=int, help="rows per call; no influence on results")
+    evaluate.add_argument("--seed", type=int)
+    evaluate.set_defaults(command=_evaluate)
+
+    sample = commands.add_parser("sample", help="draw samples", allow_abbrev=False)
+    sample.add_argument("--num", type=int, default=64, help="how many (default 64)")
+    sample.add_argument(
+        "--out", type=pathlib.Path, help="a .png or .npy file (default: in workdir)"
+    )
+    sample.add_argument("--sampler", help="how to sample: ancestral")
+    sample.add_argument("--steps", dest="num_steps", type=int, help="sampling steps")
+    sample.add_argument("--batch_size", type=int, help="samples per call; no influence on results")
+    sample.add_argument("--seed", type=int)
+    sample.set_defaults(command=_sample)
+
+    for command in (train, evaluate, sample):
+        command.add_argument("--workdir", type=pathlib.Path, required=True, help="the run's folder")
+    return parser
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> int:
+    config = _config(options.config, options.workdir, rest)
+    from vdm.run.train import train
+
+    state = train(config, options.workdir)
+    print(f"trained to step {int(state.step)}: {options.workdir}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from vdm.run import evaluate, trained
+
+    run = trained.load(options.workdir)
+    names = ("num_steps", "levels_per_example", "batch_size", "seed")
+    settings = _override(run.config.evaluate, options, names)
+    record = evaluate.evaluate(run, options.split, settings, options.workdir)
+    _print_table(record["results"])
+    print(f"written to {options.workdir / evaluate.RESULT_FILE}")
+    return 0
+
+
+def _sample(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from vdm.run import data, figures, sample, trained
+
+    run = trained.load(options.workdir)
+    settings = _override(run.config.sample, options, ("num_steps", "sampler", "batch_size", "seed"))
+    dataset = data.load(run.config.data.name, "train")
+    x = sample.sample(run, options.num, settings)
+    out = options.out or options.workdir / "samples.png"
+    figures.write(x, out, levels=dataset.levels, data=dataset.x)
+    print(f"written to {out}")
+    return 0
+
+
+def _config(path: str | None, workdir: pathlib.Path, overrides: list[str]) -> configs.Config:
+    for word in overrides:
+        if not word.startswith("--config."):
+            raise UserError(f"unrecognised argument {word!r}: see `vdm train --help`")
+    if path is None:
+        if overrides:
+            raise UserError(f"{overrides[0]} needs --config=FILE")
+        return configs.load(workdir)
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"no config file {path!r}")
+    values = _parse_flags([f"--config={path}"])
+    for word in overrides:
+        _check_key(values, word.removeprefix("--config.").split("=")[0])
+    return configs.from_dict(_parse_flags([f"--config={path}", *overrides]).to_dict())
+
+
+def _parse_flags(arguments: list[str]) -> ConfigDict:
+    argv, values = ["vdm", *arguments], flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
+    try:
+        rest = values(argv)
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if len(rest) > 1:
+        raise UserError(f"unrecognised argument {rest[1]!r}: see `vdm train --help`")
+    return values["config"].value
+
+
+def _check_key(values: ConfigDict, key: str) -> None:
+    """Raise UserError, with the nearest valid key, unless the config has the key."""
+    block: Any = values
+    prefix = ""
+    for name in key.split("."):
+        if not isinstance(block, ConfigDict) or name not in block:
+            names = list(block) if isinstance(block, ConfigDict) else []
+            raise UserError(unknown("config key", key, [prefix + n for n in names]))
+        block = block[name]
+        prefix += f"{name}."
+
+
+def _override(settings: Any, options: argparse.Namespace, names: Sequence[str]) -> Any:
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    for name, value in given.items():
+        if isinstance(value, int) and name != "seed" and value < 1:
+            raise UserError(f"--{name} must be at least 1: got {value}")
+    return dataclasses.replace(settings, **given)
+
+
+def _no_more(rest: list[str]) -> None:
+    if rest:
+        raise UserError(f"unrecognised argument {rest[0]!r}: see `vdm --help`")
+
+
+def _print_table(results: list[dict[str, Any]]) -> None:
+    table = Table(title="bits per dimension (mean ± standard error)")
+    for heading in ("split", "n", "T", "bpd", "prior", "reconstruction", "diffusion"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for record in results:
+        bpd, terms = record["bpd"], record["terms"]
+        sem = "" if bpd["sem"] is None else f" ± {bpd['sem']:.4f}"
+        table.add_row(
+            record["split"],
+            str(bpd["n"]),
+            str(record["num_steps"]),
+            f"{bpd['mean']:.4f}{sem}",
+            *(f"{terms[name]['mean']:.4f}" for name in ("prior", "reconstruction", "diffusion")),
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

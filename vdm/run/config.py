@@ -1,0 +1,240 @@
+"""The configuration of a run: from an ml_collections file to frozen, checked dataclasses.
+
+A config file describes an experiment in plain values. It is turned once into the
+dataclasses below; a key that they do not have, or a value of the wrong type, is an
+error that names the key (and the nearest valid one) before anything else happens.
+"""
+
+import dataclasses
+import pathlib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from vdm.choices import unknown
+from vdm.run.errors import UserError
+from vdm.run.files import read_json, write_json
+
+CONFIG_FILE = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which data set."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The parts of the model; each block is a name and the arguments of its constructor."""
+
+    schedule: Mapping[str, Any]
+    network: Mapping[str, Any]
+    likelihood: Mapping[str, Any]
+    prediction: str = "eps"
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and clipping for the network, Adam for a learned schedule."""
+
+    learning_rate: float = 2e-4
+    schedule_learning_rate: float = 1e-2  # of learned end points, in units of λ
+    decay: str = "constant"  # after the warm-up: "constant" or "cosine" (to zero)
+    warmup_steps: int = 100
+    b1: float = 0.9
+    b2: float = 0.99
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0  # of each group's gradient; 0 turns it off
+    ema_decay: float = 0.9999
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long to train, and how often to write things down (all in steps)."""
+
+    num_steps: int
+    batch_size: int = 128
+    log_every: int = 100
+    checkpoint_every: int = 1000
+    checkpoints_kept: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """How carefully to evaluate."""
+
+    batch_size: int = 256
+    levels_per_example: int = 64  # stratified noise levels drawn for each example
+    num_steps: str = "inf"  # comma-separated values of T
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """How to draw samples."""
+
+    batch_size: int = 64
+    num_steps: int = 250
+    sampler: str = "ancestral"
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that a run is made of."""
+
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    sample: SampleConfig = SampleConfig()
+    seed: int = 0
+
+
+# What may differ from the config in the workdir when a run is resumed: none of it
+# changes what the steps already taken have computed.
+RESUMABLE = (
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.checkpoints_kept",
+    "evaluate.",
+    "sample.",
+)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Return the checked Config; raises UserError for an unknown, missing or mistyped key."""
+    config = _build(Config, values, prefix="")
+    _check(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the config as plain nested dictionaries, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def default_values() -> ml_collections.ConfigDict:
+    """Return the optional blocks with their default values, for config files to build on."""
+    blocks = (OptimizerConfig, EvaluateConfig, SampleConfig)
+    names = ("optimizer", "evaluate", "sample")
+    values = {name: dataclasses.asdict(block()) for name, block in zip(names, blocks, strict=True)}
+    return ml_collections.ConfigDict({"seed": 0, **values})
+
+
+def load(workdir: pathlib.Path) -> Config:
+    """Return the config that a workdir was made with; raises UserError if there is none."""
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        raise UserError(f"{workdir} holds no run (no {CONFIG_FILE}): train one with `vdm train`")
+    return from_dict(read_json(path))
+
+
+def keep(config: Config, workdir: pathlib.Path) -> None:
+    """Write the config into the workdir; raises UserError if another run lives there."""
+    path = workdir / CONFIG_FILE
+    if path.exists():
+        old, new = _flatten(to_dict(load(workdir))), _flatten(to_dict(config))
+        differ = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        fixed = [key for key in differ if not _may_change(key, config)]
+        if fixed:
+            key = fixed[0]
+            more = f" (and {len(fixed) - 1} more)" if len(fixed) > 1 else ""
+            raise UserError(
+                f"{workdir} holds a run with another config: {key} is {old.get(key)!r} there and "
+                f"{new.get(key)!r} here{more}. Use another --workdir, or the same config to resume"
+            )
+    write_json(path, to_dict(config))
+
+
+def _may_change(key: str, config: Config) -> bool:
+    # With a constant learning rate a longer run passes through the same steps.
+    longer = key == "train.num_steps" and config.optimizer.decay == "constant"
+    return longer or key.startswith(RESUMABLE)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            # JSON has no tuples.
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(f"config key {prefix[:-1]!r} must be a block: got {values!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    types = typing.get_type_hints(cls)
+    for key in values:
+        if key not in fields:
+            raise UserError(unknown("config key", prefix + key, [prefix + name for name in fields]))
+    arguments = {}
+    for name, field in fields.items():
+        if name in values:
+            arguments[name] = _convert(types[name], values[name], prefix + name)
+        elif field.default is dataclasses.MISSING:
+            raise UserError(f"config key {prefix + name!r} is missing")
+    return cls(**arguments)
+
+
+def _convert(kind: Any, value: Any, key: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(typing.cast(type, kind), value, f"{key}.")
+    if typing.get_origin(kind) is not None:  # a block of a name and arguments
+        if not isinstance(value, Mapping) or "name" not in value:
+            raise UserError(f"config key {key!r} must be a block with a 'name': got {value!r}")
+        return _plain(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise UserError(
+            f"config key {key!r} must be of type {kind.__name__}: got {value!r} "
+            f"({type(value).__name__})"
+        )
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _check(config: Config) -> None:
+    at_least = {
+        "train.num_steps": (config.train.num_steps, 1),
+        "train.batch_size": (config.train.batch_size, 1),
+        "train.log_every": (config.train.log_every, 1),
+        "train.checkpoint_every": (config.train.checkpoint_every, 1),
+        "train.checkpoints_kept": (config.train.checkpoints_kept, 1),
+        "evaluate.batch_size": (config.evaluate.batch_size, 1),
+        "evaluate.levels_per_example": (config.evaluate.levels_per_example, 1),
+        "sample.batch_size": (config.sample.batch_size, 1),
+        "sample.num_steps": (config.sample.num_steps, 1),
+        "optimizer.warmup_steps": (config.optimizer.warmup_steps, 0),
+        "optimizer.clip_norm": (config.optimizer.clip_norm, 0.0),
+        "optimizer.weight_decay": (config.optimizer.weight_decay, 0.0),
+    }
+    for key, (value, lowest) in at_least.items():
+        if not value >= lowest:
+            raise UserError(f"config key {key!r} must be at least {lowest}: got {value}")
+    for key in ("learning_rate", "schedule_learning_rate"):
+        value = getattr(config.optimizer, key)
+        if not value > 0:
+            raise UserError(f"config key 'optimizer.{key}' must be positive: got {value}")
+    for key in ("b1", "b2", "ema_decay"):
+        value = getattr(config.optimizer, key)
+        if not 0 <= value < 1:
+            raise UserError(f"config key 'optimizer.{key}' must be in [0, 1): got {value}")
+    if config.optimizer.decay not in ("constant", "cosine"):
+        decays = ("constant", "cosine")
+        raise UserError(unknown("optimizer.decay", config.optimizer.decay, decays))

@@ -1,0 +1,165 @@
+"""Evaluation: one exact pass over a split, in bits per dimension, with its standard error.
+
+Every example gets the same number of noise levels, spread evenly with an offset of its
+own, and all of its noise from a key made of the seed and its position in the split: the
+result depends on neither the batch size nor the number of devices.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm.losses import bits_per_dim
+from vdm.model import VLB
+from vdm.run import build, data
+from vdm.run.config import EvaluateConfig
+from vdm.run.dataset import Dataset
+from vdm.run.errors import UserError
+from vdm.run.files import replacing, write_json
+from vdm.run.progress import bar
+from vdm.run.trained import Trained
+
+RESULT_FILE = "evaluation.json"
+TERMS = VLB._fields
+
+
+def parse_num_steps(text: str) -> tuple[int | None, ...]:
+    """Return the list of T written in `text`, None for "inf"; raises UserError for anything else."""
+    values: list[int | None] = []
+    for word in (word.strip() for word in text.split(",")):
+        if word == "inf":
+            values.append(None)
+        elif word.isdigit() and int(word) > 0:
+            values.append(int(word))
+        else:
+            raise UserError(f"num_steps must be positive whole numbers or inf: got {word!r}")
+    return tuple(values)
+
+
+def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pathlib.Path) -> dict:
+    """Return and write the evaluation of a split: bpd with its terms, standard error and n.
+
+    The record is that of the split at the last value of T; "results" holds one such record
+    for every T, for the split and for an equally large subset of the train split. The
+    numbers for each example are kept in evaluation_<split>.npz. Raises UserError for an
+    unknown split or a result that is not finite.
+    """
+    values_of_t = parse_num_steps(settings.num_steps)
+    test = data.load(trained.config.data.name, split)
+    subset = _subset(data.load(trained.config.data.name, "train"), len(test))
+    datasets = [test] if split == "train" else [test, subset]
+    row_terms = jax.jit(
+        functools.partial(
+            _row_terms,
+            model=trained.model,
+            num_levels=settings.levels_per_example,
+            seed=settings.seed,
+        )
+    )
+    results, kept = [], {}
+    for dataset in datasets:
+        cond = build.condition(trained.model.network, dataset)
+        for num_steps in values_of_t:
+            terms = _examples_bpd(row_terms, trained.params, dataset, cond, settings, num_steps)
+            results.append(_record(terms, trained, dataset, settings, num_steps))
+            if dataset is test:
+                label = "inf" if num_steps is None else str(num_steps)
+                kept |= {f"{name}_{label}": terms[name] for name in TERMS}
+    headline = results[len(values_of_t) - 1]
+    with replacing(workdir / f"evaluation_{split}.npz") as temporary:
+        np.savez(temporary, **kept)
+    record = {**headline, "results": results}
+    write_json(workdir / RESULT_FILE, record)
+    return record
+
+
+def _examples_bpd(
+    row_terms: Callable[..., VLB],
+    params: Any,
+    dataset: Dataset,
+    cond: np.ndarray | None,
+    settings: EvaluateConfig,
+    num_steps: int | None,
+) -> dict[str, np.ndarray]:
+    """Return every term of the bound for every example, in bits per dimension, float64 [n]."""
+    levels = settings.levels_per_example
+    num_rows, size = len(dataset) * levels, min(settings.batch_size, len(dataset) * levels)
+    rows = np.empty((num_rows, len(TERMS)), np.float64)
+    label = "inf" if num_steps is None else str(num_steps)
+    with bar(f"evaluate {dataset.split} T={label}", num_rows) as advance:
+        for start in range(0, num_rows, size):
+            # The last batch is filled up with its own last row; the copies are dropped.
+            row = np.minimum(np.arange(start, start + size), num_rows - 1)
+            example, level = row // levels, row % levels
+            x = dataset.x[example]
+            row_cond = None if cond is None else cond[example]
+            terms = row_terms(params, example, level, x, row_cond, num_steps)
+            here = min(size, num_rows - start)
+            rows[start : start + here] = np.stack(jax.device_get(tuple(terms)), axis=-1)[:here]
+            if start // size % 50 == 0 or start + here == num_rows:
+                advance(start + here, f"{_bpd(rows[: start + here], dataset):.3f} bpd")
+    mean = bits_per_dim(rows.reshape(len(dataset), levels, len(TERMS)).mean(1), dataset.num_dims)
+    return {name: mean[:, i] for i, name in enumerate(TERMS)}
+
+
+def _row_terms(params, example, level, x, cond, num_steps, *, model, num_levels, seed) -> VLB:
+    """One noise level of one example in each row; nats."""
+    chex.assert_equal_shape_prefix((example, level, x), 1)
+    fold_in = jax.vmap(jax.random.fold_in)
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(example)
+    offset_keys = jax.vmap(lambda k: jax.random.fold_in(k, num_levels))(keys)
+    offset = jax.vmap(jax.random.uniform)(offset_keys)
+    times = jnp.mod(offset + level / num_levels, 1.0)
+    return model.vlb(params, fold_in(keys, level), x, cond, noise_levels=times, num_steps=num_steps)
+
+
+def _subset(dataset: Dataset, n: int) -> Dataset:
+    """Evenly spaced examples, so that the subset is the same in every run."""
+    index = np.linspace(0, len(dataset) - 1, min(n, len(dataset))).round().astype(int)
+    labels = None if dataset.labels is None else dataset.labels[index]
+    return dataclasses.replace(dataset, x=dataset.x[index], labels=labels)
+
+
+def _bpd(rows: np.ndarray, dataset: Dataset) -> float:
+    return float(bits_per_dim(rows.sum(-1).mean(), dataset.num_dims))
+
+
+def _record(
+    terms: dict[str, np.ndarray],
+    trained: Trained,
+    dataset: Dataset,
+    settings: EvaluateConfig,
+    num_steps: int | None,
+) -> dict[str, Any]:
+    total = sum(terms.values())
+    if not np.all(np.isfinite(total)):
+        raise UserError(f"the bound of {int((~np.isfinite(total)).sum())} examples is not finite")
+    return {
+        "bpd": _mean(total),
+        "terms": {name: _mean(value) for name, value in terms.items()},
+        "bound": "vlb",
+        "num_steps": "inf" if num_steps is None else num_steps,
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "num_dims": dataset.num_dims,
+        "levels_per_example": settings.levels_per_example,
+        "params": "ema",
+        "step": trained.step,
+        "seed": settings.seed,
+    }
+
+
+def _mean(values: np.ndarray) -> dict[str, Any]:
+    # Examples are independent draws, each with its own noise: their spread holds both the
+    # variance between examples and that of the Monte Carlo estimate.
+    n = len(values)
+    sem = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    return {"mean": float(values.mean()), "sem": sem, "n": n}

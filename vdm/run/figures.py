@@ -1,0 +1,68 @@
+"""Pictures of data: a grid of images, or a scatter of points."""
+
+import math
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from vdm.run.errors import UserError
+from vdm.run.files import replacing
+
+MIN_IMAGE_SIZE = 48  # pixels on the page; smaller images are enlarged by a whole factor
+
+
+def write(x: np.ndarray, path: pathlib.Path, *, levels: int | None, data: np.ndarray) -> None:
+    """Write data as a picture (.png) or as an array (.npy), by the ending of the path.
+
+    Integer images [n, h, w, 1 or 3] become a grid, points [n, 2] a scatter beside `data`,
+    which are points of the training set. Raises UserError for another ending or shape.
+    """
+    if path.suffix == ".npy":
+        with replacing(path) as temporary:
+            np.save(temporary, x)
+    elif path.suffix != ".png":
+        raise UserError(f"samples are written as .png or .npy: got {path.name!r}")
+    elif levels is not None and x.ndim == 4 and x.shape[-1] in (1, 3):
+        with replacing(path) as temporary:
+            _to_image(x, levels).save(temporary)
+    elif x.ndim == 2 and x.shape[-1] == 2:
+        _scatter(x, data, path)
+    else:
+        raise UserError(
+            f"no picture for data of shape {x.shape[1:]}: write an array with --out=….npy"
+        )
+
+
+def grid(x: np.ndarray) -> np.ndarray:
+    """Return images [n, h, w, c] laid out on one [H, W, c] page, one pixel apart."""
+    n, h, w, c = x.shape
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    page = np.zeros((rows * (h + 1) + 1, columns * (w + 1) + 1, c), x.dtype)
+    for i, image in enumerate(x):
+        top, left = 1 + (i // columns) * (h + 1), 1 + (i % columns) * (w + 1)
+        page[top : top + h, left : left + w] = image
+    return page
+
+
+def _to_image(x: np.ndarray, levels: int) -> Image.Image:
+    grey = np.round(x.astype(np.float64) * (255.0 / (levels - 1))).astype(np.uint8)
+    factor = max(1, math.ceil(MIN_IMAGE_SIZE / x.shape[1]))
+    page = grid(grey).repeat(factor, axis=0).repeat(factor, axis=1)
+    return Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page)
+
+
+def _scatter(x: np.ndarray, data: np.ndarray, path: pathlib.Path) -> None:
+    # The figure's own canvas: pyplot would look for a screen.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, points, title in ((left, data[: len(x)], "data"), (right, x, "samples")):
+        axes.scatter(points[:, 0], points[:, 1], s=4, linewidths=0)
+        axes.set(title=title, aspect="equal")
+    with replacing(path) as temporary:
+        canvas.print_png(str(temporary))

@@ -1,0 +1,67 @@
+"""The optimiser: one group for the network, one for the schedule's learned ends.
+
+Each group is clipped by its own norm, so that a large gradient of one cannot starve
+the other, and only the network's weight matrices decay.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vdm.run.config import OptimizerConfig
+
+
+def build(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """Return the optimiser for parameters laid out as `VDM.init` gives them."""
+    network = _clipped(
+        config,
+        optax.adamw(
+            learning_rate(config, config.learning_rate, num_steps),
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
+            # Biases and normalisation scales are vectors: shrinking them only biases.
+            mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) > 1, params),
+        ),
+    )
+    schedule = _clipped(
+        config,
+        optax.adam(
+            learning_rate(config, config.schedule_learning_rate, num_steps),
+            b1=config.b1,
+            b2=config.b2,
+        ),
+    )
+    return optax.partition(
+        {"network": network, "ends": schedule, "shape": schedule}, param_labels=_groups
+    )
+
+
+def learning_rate(config: OptimizerConfig, peak: float, num_steps: int) -> optax.Schedule:
+    """Return the rate at each step: linear warm-up from 0, then constant or a cosine to 0."""
+    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
+    if config.decay == "cosine":
+        after = optax.cosine_decay_schedule(peak, max(1, num_steps - config.warmup_steps))
+    else:
+        after = optax.constant_schedule(peak)
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def ema_decay(config: OptimizerConfig, step: jax.Array) -> jax.Array:
+    """Return min(decay, (1 + n)/(10 + n)): a short memory while there is little to remember."""
+    return jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
+
+
+def _groups(params: dict[str, Any]) -> dict[str, Any]:
+    # The labels are a prefix of the parameter tree: one per subtree.
+    return {"schedule": {"ends": "ends", "shape": "shape"}, "network": "network"}
+
+
+def _clipped(
+    config: OptimizerConfig, transformation: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    if config.clip_norm == 0:
+        return transformation
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), transformation)

@@ -1,0 +1,34 @@
+"""Showing long work: a live bar on a terminal, plain lines in a log file."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+Advance = Callable[[int, str], None]
+
+
+@contextlib.contextmanager
+def bar(what: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """Yield advance(done, text): how far the work is and what to say of it.
+
+    The bar shows the fraction done and the time that remains; `text` carries the rate and
+    the loss. Where the output is not a terminal every text is printed on a line of its own.
+    """
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield lambda done, text: print(f"{what} {done}/{total} {text}", file=sys.stderr, flush=True)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total, completed=done, text="")
+        yield lambda done, text: progress.update(task, completed=done, text=text)

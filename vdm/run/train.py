@@ -1,0 +1,118 @@
+"""The training loop: flat, resumable, and silent about nothing."""
+
+import functools
+import json
+import pathlib
+import time
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+
+from vdm.run import build, checkpoint, config as configs, data, optim
+from vdm.run.config import Config
+from vdm.run.dataset import Dataset, batch_indices
+from vdm.run.errors import UserError
+from vdm.run.files import replacing
+from vdm.run.progress import bar
+from vdm.run.step import Batch, TrainState, init_state, train_step
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def train(config: Config, workdir: pathlib.Path) -> TrainState:
+    """Train to config.train.num_steps, from the latest checkpoint if there is one.
+
+    Writes the config, checkpoints and metrics (JSON lines, in bits per dimension) into
+    the workdir. Raises UserError for a config that does not fit, and for a loss that is
+    not finite: then the last good checkpoint stays the latest.
+    """
+    dataset = data.load(config.data.name, "train")
+    if config.train.batch_size > len(dataset):
+        raise UserError(
+            f"train.batch_size is {config.train.batch_size}, but the train split of "
+            f"{dataset.name} has {len(dataset)} examples"
+        )
+    model = build.model(config)
+    build.check_fit(model, dataset)
+    optimizer = optim.build(config.optimizer, config.train.num_steps)
+    cond = build.condition(model.network, dataset)
+    configs.keep(config, workdir)
+
+    step_fn = jax.jit(
+        functools.partial(train_step, model=model, optimizer=optimizer, config=config),
+        donate_argnums=0,
+    )
+    init_fn = functools.partial(init_state, model, optimizer, config.seed)
+    with checkpoint.manager(workdir, kept=config.train.checkpoints_kept) as checkpoints:
+        batch = _batch(dataset, cond, config, 0)
+        if checkpoints.latest_step() is None:
+            state = jax.jit(init_fn)(batch)
+        else:
+            state = checkpoint.restore(checkpoints, jax.eval_shape(init_fn, batch))
+        first = int(state.step)
+        _cut_metrics(workdir / METRICS_FILE, first)
+        window: list[dict[str, Any]] = []
+        started = time.perf_counter()
+        with bar("train", config.train.num_steps, first) as advance:
+            for step in range(first, config.train.num_steps):
+                batch = _batch(dataset, cond, config, step)
+                state, metrics = step_fn(state, batch)
+                window.append(metrics)
+                last = step + 1 == config.train.num_steps
+                save = last or (step + 1) % config.train.checkpoint_every == 0
+                if save or (step + 1) % config.train.log_every == 0:
+                    record = _summary(window, step + 1)
+                    record["steps_per_second"] = len(window) / (time.perf_counter() - started)
+                    with (workdir / METRICS_FILE).open("a") as file:
+                        file.write(json.dumps(record) + "\n")
+                    advance(step + 1, _line(record, config.train.num_steps))
+                    window, started = [], time.perf_counter()
+                if save:
+                    chex.assert_tree_all_finite(state.params)
+                    checkpoint.save(checkpoints, state)
+    return state
+
+
+def _batch(dataset: Dataset, cond: np.ndarray | None, config: Config, step: int) -> Batch:
+    size = config.train.batch_size
+    index = batch_indices(config.seed, step, size, len(dataset))
+    batch = Batch(dataset.x[index], None if cond is None else cond[index])
+    chex.assert_shape(batch.x, (size, *dataset.x.shape[1:]))
+    chex.assert_type(batch.x, dataset.x.dtype)
+    return batch
+
+
+def _summary(window: list[dict[str, Any]], step: int) -> dict[str, Any]:
+    """Average the metrics of the last steps; one transfer, one look for NaN."""
+    values = {key: np.stack([m[key] for m in jax.device_get(window)]) for key in window[0]}
+    for key in ("loss", "gradient_norm"):
+        bad = ~np.isfinite(values[key])
+        if bad.any():
+            at = step - len(window) + 1 + int(np.argmax(bad))
+            raise UserError(
+                f"{key} is {values[key][bad][0]} at step {at}: stopped. The last good checkpoint "
+                "is kept; lower optimizer.learning_rate or look at the data"
+            )
+    return {"step": step, **{key: float(np.mean(value)) for key, value in values.items()}}
+
+
+def _line(record: dict[str, Any], num_steps: int) -> str:
+    rate = record["steps_per_second"]
+    eta = (num_steps - record["step"]) / rate
+    return (
+        f"loss {record['loss']:.3f} bpd  {rate:.1f} steps/s  "
+        f"ETA {int(eta // 60)}:{int(eta % 60):02d}"
+    )
+
+
+def _cut_metrics(path: pathlib.Path, step: int) -> None:
+    """Drop the lines that a run stopped after its last checkpoint has left behind."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        with replacing(path) as temporary:
+            temporary.write_text("".join(kept))
