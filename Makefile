@@ -41,9 +41,9 @@ clean:  ## remove .venv, caches and builds; runs/ is kept
 	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find vdm tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Installing. The stamps make a second call free; they are older than the files they
-# depend on when a dependency changed. Versions are the tested ones in constraints/:
-# py311.txt for Python 3.11, py312.txt for 3.12 and newer.
+# Installing. A stamp in .venv makes a second call free; a change of pyproject.toml or of
+# constraints/ installs again. The versions are the tested ones: py311.txt for Python 3.11,
+# py312.txt for 3.12 and newer (the same versions resolve on 3.13).
 #
 # uv is several times faster than pip but knows nothing of pip's configuration: where it
 # fails (a private registry, say), pip does the work.
@@ -69,8 +69,11 @@ clean:  ## remove .venv, caches and builds; runs/ is kept
 define install
 constraints=constraints/$$($(BIN)/python -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py312")').txt; \
 echo "Installing with the versions in $$constraints"; \
-if [ "$(INSTALLER)" = uv ] && $(PIP) uv && $(UV) -c $$constraints -e "$(1)"; then :; \
-else $(PIP) --prefer-binary -c $$constraints -e "$(1)"; fi
+if [ "$(INSTALLER)" = uv ]; then \
+  $(PIP) uv && $(UV) -c $$constraints -e "$(1)" && exit; \
+  echo "uv could not install: going on with pip"; \
+fi; \
+$(PIP) --prefer-binary -c $$constraints -e "$(1)"
 endef
 PIP := $(BIN)/python -m pip install --quiet --no-compile --progress-bar off --disable-pip-version-check
-UV := UV_HTTP_TIMEOUT=20 $(BIN)/uv pip install --quiet --no-config --python $(BIN)/python
+UV := UV_HTTP_TIMEOUT=20 UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --no-config --python $(BIN)/python

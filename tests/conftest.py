@@ -3,6 +3,8 @@
 The import hook executes each jaxtyping annotation of the package, so it has to be
 installed before anything imports `vdm`. Tests marked `float32`, the precision users
 have by default, run with x64 off, and so do the fixtures that they are first to need.
+The rest is small arithmetic that costs more to compile than to run: it is compiled
+without optimisation.
 """
 
 import sys
@@ -19,13 +21,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "float32: run with x64 off, as users do by default")
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-    jax.config.update("jax_enable_x64", item.get_closest_marker("float32") is None)
+    as_users_do = item.get_closest_marker("float32") is not None
+    jax.config.update("jax_enable_x64", not as_users_do)
+    jax.config.update("jax_disable_most_optimizations", not as_users_do)
     return (yield)
 
 

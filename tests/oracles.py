@@ -69,7 +69,7 @@ def exact_eps(data):
         best = best / best.sum(1, keepdims=True)
         return (s * jnp.einsum("bk,bkd->bd", best / var, gap)).reshape(z.shape)
 
-    return eps_fn
+    return jax.jit(eps_fn)
 
 
 def said_as(head, eps, z, log_snr):
@@ -157,12 +157,13 @@ def mixture_nodes(data, n):
 
 def expectation(fn, x, *rules):
     """Σ weights · fn(x_i, *nodes) for each x_i over the product of the rules' nodes."""
+    fn = jax.jit(fn)
     sizes = [len(weights) for _, weights in rules]
     index = np.indices(sizes).reshape(len(sizes), -1)
     nodes = [jnp.asarray(nodes[k]) for (nodes, _), k in zip(rules, index, strict=True)]
     results = []
-    for one in x:
-        values = fn(jnp.broadcast_to(one[None], (index.shape[1], *one.shape)), *nodes)
+    for one in np.asarray(x):
+        values = fn(np.broadcast_to(one, (index.shape[1], *one.shape)), *nodes)
         values = np.asarray(values).reshape(sizes)
         for _, weights in reversed(rules):
             values = values @ weights
@@ -177,5 +178,12 @@ def within(estimates, truth, standard_errors=5):
     return bool(np.all(np.abs(estimates.mean(0) - truth) <= standard_errors * error))
 
 
+def arrays(seed, shape):
+    """Off-centre numbers without jax.random, which takes seconds to compile."""
+    return np.random.default_rng(seed).normal(0.4, 0.9, shape)
+
+
 def keys(seed, n):
-    return jax.random.split(jax.random.key(seed), n)
+    """Return n unrelated keys, without the compilation that jax.random.split costs."""
+    words = np.random.default_rng(seed).integers(0, 2**32, (n, 2), np.uint32)
+    return jax.random.wrap_key_data(jnp.asarray(words))

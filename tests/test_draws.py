@@ -43,9 +43,7 @@ def test_split_and_fold_in_act_on_each_key_by_itself():
         (draws.fold_in(batch, 8), draws.fold_in(batch[1], 8)),
     ):
         assert together.shape == (5,)
-        np.testing.assert_array_equal(
-            jax.random.key_data(together[1]), jax.random.key_data(alone)
-        )
+        np.testing.assert_array_equal(jax.random.key_data(together[1]), jax.random.key_data(alone))
 
 
 @pytest.mark.parametrize("key", [jax.random.key(0), keys(0, 5)])

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from vdm.diffusion import expand, q_sample
@@ -19,6 +20,7 @@ from vdm.likelihoods import Likelihood
 from vdm.schedules import log_snr_and_rate
 
 LogSnrFn = Callable[[Float[Array, "*b"]], Float[Array, "*b"]]
+AnyArray = Float[Array | np.ndarray, "*b"]
 EpsFn = Callable[[Float[Array, "b *d"], Float[Array, "..."]], Float[Array, "b *d"]]
 
 
@@ -95,6 +97,6 @@ def diffusion_loss_steps(
     return weight * noise_error(x, eps, log_snr_t, eps_fn)
 
 
-def bits_per_dim(nats: Float[Array, "*b"], num_dims: int) -> Float[Array, "*b"]:
+def bits_per_dim(nats: AnyArray, num_dims: int) -> AnyArray:
     """Convert nats per example into bits per dimension: nats / (num_dims · ln 2)."""
     return nats / (num_dims * math.log(2.0))

@@ -58,6 +58,7 @@ class VDM:
         """Return fresh parameters {"schedule": {"ends", "shape"}, "network"} for data like x."""
         key_schedule, key_network = jax.random.split(key)
         z = self.likelihood.encode(jnp.asarray(x))
+        cond = None if cond is None else jnp.asarray(cond)
         log_snr = jnp.zeros(z.shape[:1], z.dtype)
         variables = self.network.init(key_network, z, log_snr, cond, train=False)
         return {"schedule": self.schedule.init(key_schedule), "network": variables["params"]}
@@ -79,6 +80,7 @@ class VDM:
         deterministic. ε̂ has the precision of z, not of the network.
         """
         rngs = None if dropout_key is None else {"dropout": dropout_key}
+        cond = None if cond is None else jnp.asarray(cond)
 
         def eps_fn(z, log_snr):
             per_example = jnp.broadcast_to(log_snr, z.shape[:1])

@@ -35,7 +35,7 @@ def sinusoidal(t: Float[Array, " b"], features: int) -> Float[Array, " b feature
 
 
 def fourier_features(
-    z: Float[Array, " *b c"], exponents: Sequence[int]
+    z: Float[Array, " *b c"], exponents: Sequence[int | float]
 ) -> Float[Array, " *b features"]:
     """Return sin(2π 2ⁿ z), then cos(2π 2ⁿ z), for every n in `exponents`.
 

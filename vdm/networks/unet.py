@@ -41,7 +41,7 @@ class UNet(nn.Module):
 
     channels: int = 128
     num_blocks: int = 32
-    fourier_exponents: Sequence[int] = (6, 7)
+    fourier_exponents: Sequence[int | float] = (6, 7)
     attention: str = "middle"
     num_groups: int = 32
     dropout: float = 0.1

@@ -106,8 +106,9 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     run = trained.load(options.workdir)
     settings = _override(run.config.sample, options, ("num_steps", "sampler", "batch_size", "seed"))
     dataset = data.load(run.config.data.name, "train")
-    x = sample.sample(run, options.num, settings)
     out = options.out or options.workdir / "samples.png"
+    figures.kind(out, dataset.x.shape[1:], dataset.levels)  # refused before the work, not after
+    x = sample.sample(run, options.num, settings)
     figures.write(x, out, levels=dataset.levels, data=dataset.x)
     print(f"written to {out}")
     return 0
@@ -148,7 +149,7 @@ def _check_key(values: ConfigDict, key: str) -> None:
     for name in key.split("."):
         if not isinstance(block, ConfigDict) or name not in block:
             names = list(block) if isinstance(block, ConfigDict) else []
-            raise UserError(unknown("config key", key, [prefix + n for n in names]))
+            raise UserError(unknown("config key", prefix + name, [prefix + n for n in names]))
         block = block[name]
         prefix += f"{name}."
 

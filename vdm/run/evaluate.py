@@ -129,7 +129,7 @@ def _subset(dataset: Dataset, n: int) -> Dataset:
 
 
 def _bpd(rows: np.ndarray, dataset: Dataset) -> float:
-    return float(bits_per_dim(rows.sum(-1).mean(), dataset.num_dims))
+    return float(bits_per_dim(rows.sum(-1), dataset.num_dims).mean())
 
 
 def _record(

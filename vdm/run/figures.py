@@ -12,26 +12,36 @@ from vdm.run.files import replacing
 MIN_IMAGE_SIZE = 48  # pixels on the page; smaller images are enlarged by a whole factor
 
 
-def write(x: np.ndarray, path: pathlib.Path, *, levels: int | None, data: np.ndarray) -> None:
-    """Write data as a picture (.png) or as an array (.npy), by the ending of the path.
+def kind(path: pathlib.Path, shape: tuple[int, ...], levels: int | None) -> str:
+    """Return what is written to `path` for examples of a shape: "array", "grid" or "scatter".
 
-    Integer images [n, h, w, 1 or 3] become a grid, points [n, 2] a scatter beside `data`,
-    which are points of the training set. Raises UserError for another ending or shape.
+    A .npy holds any data; a .png shows integer images [h, w, 1 or 3] as a grid and points
+    [2] as a scatter. Raises UserError for another ending or shape.
     """
     if path.suffix == ".npy":
-        with replacing(path) as temporary:
-            np.save(temporary, x)
-    elif path.suffix != ".png":
+        return "array"
+    if path.suffix != ".png":
         raise UserError(f"samples are written as .png or .npy: got {path.name!r}")
-    elif levels is not None and x.ndim == 4 and x.shape[-1] in (1, 3):
-        with replacing(path) as temporary:
+    if levels is not None and len(shape) == 3 and shape[-1] in (1, 3):
+        return "grid"
+    if shape == (2,):
+        return "scatter"
+    raise UserError(f"no picture for data of shape {list(shape)}: write an array with --out=NAME.npy")
+
+
+def write(x: np.ndarray, path: pathlib.Path, *, levels: int | None, data: np.ndarray) -> None:
+    """Write examples as a picture or as an array, whichever `kind` says.
+
+    A scatter shows them beside `data`, which are points of the training set.
+    """
+    how = kind(path, x.shape[1:], levels)
+    with replacing(path) as temporary:
+        if how == "array":
+            np.save(temporary, x)
+        elif how == "grid":
             _to_image(x, levels).save(temporary)
-    elif x.ndim == 2 and x.shape[-1] == 2:
-        _scatter(x, data, path)
-    else:
-        raise UserError(
-            f"no picture for data of shape {x.shape[1:]}: write an array with --out=….npy"
-        )
+        else:
+            _scatter(x, data, temporary)
 
 
 def grid(x: np.ndarray) -> np.ndarray:
@@ -64,5 +74,4 @@ def _scatter(x: np.ndarray, data: np.ndarray, path: pathlib.Path) -> None:
     for axes, points, title in ((left, data[: len(x)], "data"), (right, x, "samples")):
         axes.scatter(points[:, 0], points[:, 1], s=4, linewidths=0)
         axes.set(title=title, aspect="equal")
-    with replacing(path) as temporary:
-        canvas.print_png(str(temporary))
+    canvas.print_png(str(path))

@@ -70,7 +70,7 @@ def train_step(
     metrics = {
         "loss": loss,
         **terms._asdict(),
-        "gradient_norm": optax.global_norm(gradient),
+        "gradient_norm": optax.tree.norm(gradient),
         "log_snr_max": log_snr_fn(jnp.zeros(())),
         "log_snr_min": log_snr_fn(jnp.ones(())),
     }

@@ -1,5 +1,7 @@
 """Image sets of tensorflow-datasets, read whole into one uint8 array, without TensorFlow."""
 
+import os
+
 import numpy as np
 
 from vdm.run.dataset import Dataset
@@ -18,7 +20,9 @@ def load(name: str, split: str) -> Dataset:
     except ImportError as error:
         raise UserError(f"{name} needs the extra: pip install 'vdm[tfds]'") from error
     try:
-        builder = tfds.builder(name, file_format="array_record")
+        # Read here, for tensorflow-datasets looks at the variable only once, when imported.
+        data_dir = os.environ.get("TFDS_DATA_DIR")
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         source = builder.as_data_source(split=split)
     # What a missing set raises depends on what is there instead: nothing gives a KeyError
     # about splits, a set in another format a NotImplementedError.

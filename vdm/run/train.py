@@ -48,7 +48,9 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
     with checkpoint.manager(workdir, kept=config.train.checkpoints_kept) as checkpoints:
         batch = _batch(dataset, cond, config, 0)
         if checkpoints.latest_step() is None:
-            state = jax.jit(init_fn)(batch)
+            # Drawing parameters once is no work; compiling it with every optimisation is.
+            fast = {"xla_backend_optimization_level": 0}
+            state = jax.jit(init_fn, compiler_options=fast)(batch)
         else:
             state = checkpoint.restore(checkpoints, jax.eval_shape(init_fn, batch))
         first = int(state.step)

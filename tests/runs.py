@@ -1,0 +1,62 @@
+"""Small runs for the tests of the machinery: configs that compile in seconds."""
+
+from vdm.run import config as configs
+
+
+def points(**train):
+    """The mixture of points with a tiny MLP."""
+    return configs.from_dict(
+        {
+            "data": {"name": "mixture"},
+            "model": {
+                "schedule": {"name": "linear", "log_snr_max": 8.0, "log_snr_min": -8.0},
+                "network": {"name": "mlp", "width": 16, "num_blocks": 1, "dropout": 0.1},
+                "likelihood": {"name": "gaussian", "scale": 0.02},
+            },
+            "train": {"num_steps": 4, "batch_size": 49, "log_every": 2, **train},
+            "optimizer": {"learning_rate": 1e-3, "warmup_steps": 2},
+            "evaluate": {"levels_per_example": 2},
+            "sample": {"num_steps": 5},
+        }
+    )
+
+
+def images(num_classes=None, **train):
+    """The digits with a tiny U-Net and learned ends."""
+    return configs.from_dict(
+        {
+            "data": {"name": "digits"},
+            "model": {
+                "schedule": {"name": "learned_linear", "log_snr_max": 8.0, "log_snr_min": -6.0},
+                "network": {
+                    "name": "unet",
+                    "channels": 8,
+                    "num_blocks": 1,
+                    "num_groups": 4,
+                    "fourier_exponents": (),
+                    "attention": "none",
+                    "num_classes": num_classes,
+                },
+                "likelihood": {"name": "discretised", "levels": 17},
+                "prediction": "v",
+            },
+            "train": {"num_steps": 3, "batch_size": 5, "log_every": 1, **train},
+            "evaluate": {"levels_per_example": 2, "batch_size": 64},
+            "sample": {"num_steps": 3},
+        }
+    )
+
+
+CONFIG_FILE = '''
+import ml_collections
+
+
+def get_config():
+    return ml_collections.ConfigDict({values!r})
+'''
+
+
+def write_config_file(path, config):
+    """Write a config file that `vdm train --config` reads."""
+    path.write_text(CONFIG_FILE.format(values=configs.to_dict(config)))
+    return path

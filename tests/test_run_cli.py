@@ -1,0 +1,136 @@
+"""The command line: the whole path from a config file to samples, and every bad input."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import runs
+
+from vdm.run import cli
+
+pytestmark = pytest.mark.float32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    runs.write_config_file(folder / "points.py", runs.points())
+    runs.write_config_file(folder / "images.py", runs.images())
+    arguments = [f"--config={folder / 'points.py'}", f"--workdir={folder / 'run'}"]
+    assert cli.main(["train", *arguments, "--config.train.num_steps=2"]) == 0
+    return folder
+
+
+def test_evaluate_and_sample_need_only_the_workdir(folder, capsys):
+    workdir = f"--workdir={folder / 'run'}"
+    assert cli.main(["evaluate", workdir, "--levels_per_example=1", "--num_steps=10,inf"]) == 0
+    assert "bits per dimension" in capsys.readouterr().out
+    record = json.loads((folder / "run/evaluation.json").read_text())
+    assert record["bpd"]["n"] == 4000 and len(record["results"]) == 4
+    out = folder / "points.png"
+    assert cli.main(["sample", workdir, "--num=9", "--steps=3", f"--out={out}"]) == 0
+    assert out.stat().st_size > 1000
+
+
+def test_train_without_a_config_resumes(folder, capsys):
+    assert cli.main(["train", f"--workdir={folder / 'run'}"]) == 0
+    assert "step 2" in capsys.readouterr().out
+
+
+BAD_TRAINING = {
+    "unknown config key": ("points", ["--config.train.num_stepz=3"], "'train.num_steps'?"),
+    "unknown block": ("points", ["--config.trian.num_steps=3"], "'train'?"),
+    "wrong type": ("points", ["--config.train.num_steps=abc"], "num_steps=abc"),
+    "unknown data set": ("points", ["--config.data.name=mixtur"], "'mixture'?"),
+    "unknown schedule": ("points", ["--config.model.schedule.name=liner"], "'linear'?"),
+    "unknown network": ("points", ["--config.model.network.name=mpl"], "'mlp'?"),
+    "unknown prediction": ("points", ["--config.model.prediction=scor"], "'score'?"),
+    "reversed ends": ("points", ["--config.model.schedule.log_snr_max=-9.0"], "reversed?"),
+    "negative width": ("points", ["--config.model.network.width=-4"], "width must be"),
+    "key of another network": ("images", ["--config.model.network.name=mlp"], "'model.network."),
+    "large batch": ("images", ["--config.train.batch_size=2000"], "has 1500 examples"),
+    "levels": ("images", ["--config.model.likelihood.levels=16"], "has 17 levels"),
+    "wrong dtype": ("images", ["--config.data.name=mixture"], "got float32 data"),
+    "classes": ("images", ["--config.model.network.num_classes=7"], "digits has 10 classes"),
+    "stray argument": ("points", ["--bogus=1"], "--bogus=1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRAINING)
+@pytest.mark.usefixtures("unchecked")
+def test_a_bad_config_is_one_clear_line_before_anything_is_written(case, folder, tmp_path, capsys):
+    name, overrides, message = BAD_TRAINING[case]
+    arguments = [f"--config={folder / name}.py", f"--workdir={tmp_path / 'new'}", *overrides]
+    if case == "classes":  # the config file has None there, which takes a number only in ours
+        config = runs.write_config_file(tmp_path / "c.py", runs.images(num_classes=7))
+        arguments = [f"--config={config}", f"--workdir={tmp_path / 'new'}"]
+    assert cli.main(["train", *arguments]) == cli.EXIT_USER_ERROR
+    assert_one_line(capsys, message)
+    assert not (tmp_path / "new").exists()
+
+
+def assert_one_line(capsys, message):
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_dtype_that_the_likelihood_does_not_model(tmp_path, capsys):
+    config = runs.images()
+    likelihood = {"name": "gaussian", "scale": 0.1}
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, likelihood=likelihood)
+    )
+    path = runs.write_config_file(tmp_path / "c.py", config)
+    assert cli.main(["train", f"--config={path}", f"--workdir={tmp_path / 'new'}"]) == 2
+    assert_one_line(capsys, "got uint8 data")
+
+
+def test_a_workdir_with_another_config_is_refused(folder, capsys):
+    arguments = [f"--config={folder / 'images.py'}", f"--workdir={folder / 'run'}"]
+    assert cli.main(["train", *arguments]) == 2
+    assert_one_line(capsys, "holds a run with another config")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--split=tset"], "'test'?"),
+        (["evaluate", "--num_steps=0"], "num_steps"),
+        (["evaluate", "--levels_per_example=0"], "at least 1"),
+        (["sample", "--sampler=ancestrul"], "'ancestral'?"),
+        (["sample", "--num=0"], "num must be at least 1"),
+        (["sample", "--steps=0"], "at least 1"),
+        (["sample", "--out=samples.gif"], ".png or .npy"),
+    ],
+)
+def test_bad_requests_of_a_trained_run(arguments, message, folder, capsys):
+    assert cli.main([*arguments, f"--workdir={folder / 'run'}"]) == 2
+    assert_one_line(capsys, message)
+
+
+def test_missing_and_damaged_checkpoints(folder, tmp_path, capsys):
+    assert cli.main(["evaluate", f"--workdir={tmp_path / 'none'}"]) == 2
+    assert_one_line(capsys, "holds no run")
+    shutil.copytree(folder / "run", tmp_path / "run")
+    for file in (tmp_path / "run/checkpoints").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert cli.main(["evaluate", f"--workdir={tmp_path / 'run'}"]) == 2
+    assert_one_line(capsys, "is damaged")
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    assert cli.main(["sample", f"--workdir={tmp_path / 'run'}"]) == 2
+    assert_one_line(capsys, "holds no checkpoint")
+
+
+def test_the_module_is_the_console_script(tmp_path):
+    command = [sys.executable, "-m", "vdm", "train", "--config=nowhere.py", f"--workdir={tmp_path}"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[1], check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "vdm: no config file 'nowhere.py'\n"

@@ -1,0 +1,86 @@
+"""Configs: what is written is what is run, and mistakes are named."""
+
+import copy
+import dataclasses
+
+import pytest
+import runs
+
+from vdm.run import config as configs
+from vdm.run.errors import UserError
+
+
+def values():
+    return copy.deepcopy(configs.to_dict(runs.points()))
+
+
+def test_a_config_survives_its_file(tmp_path):
+    config = runs.images(num_classes=10)
+    configs.keep(config, tmp_path)
+    assert configs.load(tmp_path) == config
+
+
+def test_defaults_for_config_files_are_those_of_the_dataclasses():
+    required = {key: values()[key] for key in ("data", "model", "train")}
+    assert configs.from_dict({**configs.default_values().to_dict(), **required}) == (
+        configs.from_dict(required)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v["train"].update(num_stpes=3), "'train.num_steps'?"),
+        (lambda v: v.update(optimiser={}), "'optimizer'?"),
+        (lambda v: v["train"].pop("num_steps"), "'train.num_steps' is missing"),
+        (lambda v: v["train"].update(num_steps="3"), "'train.num_steps' must be of type int"),
+        (lambda v: v["train"].update(num_steps=3.5), "must be of type int: got 3.5"),
+        (lambda v: v["train"].update(num_steps=True), "must be of type int: got True"),
+        (lambda v: v["train"].update(num_steps=0), "at least 1: got 0"),
+        (lambda v: v["optimizer"].update(learning_rate=-1), "must be positive: got -1"),
+        (lambda v: v["optimizer"].update(ema_decay=1.0), "must be in [0, 1): got 1.0"),
+        (lambda v: v["optimizer"].update(decay="cosin"), "'cosine'?"),
+        (lambda v: v.update(train=7), "'train' must be a block: got 7"),
+        (lambda v: v["model"].update(schedule="linear"), "must be a block with a 'name'"),
+    ],
+)
+def test_a_mistake_is_named(change, message):
+    wrong = values()
+    change(wrong)
+    with pytest.raises(UserError) as error:
+        configs.from_dict(wrong)
+    assert message in str(error.value)
+
+
+def test_an_integer_is_a_fine_float():
+    wanted = values()
+    wanted["optimizer"]["learning_rate"] = 1
+    assert configs.from_dict(wanted).optimizer.learning_rate == 1.0
+
+
+def changed(**blocks):
+    config = runs.points()
+    return dataclasses.replace(
+        config,
+        **{name: dataclasses.replace(getattr(config, name), **new) for name, new in blocks.items()},
+    )
+
+
+def test_a_workdir_keeps_one_config(tmp_path):
+    configs.keep(runs.points(), tmp_path)
+    with pytest.raises(UserError, match=r"optimizer.b1 is 0.9 there and 0.8 here"):
+        configs.keep(changed(optimizer={"b1": 0.8}), tmp_path)
+    assert configs.load(tmp_path) == runs.points()
+
+
+def test_what_changes_no_step_may_change(tmp_path):
+    configs.keep(runs.points(), tmp_path)
+    longer = changed(train={"num_steps": 9, "log_every": 3}, evaluate={"seed": 5})
+    configs.keep(longer, tmp_path)
+    assert configs.load(tmp_path) == longer
+
+
+def test_a_longer_run_is_another_run_when_the_rate_decays_to_its_end(tmp_path):
+    configs.keep(changed(optimizer={"decay": "cosine"}), tmp_path)
+    with pytest.raises(UserError, match=r"train.num_steps is 4 there and 9 here"):
+        configs.keep(changed(optimizer={"decay": "cosine"}, train={"num_steps": 9}), tmp_path)

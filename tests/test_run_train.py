@@ -1,0 +1,88 @@
+"""Training: bit-exact when resumed, honest when it fails."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from vdm.run import checkpoint, train
+from vdm.run.errors import UserError
+from vdm.run.train import METRICS_FILE
+
+pytestmark = pytest.mark.float32
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
+
+
+def assert_equal_bits(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("config", [runs.points, runs.images], ids=["points", "images"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, config):
+    whole = train.train(config(num_steps=4), tmp_path / "whole")
+    train.train(config(num_steps=2), tmp_path / "parts")
+    resumed = train.train(config(num_steps=4), tmp_path / "parts")
+    assert int(resumed.step) == 4
+    assert_equal_bits(whole, resumed)
+    losses = [[line["loss"] for line in metrics(tmp_path / part)] for part in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+def test_training_lowers_the_loss_and_says_so(tmp_path):
+    config = runs.points(num_steps=200, log_every=20, batch_size=128)
+    train.train(config, tmp_path)
+    lines = metrics(tmp_path)
+    assert [line["step"] for line in lines] == list(range(20, 201, 20))
+    assert lines[-1]["loss"] < lines[0]["loss"] - 1.0
+    for line in lines:
+        terms = line["prior"] + line["reconstruction"] + line["diffusion"]
+        assert line["loss"] == pytest.approx(terms, rel=1e-4)
+
+
+def test_metrics_past_the_checkpoint_are_dropped_on_resuming(tmp_path):
+    train.train(runs.points(num_steps=2), tmp_path)
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 4, "loss": 0.0}\n{"step": 6, "lo')
+    train.train(runs.points(num_steps=4), tmp_path)
+    assert [line["step"] for line in metrics(tmp_path)] == [2, 4]
+    assert metrics(tmp_path)[-1]["loss"] != 0.0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    good = train.train(runs.points(num_steps=2), tmp_path)
+    with checkpoint.manager(tmp_path, kept=2) as checkpoints:
+        broken = good._replace(params=jax.tree.map(lambda p: p * np.nan, good.params))
+        checkpoint.save(checkpoints, broken._replace(step=np.int32(3)))
+    with pytest.raises(UserError, match=r"is nan at step 4: stopped"):
+        train.train(runs.points(num_steps=6, checkpoint_every=1), tmp_path)
+    with checkpoint.manager(tmp_path, kept=2) as checkpoints:
+        assert checkpoints.all_steps() == [2, 3]
+
+
+def test_a_run_that_diverges_names_the_step(tmp_path):
+    config = runs.points(num_steps=50, log_every=50)
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=1e30, clip_norm=0.0)
+    with pytest.raises(UserError, match=r"is (nan|inf) at step \d+: stopped"):
+        train.train(dataclasses.replace(config, optimizer=optimizer), tmp_path)
+    with checkpoint.manager(tmp_path, kept=2) as checkpoints:
+        assert checkpoints.all_steps() == []
+
+
+def test_the_batch_must_fit_the_split(tmp_path):
+    with pytest.raises(UserError, match="batch_size is 1501, but the train split of digits has 1500"):
+        train.train(runs.images(batch_size=1501), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_learned_ends_move_and_stay_in_order(tmp_path):
+    train.train(runs.images(num_steps=3), tmp_path)
+    lines = metrics(tmp_path)
+    assert lines[-1]["log_snr_max"] != pytest.approx(8.0, abs=1e-4)
+    assert all(line["log_snr_max"] > line["log_snr_min"] for line in lines)
