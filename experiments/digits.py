@@ -1,4 +1,5 @@
 from ml_collections import ConfigDict, config_dict
+
 from vdm.run.config import default_values
 
 

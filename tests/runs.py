@@ -47,13 +47,13 @@ def images(num_classes=None, **train):
     )
 
 
-CONFIG_FILE = '''
+CONFIG_FILE = """
 import ml_collections
 
 
 def get_config():
     return ml_collections.ConfigDict({values!r})
-'''
+"""
 
 
 def write_config_file(path, config):

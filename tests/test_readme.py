@@ -15,4 +15,4 @@ def test_the_lines_for_a_notebook_build_train_and_sample_a_model():
     exec(compile(code, str(README), "exec"), names)
     assert float(names["loss"]) < 4.0  # a code that knows nothing takes log2(17) = 4.09
     assert names["images"].shape == (16, 8, 8)
-    assert 0 <= names["images"].min() and names["images"].max() <= 16
+    assert names["images"].min() >= 0 and names["images"].max() <= 16

@@ -40,9 +40,12 @@ def test_the_mixture_has_the_moments_of_its_definition():
 def test_the_swirl_is_a_spiral():
     x = data.load("swirl", "test").x.astype(np.float64)
     radius = np.linalg.norm(x, axis=-1) / 1.6
-    away = np.abs(x - 1.6 * radius[:, None] * np.stack(
-        [np.cos(3 * np.pi * radius), np.sin(3 * np.pi * radius)], -1
-    )).max()
+    away = np.abs(
+        x
+        - 1.6
+        * radius[:, None]
+        * np.stack([np.cos(3 * np.pi * radius), np.sin(3 * np.pi * radius)], -1)
+    ).max()
     # The noise moves a point by up to about 4 of its standard deviations, and a change of
     # radius turns the nearest point of the spiral by up to 3π of it.
     assert 0.03 < away < 4.5 * 0.03 * (1 + 3 * np.pi)

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import flax.linen as nn
 import numpy as np
 import pytest
 import runs
@@ -78,7 +78,9 @@ def test_the_exact_denoiser_measures_the_entropy_of_the_data(tmp_path):
     params = {"schedule": {"ends": {}, "shape": {}}, "network": {}}
     config = runs.points()
     settings = dataclasses.replace(config.evaluate, levels_per_example=64, batch_size=4096)
-    record = evaluate.evaluate(trained.Trained(config, model, params, 0), "test", settings, tmp_path)
+    record = evaluate.evaluate(
+        trained.Trained(config, model, params, 0), "test", settings, tmp_path
+    )
     x = data.load("mixture", "test").x.astype(np.float64)
     means = np.array([[-1.0, -0.5], [1.0, 0.2], [1.5, 1.8]])
     widths, weights = np.array([0.5, 0.25, 0.15]), np.array([0.6, 0.3, 0.1])

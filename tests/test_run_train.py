@@ -76,7 +76,9 @@ def test_a_run_that_diverges_names_the_step(tmp_path):
 
 
 def test_the_batch_must_fit_the_split(tmp_path):
-    with pytest.raises(UserError, match="batch_size is 1501, but the train split of digits has 1500"):
+    with pytest.raises(
+        UserError, match="batch_size is 1501, but the train split of digits has 1500"
+    ):
         train.train(runs.images(batch_size=1501), tmp_path)
     assert not list(tmp_path.iterdir())
 

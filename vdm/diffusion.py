@@ -31,7 +31,7 @@ def sigma(log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
     return jnp.exp(0.5 * jax.nn.log_sigmoid(-log_snr))
 
 
-def expand(log_snr: Float[Array, "..."], like: Float[Array, "b *d"]) -> Float[Array, "..."]:
+def expand(log_snr: Float[Array, "..."], like: Float[Array, " b *d"]) -> Float[Array, "..."]:
     """Append axes to a per-example value, shape [b] or scalar, so that it multiplies `like`.
 
     Raises ValueError when the value is neither a scalar nor one number per example.
@@ -47,19 +47,19 @@ def expand(log_snr: Float[Array, "..."], like: Float[Array, "b *d"]) -> Float[Ar
 
 
 def q_sample(
-    x: Float[Array, "b *d"], eps: Float[Array, "b *d"], log_snr: Float[Array, "..."]
-) -> Float[Array, "b *d"]:
+    x: Float[Array, " b *d"], eps: Float[Array, " b *d"], log_snr: Float[Array, "..."]
+) -> Float[Array, " b *d"]:
     """Return z = α x + σ ε, a draw from q(z|x) when ε is standard normal (VDM, eq. 1)."""
     log_snr = expand(log_snr, x)
     return alpha(log_snr) * x + sigma(log_snr) * eps
 
 
 def posterior(
-    z_t: Float[Array, "b *d"],
-    x: Float[Array, "b *d"],
+    z_t: Float[Array, " b *d"],
+    x: Float[Array, " b *d"],
     log_snr_t: Float[Array, "..."],
     log_snr_s: Float[Array, "..."],
-) -> tuple[Float[Array, "b *d"], Float[Array, "..."]]:
+) -> tuple[Float[Array, " b *d"], Float[Array, "..."]]:
     """Return mean and standard deviation of q(z_s | z_t, x) for s < t.
 
     With c = 1 − SNR_t/SNR_s = −expm1(λ_t − λ_s), the mean is
@@ -75,13 +75,13 @@ def posterior(
 
 
 def convert(
-    prediction: Float[Array, "b *d"],
-    z: Float[Array, "b *d"],
+    prediction: Float[Array, " b *d"],
+    z: Float[Array, " b *d"],
     log_snr: Float[Array, "..."],
     *,
     source: str,
     target: str,
-) -> Float[Array, "b *d"]:
+) -> Float[Array, " b *d"]:
     """Say in terms of `target` what a prediction says in terms of `source`.
 
     At a given z and λ the four kinds determine each other: z = α x + σ ε,

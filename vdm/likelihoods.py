@@ -21,17 +21,19 @@ from vdm.diffusion import alpha, expand
 class Likelihood(Protocol):
     """What every likelihood offers."""
 
-    def encode(self, x: Num[Array, "b *d"]) -> Float[Array, "b *d"]:
+    def encode(self, x: Num[Array, " b *d"]) -> Float[Array, " b *d"]:
         """Map data to real numbers of about unit scale."""
         ...
 
     def log_prob(
-        self, x: Num[Array, "b *d"], z_0: Float[Array, "b *d"], log_snr: Float[Array, "..."]
+        self, x: Num[Array, " b *d"], z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
     ) -> Float[Array, " b"]:
         """Return log p(x|z_0) in nats per example; x is not encoded."""
         ...
 
-    def decode(self, z_0: Float[Array, "b *d"], log_snr: Float[Array, "..."]) -> Num[Array, "b *d"]:
+    def decode(
+        self, z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
+    ) -> Num[Array, " b *d"]:
         """Return the most probable data."""
         ...
 
@@ -46,7 +48,7 @@ class Discretised:
         if not (isinstance(self.levels, int) and self.levels >= 2):
             raise ValueError(f"levels must be a whole number of at least 2: got {self.levels!r}")
 
-    def encode(self, x: Integer[Array, "b *d"]) -> Float[Array, "b *d"]:
+    def encode(self, x: Integer[Array, " b *d"]) -> Float[Array, " b *d"]:
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise TypeError(
                 f"a discretised likelihood models integers 0..{self.levels - 1}: got {x.dtype} "
@@ -55,7 +57,7 @@ class Discretised:
         return self._value(x)
 
     def log_prob(
-        self, x: Integer[Array, "b *d"], z_0: Float[Array, "b *d"], log_snr: Float[Array, "..."]
+        self, x: Integer[Array, " b *d"], z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
     ) -> Float[Array, " b"]:
         x_hat = z_0 / alpha(expand(log_snr, z_0))
         precision = jnp.exp(0.5 * log_snr)  # of z_0/α_0 as a measurement of x: α/σ
@@ -66,7 +68,9 @@ class Discretised:
         log_probs = chosen - jax.nn.logsumexp(every, axis=-1)
         return jnp.sum(log_probs, axis=tuple(range(1, z_0.ndim)))
 
-    def decode(self, z_0: Float[Array, "b *d"], log_snr: Float[Array, "..."]) -> Int[Array, "b *d"]:
+    def decode(
+        self, z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
+    ) -> Int[Array, " b *d"]:
         x_hat = z_0 / alpha(expand(log_snr, z_0))
         level = jnp.round(0.5 * ((x_hat + 1.0) * self.levels - 1.0))
         return jnp.clip(level, 0, self.levels - 1).astype(jnp.int32)
@@ -91,7 +95,7 @@ class Gaussian:
         if not (np.all(np.isfinite(self.std)) and np.all(np.asarray(self.std) > 0)):
             raise ValueError(f"std must be positive and finite: got {self.std}")
 
-    def encode(self, x: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
+    def encode(self, x: Float[Array, " b *d"]) -> Float[Array, " b *d"]:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(
                 f"a Gaussian likelihood models real numbers: got {x.dtype} data "
@@ -100,7 +104,7 @@ class Gaussian:
         return (x - self._last_axis(self.mean, x)) / self._last_axis(self.std, x)
 
     def log_prob(
-        self, x: Float[Array, "b *d"], z_0: Float[Array, "b *d"], log_snr: Float[Array, "..."]
+        self, x: Float[Array, " b *d"], z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
     ) -> Float[Array, " b"]:
         encoded = self.encode(x)
         residual = (encoded - z_0 / alpha(expand(log_snr, z_0))) / self.scale
@@ -110,8 +114,8 @@ class Gaussian:
         return jnp.sum(log_probs, axis=tuple(range(1, x.ndim)))
 
     def decode(
-        self, z_0: Float[Array, "b *d"], log_snr: Float[Array, "..."]
-    ) -> Float[Array, "b *d"]:
+        self, z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
+    ) -> Float[Array, " b *d"]:
         x_hat = z_0 / alpha(expand(log_snr, z_0))
         return x_hat * self._last_axis(self.std, z_0) + self._last_axis(self.mean, z_0)
 

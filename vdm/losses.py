@@ -21,15 +21,15 @@ from vdm.schedules import log_snr_and_rate
 
 LogSnrFn = Callable[[Float[Array, "*b"]], Float[Array, "*b"]]
 AnyArray = Float[Array | np.ndarray, "*b"]
-EpsFn = Callable[[Float[Array, "b *d"], Float[Array, "..."]], Float[Array, "b *d"]]
+EpsFn = Callable[[Float[Array, " b *d"], Float[Array, "..."]], Float[Array, " b *d"]]
 
 
-def sum_dims(values: Float[Array, "b *d"]) -> Float[Array, " b"]:
+def sum_dims(values: Float[Array, " b *d"]) -> Float[Array, " b"]:
     """Sum over every axis but the first."""
     return jnp.sum(values, axis=tuple(range(1, values.ndim)))
 
 
-def prior_kl(x: Float[Array, "b *d"], log_snr_1: Float[Array, "..."]) -> Float[Array, " b"]:
+def prior_kl(x: Float[Array, " b *d"], log_snr_1: Float[Array, "..."]) -> Float[Array, " b"]:
     """Return KL(q(z_1|x) ‖ N(0, I)) = ½ Σ [sigmoid(λ_1)(x² − 1) + softplus(λ_1)], in nats."""
     log_snr_1 = expand(log_snr_1, x)
     return 0.5 * sum_dims(
@@ -38,8 +38,8 @@ def prior_kl(x: Float[Array, "b *d"], log_snr_1: Float[Array, "..."]) -> Float[A
 
 
 def reconstruction(
-    x_raw: Num[Array, "b *d"],
-    eps_0: Float[Array, "b *d"],
+    x_raw: Num[Array, " b *d"],
+    eps_0: Float[Array, " b *d"],
     log_snr_0: Float[Array, "..."],
     likelihood: Likelihood,
 ) -> Float[Array, " b"]:
@@ -49,8 +49,8 @@ def reconstruction(
 
 
 def noise_error(
-    x: Float[Array, "b *d"],
-    eps: Float[Array, "b *d"],
+    x: Float[Array, " b *d"],
+    eps: Float[Array, " b *d"],
     log_snr: Float[Array, "..."],
     eps_fn: EpsFn,
 ) -> Float[Array, " b"]:
@@ -60,9 +60,9 @@ def noise_error(
 
 
 def diffusion_loss(
-    x: Float[Array, "b *d"],
+    x: Float[Array, " b *d"],
     t: Float[Array, " b"],
-    eps: Float[Array, "b *d"],
+    eps: Float[Array, " b *d"],
     log_snr_fn: LogSnrFn,
     eps_fn: EpsFn,
 ) -> Float[Array, " b"]:
@@ -76,9 +76,9 @@ def diffusion_loss(
 
 
 def diffusion_loss_steps(
-    x: Float[Array, "b *d"],
+    x: Float[Array, " b *d"],
     i: Int[Array, " b"],
-    eps: Float[Array, "b *d"],
+    eps: Float[Array, " b *d"],
     log_snr_fn: LogSnrFn,
     eps_fn: EpsFn,
     *,

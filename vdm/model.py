@@ -1,7 +1,7 @@
 """A variational diffusion model: schedule, network and likelihood as plain functions."""
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,7 @@ from vdm.samplers import Sampler
 from vdm.schedules import Schedule
 
 Params = dict[str, Any]
-Data = Num[Array | np.ndarray, "b *d"]
+Data = Num[Array | np.ndarray, " b *d"]
 
 
 class VLB(NamedTuple):
@@ -84,7 +84,7 @@ class VDM:
 
         def eps_fn(z, log_snr):
             per_example = jnp.broadcast_to(log_snr, z.shape[:1])
-            output = self.network.apply(
+            output: Any = self.network.apply(
                 {"params": params["network"]},
                 z,
                 per_example,
@@ -111,9 +111,10 @@ class VDM:
     ) -> VLB:
         """Return a one-sample estimate of the negative bound for every example, in nats.
 
-        `num_steps` is T; None is T = ∞, and all finite T share one compilation. `noise_levels` are the times in [0, 1] at which
-        the diffusion term is taken; by default one low-discrepancy set over the batch
-        (VDM, appendix I.1), or with one key per example one uniform time from each key.
+        `num_steps` is T; None is T = ∞, and all finite T share one compilation.
+        `noise_levels` are the times in [0, 1] at which the diffusion term is taken; by
+        default one low-discrepancy set over the batch (VDM, appendix I.1), or with one key
+        per example one uniform time from each key.
         For finite T a time t stands for the step ⌊tT⌋ + 1. Each term is an unbiased
         estimate for uniform times, −VLB being their sum (VDM, eq. 11).
         Raises TypeError for data that the likelihood does not model, ValueError for
@@ -164,7 +165,7 @@ class VDM:
         num_steps: int,
         sampler: str | Sampler = "ancestral",
         cond: Array | np.ndarray | None = None,
-    ) -> Num[Array, "b *d"]:
+    ) -> Num[Array, " b *d"]:
         """Return data drawn from the model, of the given shape, batch axis first.
 
         The noise levels are the schedule's at num_steps + 1 even times; z_0 goes through

@@ -8,7 +8,6 @@ import dataclasses
 from typing import Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -25,11 +24,11 @@ class Sampler(Protocol):
     def step(
         self,
         eps_fn: EpsFn,
-        z_t: Float[Array, "b *d"],
-        noise: Float[Array, "b *d"],
+        z_t: Float[Array, " b *d"],
+        noise: Float[Array, " b *d"],
         log_snr_t: Float[Array, ""],
         log_snr_s: Float[Array, ""],
-    ) -> Float[Array, "b *d"]:
+    ) -> Float[Array, " b *d"]:
         """Return z_s from z_t, given standard normal noise."""
         ...
 
@@ -41,11 +40,11 @@ class Ancestral:
     def step(
         self,
         eps_fn: EpsFn,
-        z_t: Float[Array, "b *d"],
-        noise: Float[Array, "b *d"],
+        z_t: Float[Array, " b *d"],
+        noise: Float[Array, " b *d"],
         log_snr_t: Float[Array, ""],
         log_snr_s: Float[Array, ""],
-    ) -> Float[Array, "b *d"]:
+    ) -> Float[Array, " b *d"]:
         x_hat = convert(eps_fn(z_t, log_snr_t), z_t, log_snr_t, source="eps", target="x")
         mean, std = posterior(z_t, x_hat, log_snr_t, log_snr_s)
         return mean + std * noise
@@ -71,7 +70,7 @@ def sample(
     shape: tuple[int, ...],
     *,
     sampler: str | Sampler = "ancestral",
-) -> Float[Array, "b *d"]:
+) -> Float[Array, " b *d"]:
     """Return z_0 of the given shape, batch axis first, at noise level log_snrs[-1].
 
     `log_snrs` is an increasing grid of λ from noise to data; z starts as standard normal

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vdm.networks.fields import Dtype
+
 # Fastest and slowest angular frequency of the embedding of t in [0, 1] differ by this
 # factor; both constants are those of DDPM, for 1000 integer time steps.
 FREQUENCY_RATIO = 1e4
@@ -66,6 +68,8 @@ def check_condition(
                 f"cond=None: got cond of shape {jnp.shape(cond)}"
             )
         return
+    kind: type
+    shape: tuple[int | None, ...]
     if num_classes is not None:
         kind, shape, what = jnp.integer, (batch_size,), f"integers in 0..{num_classes - 1}"
     else:
@@ -88,7 +92,7 @@ def embed(
     log_snr_max: float,
     log_snr_min: float,
     num_classes: int | None,
-    dtype: str,
+    dtype: Dtype,
 ) -> Float[Array, " b hidden"]:
     """Return the embedding of noise level and condition that every block is given.
 

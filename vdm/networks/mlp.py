@@ -95,7 +95,7 @@ class MLPBlock(nn.Module):
 
     width: int
     dropout: float
-    dtype: str
+    dtype: Dtype
 
     @nn.compact
     def __call__(

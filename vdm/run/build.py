@@ -19,13 +19,16 @@ from vdm.run.config import Config
 from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
 
-SCHEDULES = {
+SCHEDULES: Mapping[str, Callable[..., Any]] = {
     "linear": schedules.linear,
     "cosine": schedules.cosine,
     "learned_linear": schedules.learned_linear,
 }
-NETWORKS = {"mlp": networks.MLP, "unet": networks.UNet}
-LIKELIHOODS = {"discretised": likelihoods.discretised, "gaussian": likelihoods.gaussian}
+NETWORKS: Mapping[str, Callable[..., Any]] = {"mlp": networks.MLP, "unet": networks.UNet}
+LIKELIHOODS: Mapping[str, Callable[..., Any]] = {
+    "discretised": likelihoods.discretised,
+    "gaussian": likelihoods.gaussian,
+}
 
 
 def model(config: Config) -> VDM:

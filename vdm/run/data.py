@@ -2,6 +2,7 @@
 
 import functools
 import importlib.resources
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def mixture(split: str) -> Dataset:
     return Dataset("mixture", split, points.astype(np.float32), component.astype(np.int32), 3)
 
 
-DATASETS = {
+DATASETS: Mapping[str, Callable[[str], Dataset]] = {
     "digits": digits,
     "swirl": swirl,
     "mixture": mixture,

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the user can mend: printed as a line, never as a traceback."""
+"""The exception for mistakes that the user can mend: one line, never a traceback."""
 
 import contextlib
 from collections.abc import Iterator

@@ -32,7 +32,7 @@ TERMS = VLB._fields
 
 
 def parse_num_steps(text: str) -> tuple[int | None, ...]:
-    """Return the list of T written in `text`, None for "inf"; raises UserError for anything else."""
+    """Return the values of T in `text`, None for "inf"; raises UserError for anything else."""
     values: list[int | None] = []
     for word in (word.strip() for word in text.split(",")):
         if word == "inf":
@@ -64,7 +64,8 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
             seed=settings.seed,
         )
     )
-    results, kept = [], {}
+    results: list[dict[str, Any]] = []
+    kept: dict[str, np.ndarray] = {}
     for dataset in datasets:
         cond = build.condition(trained.model.network, dataset)
         for num_steps in values_of_t:
@@ -75,7 +76,7 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
                 kept |= {f"{name}_{label}": terms[name] for name in TERMS}
     headline = results[len(values_of_t) - 1]
     with replacing(workdir / f"evaluation_{split}.npz") as temporary:
-        np.savez(temporary, **kept)
+        np.savez(temporary, allow_pickle=False, **kept)
     record = {**headline, "results": results}
     write_json(workdir / RESULT_FILE, record)
     return record
@@ -107,7 +108,7 @@ def _examples_bpd(
             if start // size % 50 == 0 or start + here == num_rows:
                 advance(start + here, f"{_bpd(rows[: start + here], dataset):.3f} bpd")
     mean = bits_per_dim(rows.reshape(len(dataset), levels, len(TERMS)).mean(1), dataset.num_dims)
-    return {name: mean[:, i] for i, name in enumerate(TERMS)}
+    return {name: np.asarray(mean[:, i]) for i, name in enumerate(TERMS)}
 
 
 def _row_terms(params, example, level, x, cond, num_steps, *, model, num_levels, seed) -> VLB:
@@ -139,7 +140,7 @@ def _record(
     settings: EvaluateConfig,
     num_steps: int | None,
 ) -> dict[str, Any]:
-    total = sum(terms.values())
+    total = np.sum([terms[name] for name in TERMS], axis=0)
     if not np.all(np.isfinite(total)):
         raise UserError(f"the bound of {int((~np.isfinite(total)).sum())} examples is not finite")
     return {

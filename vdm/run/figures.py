@@ -26,7 +26,9 @@ def kind(path: pathlib.Path, shape: tuple[int, ...], levels: int | None) -> str:
         return "grid"
     if shape == (2,):
         return "scatter"
-    raise UserError(f"no picture for data of shape {list(shape)}: write an array with --out=NAME.npy")
+    raise UserError(
+        f"no picture for data of shape {list(shape)}: write an array with --out=NAME.npy"
+    )
 
 
 def write(x: np.ndarray, path: pathlib.Path, *, levels: int | None, data: np.ndarray) -> None:
@@ -38,7 +40,7 @@ def write(x: np.ndarray, path: pathlib.Path, *, levels: int | None, data: np.nda
     with replacing(path) as temporary:
         if how == "array":
             np.save(temporary, x)
-        elif how == "grid":
+        elif how == "grid" and levels is not None:
             _to_image(x, levels).save(temporary)
         else:
             _scatter(x, data, temporary)

@@ -5,13 +5,13 @@ import functools
 import jax
 import numpy as np
 
+from vdm.choices import unknown
 from vdm.run import data
 from vdm.run.config import SampleConfig
 from vdm.run.errors import UserError
 from vdm.run.progress import bar
 from vdm.run.trained import Trained
 from vdm.samplers import SAMPLERS
-from vdm.choices import unknown
 
 
 def sample(trained: Trained, num: int, settings: SampleConfig) -> np.ndarray:

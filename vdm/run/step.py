@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vdm.losses import bits_per_dim
@@ -25,8 +26,8 @@ class TrainState(NamedTuple):
 class Batch(NamedTuple):
     """Examples and, for a conditional model, their condition."""
 
-    x: jax.Array
-    cond: jax.Array | None
+    x: jax.Array | np.ndarray
+    cond: jax.Array | np.ndarray | None
 
 
 def init_state(

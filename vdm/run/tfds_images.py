@@ -28,8 +28,8 @@ def load(name: str, split: str) -> Dataset:
     # about splits, a set in another format a NotImplementedError.
     except (KeyError, NotImplementedError, OSError) as error:
         raise UserError(
-            f"no prepared {split} split of {name}: prepare the set once, with TensorFlow installed, "
-            f"by python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
+            f"no prepared {split} split of {name}: prepare the set once, with TensorFlow "
+            f"installed, by python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
             "file_format='array_record').download_and_prepare()\", or point TFDS_DATA_DIR to it"
         ) from error
     examples = source.__getitems__(range(len(source)))
