@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from vdm.networks.embeddings import check_condition, embed
 from vdm.networks.fields import (
+    Dtype,
     DTypeLike,
     check_common,
     check_log_snr,
