@@ -18,6 +18,9 @@ from jaxtyping import Array, Float, Key
 
 Params = dict[str, dict[str, Array]]
 
+# Learned ends never come nearer to each other: softplus alone vanishes in rounding.
+MIN_RANGE = 0.01
+
 
 @runtime_checkable
 class Schedule(Protocol):
@@ -117,6 +120,11 @@ class LearnedLinear:
 
     def __post_init__(self):
         _check_ends(self.log_snr_max, self.log_snr_min)
+        if self.log_snr_max - self.log_snr_min <= MIN_RANGE:
+            raise ValueError(
+                f"learned ends must start more than {MIN_RANGE} apart: got "
+                f"log_snr_max={self.log_snr_max}, log_snr_min={self.log_snr_min}"
+            )
 
     def init(self, key: Key[Array, ""]) -> Params:
         del key
@@ -153,9 +161,9 @@ def cosine(log_snr_max: float, log_snr_min: float, shift: float = 0.0) -> Cosine
 def learned_linear(log_snr_max: float, log_snr_min: float) -> LearnedLinear:
     """Return a linear λ(t) whose two ends are parameters, starting at the given values.
 
-    The parameters are λ_min and the softplus-inverse of λ_max − λ_min, so λ_max stays
-    above λ_min whatever an optimiser does (VDM, appendix H, learned end points).
-    Raises ValueError unless both ends are finite and log_snr_max > log_snr_min.
+    The parameters are λ_min and the softplus-inverse of λ_max − λ_min − 0.01, so λ_max
+    stays above λ_min whatever an optimiser does (VDM, appendix on the noise schedule).
+    Raises ValueError unless both ends are finite and log_snr_max > log_snr_min + 0.01.
     """
     return LearnedLinear(log_snr_max, log_snr_min)
 
@@ -166,14 +174,15 @@ def _between(start: float | Array, end: float | Array, t: Array) -> Array:
 
 
 def _init_ends(log_snr_max: float, log_snr_min: float) -> dict[str, Array]:
-    width = log_snr_max - log_snr_min
+    width = log_snr_max - log_snr_min - MIN_RANGE
     inverse_softplus = width + math.log(-math.expm1(-width))
     return {"log_snr_min": jnp.asarray(float(log_snr_min)), "width": jnp.asarray(inverse_softplus)}
 
 
 def _ends(params: Params) -> tuple[Array, Array]:
     log_snr_min = params["ends"]["log_snr_min"]
-    return log_snr_min + jax.nn.softplus(params["ends"]["width"]), log_snr_min
+    width = MIN_RANGE + jax.nn.softplus(params["ends"]["width"])
+    return log_snr_min + width, log_snr_min
 
 
 def _check_ends(log_snr_max: float, log_snr_min: float) -> None:
