@@ -30,11 +30,21 @@ class Batch(NamedTuple):
     cond: jax.Array | np.ndarray | None
 
 
+def init_key(seed: int) -> jax.Array:
+    """Return the key that parameters are drawn with."""
+    return jax.random.split(jax.random.key(seed))[0]
+
+
+def training_key(seed: int) -> jax.Array:
+    """Return the key whose fold with the step gives the step's noise."""
+    return jax.random.split(jax.random.key(seed))[1]
+
+
 def init_state(
     model: VDM, optimizer: optax.GradientTransformation, seed: int, batch: Batch
 ) -> TrainState:
     """Return the state before the first step."""
-    params = model.init(jax.random.key(seed), batch.x, batch.cond)
+    params = model.init(init_key(seed), batch.x, batch.cond)
     # A copy: a donated buffer must not be donated twice.
     ema = jax.tree.map(jnp.copy, params)
     return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
@@ -52,7 +62,7 @@ def train_step(
 
     The loss is the mean negative bound at T = ∞, one noise level per example.
     """
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    key = jax.random.fold_in(training_key(config.seed), state.step)
     key_vlb, key_dropout = jax.random.split(key)
 
     def loss_fn(params):
