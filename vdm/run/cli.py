@@ -150,9 +150,10 @@ def _parse_flags(arguments: list[str]) -> ConfigDict:
             raise UserError(f"unrecognised argument {rest[1]!r}: see `vdm train --help`")
         return values["config"].value
     except flags.Error as error:
-        # A failing get_config() brings a whole traceback along.
-        text = " ".join(str(error).split())
-        raise UserError(text.split("Traceback")[0][:300]) from error
+        text = str(error)
+        if "Traceback" in text:  # of get_config() itself: its last line says what happened
+            text = f"{arguments[0]}: {text.strip().splitlines()[-1]}"
+        raise UserError(" ".join(text.split())) from error
     except UserError:
         raise
     # The config file is the user's code: whatever it raises is theirs to mend.
