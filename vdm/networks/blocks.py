@@ -23,7 +23,7 @@ class ResBlock(nn.Module):
 
     h + conv2(dropout(swish(norm2(conv1(swish(norm1 h)) + cond_proj(level))))), with a
     dense `nin_shortcut` for h where the number of channels changes. conv2 and cond_proj
-    start at zero (VDM, appendix C, after Ho et al. 2020).
+    start at zero (VDM, appendix B, after Ho et al. 2020).
     """
 
     channels: int

@@ -43,7 +43,7 @@ def fourier_features(
 
     Shape [..., c] becomes [..., 2·c·len(exponents)]: all sines before all cosines, and
     within each the frequencies of the first channel before those of the second. They
-    let a network see differences of single grey levels (VDM, section 5.1 and appendix C).
+    let a network see differences of single grey levels (VDM, appendix C).
     """
     turns = jnp.stack([2.0**n * z for n in exponents], axis=-1)
     turns = turns.reshape(*z.shape[:-1], -1)
@@ -99,7 +99,7 @@ def embed(
     λ is normalised to t = (λ_max − λ)/(λ_max − λ_min), which may leave [0, 1]; its
     sinusoid and the condition (a learned vector for each class, or the float vector as
     it is) are concatenated and go through `dense0` and `dense1`, each with swish
-    (VDM, appendix C). Makes parameters in the calling module.
+    (VDM, appendix B). Makes parameters in the calling module.
     """
     parts = [sinusoidal((log_snr_max - log_snr) / (log_snr_max - log_snr_min), features)]
     if num_classes is not None:
