@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 INSTALLER ?= uv
+# One process a core; a file stays in one process, where its fixtures are made once.
+PYTEST_FLAGS ?= -q -n auto --dist loadfile
 BIN := .venv/bin
 CODE := vdm tests experiments
 
