@@ -86,5 +86,6 @@ def test_an_image_set_is_read_whole(monkeypatch):
 
 def test_a_set_that_is_not_prepared_says_what_to_run(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
+    data.load.cache_clear()
     with pytest.raises(UserError, match=r"prepare the set once.*tfds.builder\('mnist'"):
         data.load("mnist", "test")
