@@ -74,7 +74,7 @@ def exact_eps(data):
 
 def said_as(head, eps, z, log_snr):
     """The same statement about z in another head, from the definitions."""
-    a, s = (part.reshape(-1, *(1,) * (z.ndim - 1)) for part in scales(jnp.atleast_1d(log_snr)))
+    a, s = (part.reshape(-1, *(1,) * (z.ndim - 1)) for part in scales(log_snr))
     x = (z - s * eps) / a
     return {"eps": eps, "x": x, "v": a * eps - s * x, "score": -eps / s}[head]
 

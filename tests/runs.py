@@ -2,6 +2,16 @@
 
 from vdm.run import config as configs
 
+MLP = {"name": "mlp", "width": 16, "num_blocks": 1, "dropout": 0.1}
+UNET = {
+    "name": "unet",
+    "channels": 8,
+    "num_blocks": 1,
+    "num_groups": 4,
+    "fourier_exponents": (),
+    "attention": "none",
+}
+
 
 def points(**train):
     """The mixture of points with a tiny MLP."""
@@ -10,7 +20,7 @@ def points(**train):
             "data": {"name": "mixture"},
             "model": {
                 "schedule": {"name": "linear", "log_snr_max": 8.0, "log_snr_min": -8.0},
-                "network": {"name": "mlp", "width": 16, "num_blocks": 1, "dropout": 0.1},
+                "network": MLP,
                 "likelihood": {"name": "gaussian", "scale": 0.02},
             },
             "train": {"num_steps": 4, "batch_size": 49, "log_every": 2, **train},
@@ -21,22 +31,14 @@ def points(**train):
     )
 
 
-def images(num_classes=None, **train):
-    """The digits with a tiny U-Net and learned ends."""
+def images(network=MLP, num_classes=None, **train):
+    """The digits with learned ends; the MLP compiles several times faster than the U-Net."""
     return configs.from_dict(
         {
             "data": {"name": "digits"},
             "model": {
                 "schedule": {"name": "learned_linear", "log_snr_max": 8.0, "log_snr_min": -6.0},
-                "network": {
-                    "name": "unet",
-                    "channels": 8,
-                    "num_blocks": 1,
-                    "num_groups": 4,
-                    "fourier_exponents": (),
-                    "attention": "none",
-                    "num_classes": num_classes,
-                },
+                "network": {**network, "num_classes": num_classes},
                 "likelihood": {"name": "discretised", "levels": 17},
                 "prediction": "v",
             },

@@ -19,8 +19,7 @@ SHAPES = [(49, 3), (1, 2, 3), (7, 2, 3, 1), (5, 2, 2, 3, 2)]
 
 
 def batch(shape, seed=0):
-    x, eps = jnp.asarray(arrays(seed, shape)), jnp.asarray(arrays(seed + 1, shape))
-    return x, eps, jnp.asarray(np.linspace(-9.0, 11.0, shape[0]))
+    return arrays(seed, shape), arrays(seed + 1, shape), np.linspace(-9.0, 11.0, shape[0])
 
 
 def column(values, like):
@@ -47,23 +46,23 @@ def test_scales_keep_their_digits_in_float32():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_q_sample_noises_each_example_at_its_own_level(shape):
     x, eps, log_snr = batch(shape)
-    a, s = (column(part, x) for part in scales(np.asarray(log_snr)))
+    a, s = (column(part, x) for part in scales(log_snr))
     z = q_sample(x, eps, log_snr)
-    np.testing.assert_allclose(z, a * np.asarray(x) + s * np.asarray(eps), rtol=1e-12)
+    np.testing.assert_allclose(z, a * x + s * eps, rtol=1e-12)
     np.testing.assert_array_equal(z[0], q_sample(x, eps, log_snr[0])[0])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_posterior_is_the_product_of_its_two_gaussians(shape):
     x, z_t, log_snr_t = batch(shape)
-    log_snr_s = log_snr_t + jnp.linspace(0.01, 7.0, shape[0])
+    log_snr_s = log_snr_t + np.linspace(0.01, 7.0, shape[0])
     mean, std = posterior(z_t, x, log_snr_t, log_snr_s)
 
     (a_t, s_t), (a_s, s_s) = (scales(column(level, x)) for level in (log_snr_t, log_snr_s))
     a_ts = a_t / a_s
     var_ts = s_t**2 - a_ts**2 * s_s**2
     precision = 1 / s_s**2 + a_ts**2 / var_ts
-    expected = (a_s * np.asarray(x) / s_s**2 + a_ts * np.asarray(z_t) / var_ts) / precision
+    expected = (a_s * x / s_s**2 + a_ts * z_t / var_ts) / precision
     np.testing.assert_allclose(mean, expected, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(std, precision**-0.5, rtol=1e-9)
 
@@ -81,7 +80,7 @@ def test_posterior_keeps_its_digits_in_float32_over_short_steps():
 @pytest.mark.parametrize(("source", "target"), [*itertools.product(HEADS, HEADS)])
 def test_conversions_agree_with_what_was_mixed(source, target):
     x, eps, log_snr = batch((49, 2, 3))
-    z = q_sample(x, eps, log_snr)
+    z = np.asarray(q_sample(x, eps, log_snr))
     prediction = said_as(source, eps, z, log_snr)
     converted = convert(prediction, z, log_snr, source=source, target=target)
     np.testing.assert_allclose(converted, said_as(target, eps, z, log_snr), rtol=1e-8, atol=1e-8)
@@ -99,11 +98,11 @@ def test_x_is_what_a_perfect_head_says():
 def test_noise_level_that_does_not_fit_the_batch():
     x, eps, _ = batch((5, 2))
     with pytest.raises(ValueError, match=r"shape \(2,\).*expected \(\) or \(5,\)"):
-        diffusion.q_sample(x, eps, jnp.zeros(2))
+        diffusion.q_sample(jnp.asarray(x), jnp.asarray(eps), jnp.zeros(2))
 
 
 @pytest.mark.parametrize("names", [("epsilon", "x"), ("x", "velocity")])
 def test_unknown_prediction(names):
     x, _, log_snr = batch((5, 2))
     with pytest.raises(ValueError, match=r"unknown prediction '(epsilon|velocity)'"):
-        diffusion.convert(x, x, log_snr, source=names[0], target=names[1])
+        convert(x, x, log_snr, source=names[0], target=names[1])

@@ -41,6 +41,7 @@ def curve(schedule):
     return lambda t: schedule.log_snr(params, t)
 
 
+prior_kl = jax.jit(losses.prior_kl)
 LINEAR = curve(SCHEDULES["linear"])
 
 
@@ -57,7 +58,7 @@ def test_prior_in_float32_against_exact_arithmetic(log_snr):
     log_snr = np.float32(log_snr)
     x = np.asarray([[-0.9], [0.35], [1.0], [2.5]], np.float32)
     expected = [exact_prior(float(v), float(log_snr)) for v in x[:, 0]]
-    prior = losses.prior_kl(jnp.asarray(x), jnp.asarray(log_snr))
+    prior = prior_kl(x, log_snr)
     assert prior.dtype == jnp.float32
     np.testing.assert_allclose(prior, expected, rtol=3e-6)
 
@@ -67,7 +68,7 @@ def test_prior_sums_over_every_dimension(shape):
     x, log_snr = arrays(0, shape), np.linspace(-6.0, 4.0, shape[0])
     a, s = (part.reshape(-1, *(1,) * (len(shape) - 1)) for part in scales(log_snr))
     expected = 0.5 * (s**2 + a**2 * x**2 - 1 - np.log(s**2)).reshape(shape[0], -1).sum(1)
-    prior = losses.prior_kl(jnp.asarray(x), jnp.asarray(log_snr))
+    prior = prior_kl(x, log_snr)
     np.testing.assert_allclose(prior, expected, rtol=1e-10)
 
 
@@ -99,12 +100,11 @@ def test_reconstruction_of_real_data_is_the_gaussian_cross_entropy():
 def test_noise_error_is_the_squared_distance_of_each_example(shape):
     x, eps, log_snr = arrays(0, shape), arrays(1, shape), np.linspace(-6.0, 4.0, shape[0])
     a, s, level = (v.reshape(-1, *(1,) * (len(shape) - 1)) for v in (*scales(log_snr), log_snr))
-    error = losses.noise_error(
-        jnp.asarray(x),
-        jnp.asarray(eps),
-        jnp.asarray(log_snr),
-        lambda z, log_snr: 0.3 * z + jnp.sin(log_snr.reshape(level.shape)),
-    )
+
+    def eps_fn(z, log_snr):
+        return 0.3 * z + jnp.sin(log_snr.reshape(level.shape))
+
+    error = jax.jit(losses.noise_error, static_argnums=3)(x, eps, log_snr, eps_fn)
     square = (eps - 0.3 * (a * x + s * eps) - np.sin(level)) ** 2
     np.testing.assert_allclose(error, square.reshape(shape[0], -1).sum(1), rtol=1e-12)
 

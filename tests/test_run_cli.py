@@ -19,7 +19,7 @@ pytestmark = pytest.mark.float32
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     runs.write_config_file(folder / "points.py", runs.points())
-    runs.write_config_file(folder / "images.py", runs.images())
+    runs.write_config_file(folder / "images.py", runs.images(runs.UNET))
     arguments = [f"--config={folder / 'points.py'}", f"--workdir={folder / 'run'}"]
     assert cli.main(["train", *arguments, "--config.train.num_steps=2"]) == 0
     return folder
@@ -34,6 +34,15 @@ def test_evaluate_and_sample_need_only_the_workdir(folder, capsys):
     out = folder / "points.png"
     assert cli.main(["sample", workdir, "--num=9", "--steps=3", f"--out={out}"]) == 0
     assert out.stat().st_size > 1000
+
+
+def test_images_take_the_same_path(folder, tmp_path):
+    run = f"--workdir={tmp_path / 'run'}"
+    arguments = [f"--config={folder / 'images.py'}", run, "--config.train.num_steps=1"]
+    assert cli.main(["train", *arguments]) == 0
+    out = tmp_path / "digits.png"
+    assert cli.main(["sample", run, "--num=4", "--steps=2", f"--out={out}"]) == 0
+    assert out.stat().st_size > 100
 
 
 def test_train_without_a_config_resumes(folder, capsys):

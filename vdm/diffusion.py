@@ -36,6 +36,7 @@ def expand(log_snr: Float[Array, "..."], like: Float[Array, " b *d"]) -> Float[A
 
     Raises ValueError when the value is neither a scalar nor one number per example.
     """
+    log_snr = jnp.asarray(log_snr)
     if log_snr.ndim == 0:
         return log_snr
     if log_snr.shape != like.shape[:1]:

@@ -61,7 +61,10 @@ class VDM:
         cond = None if cond is None else jnp.asarray(cond)
         log_snr = jnp.zeros(z.shape[:1], z.dtype)
         variables = self.network.init(key_network, z, log_snr, cond, train=False)
-        return {"schedule": self.schedule.init(key_schedule), "network": variables["params"]}
+        return {
+            "schedule": self.schedule.init(key_schedule),
+            "network": variables.get("params", {}),
+        }
 
     def log_snr(self, params: Params) -> LogSnrFn:
         """Return the schedule's λ(t) at these parameters."""

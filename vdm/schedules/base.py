@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ Params = dict[str, dict[str, Array]]
 LogSnrFn = Callable[[Float[Array, "*b"]], Float[Array, "*b"]]
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """A decreasing λ(t) between two ends; t and λ may have any shape.
 

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, Key
 from vdm.schedules.base import Params, between, check_ends
 
 BISECTIONS = 50
+# Learned ends never come nearer to each other: softplus alone vanishes in rounding.
+MIN_RANGE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +23,7 @@ class LearnedLinear:
 
     def __post_init__(self):
         check_ends(self.log_snr_max, self.log_snr_min)
+        _check_range(self.log_snr_max, self.log_snr_min)
 
     def init(self, key: Key[Array, ""]) -> Params:
         del key
@@ -45,6 +48,8 @@ class LearnedMonotone:
 
     def __post_init__(self):
         check_ends(self.log_snr_max, self.log_snr_min)
+        if self.learn_ends:
+            _check_range(self.log_snr_max, self.log_snr_min)
         if not (isinstance(self.width, int) and self.width >= 1):
             raise ValueError(f"width must be a whole number of at least 1: got {self.width!r}")
 
@@ -94,9 +99,9 @@ class LearnedMonotone:
 def learned_linear(log_snr_max: float, log_snr_min: float) -> LearnedLinear:
     """Return a linear λ(t) whose two ends are parameters, starting at the given values.
 
-    The parameters are λ_min and the softplus-inverse of λ_max − λ_min, so λ_max stays
-    above λ_min whatever an optimiser does (VDM, appendix on the noise schedule).
-    Raises ValueError unless both ends are finite and log_snr_max > log_snr_min.
+    The parameters are λ_min and the softplus-inverse of λ_max − λ_min − 0.01, so λ_max
+    stays above λ_min whatever an optimiser does (VDM, appendix on the noise schedule).
+    Raises ValueError unless both ends are finite and log_snr_max > log_snr_min + 0.01.
     """
     return LearnedLinear(log_snr_max, log_snr_min)
 
@@ -115,16 +120,25 @@ def learned_monotone(
     return LearnedMonotone(log_snr_max, log_snr_min, width, learn_ends)
 
 
+def _check_range(log_snr_max: float, log_snr_min: float) -> None:
+    if log_snr_max - log_snr_min <= MIN_RANGE:
+        raise ValueError(
+            f"learned ends must start more than {MIN_RANGE} apart: got "
+            f"log_snr_max={log_snr_max}, log_snr_min={log_snr_min}"
+        )
+
+
 def _init_ends(log_snr_max: float, log_snr_min: float) -> dict[str, Array]:
     return {
         "log_snr_min": jnp.asarray(float(log_snr_min)),
-        "width": jnp.asarray(_inverse_softplus(log_snr_max - log_snr_min)),
+        "width": jnp.asarray(_inverse_softplus(log_snr_max - log_snr_min - MIN_RANGE)),
     }
 
 
 def _ends(params: Params) -> tuple[Array, Array]:
     log_snr_min = params["ends"]["log_snr_min"]
-    return log_snr_min + jax.nn.softplus(params["ends"]["width"]), log_snr_min
+    width = MIN_RANGE + jax.nn.softplus(params["ends"]["width"])
+    return log_snr_min + width, log_snr_min
 
 
 def _inverse_softplus(value: float) -> float:
