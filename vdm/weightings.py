@@ -70,5 +70,5 @@ def p2(log_snr: Float[Array, "*b"], k: float = 1.0, gamma: float = 1.0) -> Float
 
 
 def sigmoid(log_snr: Float[Array, "*b"], bias: float = 0.0) -> Float[Array, "*b"]:
-    """Return sigmoid(b − λ), which leaves out the finest details (Kingma & Gao 2023; SiD2)."""
+    """Return a sigmoid of b − λ, which leaves out the finest details (Kingma & Gao 2023)."""
     return jax.nn.sigmoid(bias - log_snr)

@@ -69,13 +69,13 @@ class LearnedMonotone:
         return {"ends": ends, "shape": shape}
 
     def log_snr(self, params: Params, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
-        ends = _ends(params) if self.learn_ends else (self.log_snr_max, self.log_snr_min)
+        start, end = _ends(params) if self.learn_ends else (self.log_snr_max, self.log_snr_min)
         # One call for the times and both ends, so that all are rounded alike: the
         # position is 0 at t = 0 and 1 at t = 1 to the last bit.
         times = jnp.concatenate([t.reshape(-1), jnp.asarray([0.0, 1.0], t.dtype)])
         height = self._height(params["shape"], times)
         position = (height[:-2] - height[-2]) / (height[-1] - height[-2])
-        return between(*ends, position.reshape(t.shape))
+        return between(start, end, position.reshape(t.shape))
 
     def _height(self, shape: dict[str, Array], t: Float[Array, " n"]) -> Float[Array, " n"]:
         """The increasing network n(t) = w₁ t + mean_j w₃ⱼ sigmoid(w₂ⱼ t + b₂ⱼ), all w > 0."""
