@@ -33,7 +33,7 @@ class VLB(NamedTuple):
     diffusion: Float[Array, " b"]
 
     @property
-    def total(self) -> Float[Array, " b"]:
+    def total(self) -> Float[Array, "*b"]:
         """The negative variational bound, an upper bound of −log p(x) in expectation."""
         return self.prior + self.reconstruction + self.diffusion
 

@@ -44,8 +44,8 @@ def edm_monotone(
 
     Non-increasing in λ, so the objective is an average of bounds of noised data.
     """
-    # One peak: d log w/dλ = −(λ − mean)/std² − e^{−λ}/(e^{−λ} + σ_d²) falls through zero
-    # once for std² ≥ 4, and a fine grid finds it.
+    # d log w/dλ = −(λ − mean)/std² − e^{−λ}/(e^{−λ} + σ_d²) falls through zero once for
+    # std ≤ 2, and for the defaults: one peak, and a fine grid finds it.
     grid = jnp.linspace(mean - std * std - 1.0, mean + 1.0, 4001, dtype=log_snr.dtype)
     peak = grid[jnp.argmax(edm(grid, mean, std, sigma_data))]
     return edm(jnp.maximum(log_snr, peak), mean, std, sigma_data)

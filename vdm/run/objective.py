@@ -134,6 +134,8 @@ def build(config: ObjectiveConfig, model: VDM) -> Objective:
     weighting = None
     if config.weighting["name"] != "elbo" or len(config.weighting) > 1:
         weighting = _partial("weighting", config.weighting, WEIGHTINGS)
+        with as_user_error("objective.weighting"):
+            jax.eval_shape(weighting, jnp.zeros((1,)))
     if config.num_steps == "inf":
         num_steps = None
     elif config.num_steps.isdigit() and int(config.num_steps) > 0:

@@ -50,7 +50,7 @@ class Chain:
         return jnp.interp(log_snr, rising, jnp.linspace(1.0, 0.0, len(self.log_snrs)))
 
 
-def from_betas(betas: Sequence[float]) -> Chain:
+def from_betas(betas: Sequence[float] | np.ndarray) -> Chain:
     """Return the schedule of a DDPM chain, λ(i/(N − 1)) = logit Π_{j ≤ i+1} (1 − β_j).
 
     N variances β make N latents; the first is our z_0 and the last our z_1, so the chain's

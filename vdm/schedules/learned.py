@@ -70,11 +70,14 @@ class LearnedMonotone:
 
     def log_snr(self, params: Params, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
         start, end = _ends(params) if self.learn_ends else (self.log_snr_max, self.log_snr_min)
-        # One call for the times and both ends, so that all are rounded alike: the
-        # position is 0 at t = 0 and 1 at t = 1 to the last bit.
-        times = jnp.concatenate([t.reshape(-1), jnp.asarray([0.0, 1.0], t.dtype)])
+        flat = t.reshape(-1)
+        times = jnp.concatenate([flat, jnp.asarray([0.0, 1.0], t.dtype)])
         height = self._height(params["shape"], times)
         position = (height[:-2] - height[-2]) / (height[-1] - height[-2])
+        # Sums of other rows round otherwise and x/x need not be 1: both ends are set, to the
+        # last bit, and keep their slope.
+        pinned = jnp.where(flat <= 0, 0.0, jnp.where(flat >= 1, 1.0, jnp.clip(position, 0.0, 1.0)))
+        position = position + jax.lax.stop_gradient(pinned - position)
         return between(start, end, position.reshape(t.shape))
 
     def _height(self, shape: dict[str, Array], t: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -82,7 +85,8 @@ class LearnedMonotone:
         slope, weight = jax.nn.softplus(shape["hidden_slope"]), shape["hidden_weight"]
         hidden = jax.nn.sigmoid(t[:, None] * slope[None] + shape["hidden_bias"][None])
         bumps = jnp.mean(jax.nn.softplus(weight)[None] * hidden, axis=1)
-        return (jax.nn.softplus(shape["slope"]) * t + bumps).astype(t.dtype)
+        # A network of vanished weights is a straight line, not 0/0.
+        return ((1e-6 + jax.nn.softplus(shape["slope"])) * t + bumps).astype(t.dtype)
 
     def inverse(self, params: Params, log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
         def halve(_, bracket):
