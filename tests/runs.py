@@ -20,7 +20,7 @@ def points(**train):
             "data": {"name": "mixture"},
             "model": {
                 "schedule": {"name": "linear", "log_snr_max": 8.0, "log_snr_min": -8.0},
-                "network": MLP,
+                "network": dict(MLP),
                 "likelihood": {"name": "gaussian", "scale": 0.02},
             },
             "train": {"num_steps": 4, "batch_size": 49, "log_every": 2, **train},

@@ -10,7 +10,8 @@ import sys
 import pytest
 import runs
 
-from vdm.run import cli
+from vdm.run import build, cli
+from vdm.run.errors import UserError
 
 pytestmark = pytest.mark.float32
 
@@ -20,6 +21,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     runs.write_config_file(folder / "points.py", runs.points())
     runs.write_config_file(folder / "images.py", runs.images(runs.UNET))
+    flat = runs.points()
+    flat.model.network.clear()
+    flat.model.network.update(runs.UNET)
+    runs.write_config_file(folder / "flat.py", flat)
+    runs.write_config_file(folder / "classes.py", runs.images(num_classes=7))
     arguments = [f"--config={folder / 'points.py'}", f"--workdir={folder / 'run'}"]
     assert cli.main(["train", *arguments, "--config.train.num_steps=2"]) == 0
     return folder
@@ -59,12 +65,17 @@ BAD_TRAINING = {
     "unknown network": ("points", ["--config.model.network.name=mpl"], "'mlp'?"),
     "unknown prediction": ("points", ["--config.model.prediction=scor"], "'score'?"),
     "reversed ends": ("points", ["--config.model.schedule.log_snr_max=-9.0"], "reversed?"),
+    "negative end": ("points", ["--config.model.schedule.log_snr_max=-1.0"], "must be positive"),
+    "wrong rank": ("flat", [], "got shape (1, 2)"),
+    "unknown sampler": ("points", ["--config.sample.sampler=ancestrl"], "'ancestral'?"),
+    "bad seed": ("points", ["--config.seed=-1"], "'seed' must be in"),
+    "not finite": ("points", ["--config.optimizer.clip_norm=inf"], "must be finite"),
     "negative width": ("points", ["--config.model.network.width=-4"], "width must be"),
     "key of another network": ("images", ["--config.model.network.name=mlp"], "'model.network."),
     "large batch": ("images", ["--config.train.batch_size=2000"], "has 1500 examples"),
     "levels": ("images", ["--config.model.likelihood.levels=16"], "has 17 levels"),
     "wrong dtype": ("images", ["--config.data.name=mixture"], "got float32 data"),
-    "classes": ("images", ["--config.model.network.num_classes=7"], "digits has 10 classes"),
+    "classes": ("classes", [], "digits has 10 classes"),
     "stray argument": ("points", ["--bogus=1"], "--bogus=1"),
 }
 
@@ -74,9 +85,6 @@ BAD_TRAINING = {
 def test_a_bad_config_is_one_clear_line_before_anything_is_written(case, folder, tmp_path, capsys):
     name, overrides, message = BAD_TRAINING[case]
     arguments = [f"--config={folder / name}.py", f"--workdir={tmp_path / 'new'}", *overrides]
-    if case == "classes":  # the config file has None there, which takes a number only in ours
-        config = runs.write_config_file(tmp_path / "c.py", runs.images(num_classes=7))
-        arguments = [f"--config={config}", f"--workdir={tmp_path / 'new'}"]
     assert cli.main(["train", *arguments]) == cli.EXIT_USER_ERROR
     assert_one_line(capsys, message)
     assert not (tmp_path / "new").exists()
@@ -85,6 +93,52 @@ def test_a_bad_config_is_one_clear_line_before_anything_is_written(case, folder,
 def assert_one_line(capsys, message):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "value", "message"),
+    [
+        ("schedule", "log_snr_max", "a", "'model.schedule.log_snr_max' must be int or float"),
+        ("schedule", "log_snr_min", None, "must be int or float: got None"),
+        ("network", "residual", "no", "'model.network.residual' must be bool"),
+        ("network", "width", True, "'model.network.width' must be int: got True"),
+        ("likelihood", "scale", [1.0], "'model.likelihood.scale' must be"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_named(block, key, value, message):
+    config = runs.points()
+    getattr(config.model, block)[key] = value
+    with pytest.raises(UserError, match=message):
+        build.model(config)
+
+
+BROKEN_FILES = {
+    "empty": ("", "no function get_config"),
+    "syntax": ("def get_config(:", "SyntaxError"),
+    "raises": ("def get_config():\n    raise RuntimeError('no')", "RuntimeError: no"),
+    "none": ("def get_config():\n    return None", "must return a ConfigDict"),
+    "argument": ("def get_config(x):\n    return x", "get_config"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_FILES)
+def test_a_broken_config_file_is_one_clear_line(case, tmp_path):
+    text, message = BROKEN_FILES[case]
+    (tmp_path / "broken.py").write_text(text)
+    # In a process of its own: a config file is a module, and Python remembers modules.
+    command = [sys.executable, "-c", BROKEN, f"--config={tmp_path / 'broken.py'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]  # absl may have warned before
+    assert last.startswith("vdm: ") and message in last
+
+
+BROKEN = """
+import sys
+from vdm.run import cli
+sys.exit(cli.main(["train", "--workdir=nowhere", *sys.argv[1:]]))
+"""
 
 
 @pytest.mark.usefixtures("unchecked")

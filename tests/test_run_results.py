@@ -12,7 +12,7 @@ import runs
 from PIL import Image
 
 from vdm import VDM, likelihoods, schedules
-from vdm.run import data, evaluate, figures, sample, train, trained
+from vdm.run import config as configs, data, evaluate, figures, sample, train, trained
 from vdm.run.errors import UserError
 
 pytestmark = pytest.mark.float32
@@ -99,10 +99,10 @@ def test_the_subset_of_the_training_split_is_as_large_as_the_test_split(run):
     assert [row["bpd"]["n"] for row in record["results"]] == [297, 297]
 
 
-@pytest.mark.parametrize("text", ["0", "ten", "10,", "-5", "1.5"])
+@pytest.mark.parametrize("text", ["0", "ten", "10,", "-5", "1.5", "²", "999999"])
 def test_a_bad_number_of_steps_is_named(text):
-    with pytest.raises(UserError, match="num_steps must be positive whole numbers or inf"):
-        evaluate.parse_num_steps(text)
+    with pytest.raises(UserError, match="num_steps must be positive whole numbers"):
+        configs.parse_num_steps(text)
 
 
 def test_a_sample_depends_on_its_own_key_alone(run):

@@ -88,3 +88,40 @@ def test_learned_ends_move_and_stay_in_order(tmp_path):
     lines = metrics(tmp_path)
     assert lines[-1]["log_snr_max"] != pytest.approx(8.0, abs=1e-4)
     assert all(line["log_snr_max"] > line["log_snr_min"] for line in lines)
+
+
+def test_a_damaged_line_of_the_metrics_is_named(tmp_path):
+    train.train(runs.points(num_steps=2), tmp_path)
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write("{broken\n")
+    with pytest.raises(
+        UserError, match=r"metrics.jsonl is damaged: cannot read the line '{broken'"
+    ):
+        train.train(runs.points(num_steps=4), tmp_path)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
+    train.train(runs.points(num_steps=2), tmp_path)
+    wider = runs.points(num_steps=2)
+    wider.model.network["width"] = 24
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match="is damaged or of another model"):
+        train.train(wider, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "law"),
+    [("learned_monotone", {"name": "schedule"}), ("linear", {"name": "adaptive", "num_bins": 7})],
+)
+def test_learned_noise_levels_are_resumed_bit_for_bit(tmp_path, schedule, law):
+    def config(num_steps):
+        config = runs.points(num_steps=num_steps)
+        config.model.schedule["name"] = schedule
+        objective = dataclasses.replace(config.objective, law=law)
+        return dataclasses.replace(config, objective=objective)
+
+    whole = train.train(config(4), tmp_path / "whole")
+    train.train(config(2), tmp_path / "parts")
+    assert_equal_bits(whole, train.train(config(4), tmp_path / "parts"))
+    moved = jax.tree.leaves((whole.params["schedule"], whole.levels))
+    assert len(moved) > 0 and np.any(np.asarray(moved[0]) != 0)

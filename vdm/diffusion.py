@@ -22,12 +22,12 @@ PREDICTIONS = ("eps", "x", "v", "score")
 
 
 def alpha(log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Return the signal's scale α = sqrt(sigmoid(λ)), elementwise (VDM, eq. 4)."""
+    """Return the signal's scale α = sqrt(sigmoid(λ)), elementwise (VDM, section 3.2)."""
     return jnp.exp(0.5 * jax.nn.log_sigmoid(log_snr))
 
 
 def sigma(log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Return the noise's scale σ = sqrt(sigmoid(−λ)), elementwise (VDM, eq. 4)."""
+    """Return the noise's scale σ = sqrt(sigmoid(−λ)), elementwise (VDM, section 3.2)."""
     return jnp.exp(0.5 * jax.nn.log_sigmoid(-log_snr))
 
 
@@ -64,7 +64,7 @@ def posterior(
     """Return mean and standard deviation of q(z_s | z_t, x) for s < t.
 
     With c = 1 − SNR_t/SNR_s = −expm1(λ_t − λ_s), the mean is
-    α_s [(1 − c) z_t/α_t + c x] and the variance c σ_s² (VDM, appendix A.2).
+    α_s [(1 − c) z_t/α_t + c x] and the variance c σ_s² (VDM, appendix A).
     The standard deviation has the shape of λ with axes appended, so that it
     multiplies noise of z's shape.
     """

@@ -129,7 +129,7 @@ def discretised(levels: int = 256) -> Discretised:
 
     encode(x) = (2x + 1)/levels − 1, the midpoint of x's bin in [−1, 1], and per
     dimension p(x|z_0) ∝ q(z_0|x) ∝ exp(−½ e^{λ_0} (z_0/α_0 − encode(x))²), normalised
-    over the levels (VDM, eq. 32 and appendix B). `decode` takes the most probable level.
+    over the levels (VDM, section 3.3). `decode` takes the most probable level.
     Raises ValueError if levels is not a whole number of at least 2; `encode` raises
     TypeError for data that is not of an integer type.
     """

@@ -54,7 +54,7 @@ def ancestral() -> Ancestral:
     """Return the sampler whose transitions are those of the bound, q(z_s | z_t, x = x̂).
 
     Its law is exactly the generative model p that the T-step bound is a bound of
-    (VDM, appendix A.4). No transition adds less noise than the model says, the last
+    (VDM, appendix A). No transition adds less noise than the model says, the last
     one included.
     """
     return Ancestral()

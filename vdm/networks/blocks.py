@@ -4,15 +4,15 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from vdm.networks.fields import Dtype
+from vdm.networks.fields import DTypeLike
 
 
-def group_norm(num_groups: int, dtype: Dtype, name: str) -> nn.GroupNorm:
+def group_norm(num_groups: int, dtype: DTypeLike, name: str) -> nn.GroupNorm:
     """Return GroupNorm with ε = 1e-6; its statistics are float32 at least, whatever the dtype."""
     return nn.GroupNorm(num_groups=num_groups, epsilon=1e-6, dtype=dtype, name=name)
 
 
-def conv(features: int, dtype: Dtype, name: str, *, zero: bool = False) -> nn.Conv:
+def conv(features: int, dtype: DTypeLike, name: str, *, zero: bool = False) -> nn.Conv:
     """Return a 3×3 convolution that keeps the image size, started at zero where asked."""
     init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
     return nn.Conv(features, (3, 3), dtype=dtype, kernel_init=init, name=name)
@@ -23,13 +23,13 @@ class ResBlock(nn.Module):
 
     h + conv2(dropout(swish(norm2(conv1(swish(norm1 h)) + cond_proj(level))))), with a
     dense `nin_shortcut` for h where the number of channels changes. conv2 and cond_proj
-    start at zero (VDM, appendix C, after Ho et al. 2020).
+    start at zero (VDM, appendix B, after Ho et al. 2020).
     """
 
     channels: int
     num_groups: int
     dropout: float
-    dtype: Dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -61,7 +61,7 @@ class AttentionBlock(nn.Module):
     """
 
     num_groups: int
-    dtype: Dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, h: Float[Array, " b h w c"]) -> Float[Array, " b h w c"]:

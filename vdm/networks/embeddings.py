@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vdm.networks.fields import Dtype
+from vdm.networks.fields import DTypeLike
 
 # Fastest and slowest angular frequency of the embedding of t in [0, 1] differ by this
 # factor; both constants are those of DDPM, for 1000 integer time steps.
@@ -43,12 +43,12 @@ def fourier_features(
 
     Shape [..., c] becomes [..., 2·c·len(exponents)]: all sines before all cosines, and
     within each the frequencies of the first channel before those of the second. They
-    let a network see differences of single grey levels (VDM, section 5.1 and appendix C).
+    let a network see differences of single grey levels (VDM, appendix C).
     """
     turns = jnp.stack([2.0**n * z for n in exponents], axis=-1)
     turns = turns.reshape(*z.shape[:-1], -1)
-    # 2ⁿ z is exact in binary and so is taking off whole turns: the angle of sin and cos
-    # then stays within ±π, where 2π 2ⁿ z would already have lost three digits.
+    # For whole n, 2ⁿ z is exact in binary and so is taking off whole turns: the angle of
+    # sin and cos then stays within ±π, where 2π 2ⁿ z would have lost three digits.
     angles = 2.0 * math.pi * (turns - jax.lax.stop_gradient(jnp.round(turns)))
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -92,14 +92,14 @@ def embed(
     log_snr_max: float,
     log_snr_min: float,
     num_classes: int | None,
-    dtype: Dtype,
+    dtype: DTypeLike,
 ) -> Float[Array, " b hidden"]:
     """Return the embedding of noise level and condition that every block is given.
 
     λ is normalised to t = (λ_max − λ)/(λ_max − λ_min), which may leave [0, 1]; its
     sinusoid and the condition (a learned vector for each class, or the float vector as
     it is) are concatenated and go through `dense0` and `dense1`, each with swish
-    (VDM, appendix C). Makes parameters in the calling module.
+    (VDM, appendix B). Makes parameters in the calling module.
     """
     parts = [sinusoidal((log_snr_max - log_snr) / (log_snr_max - log_snr_min), features)]
     if num_classes is not None:

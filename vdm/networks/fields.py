@@ -8,8 +8,6 @@ from jaxtyping import Array
 
 from vdm.choices import unknown
 
-# What Flax itself declares a module's dtype to be; ours are the names below.
-Dtype = str | type | np.dtype
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 DTypeLike = str | type | np.dtype
 

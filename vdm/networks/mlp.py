@@ -5,7 +5,6 @@ from jaxtyping import Array, Float
 
 from vdm.networks.embeddings import check_condition, embed
 from vdm.networks.fields import (
-    Dtype,
     DTypeLike,
     check_common,
     check_log_snr,
@@ -96,7 +95,7 @@ class MLPBlock(nn.Module):
 
     width: int
     dropout: float
-    dtype: Dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(

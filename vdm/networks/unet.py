@@ -21,7 +21,7 @@ ATTENTION = ("none", "middle", "everywhere")
 
 
 class UNet(nn.Module):
-    """The network of the VDM paper (section 5.1, appendix C); the defaults are its CIFAR-10 one.
+    """The network of the VDM paper (appendix B); the defaults are its CIFAR-10 one.
 
     Takes z of shape [b, h, w, c], any size and number of channels, and returns an array
     of z's shape and dtype. There is no down-sampling: the bound is about single pixels.

@@ -5,7 +5,9 @@ that does not fit its data is refused before the first compilation.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ from vdm.run.config import Config
 from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.step import Trainer
+from vdm.samplers import SAMPLERS
 
 SCHEDULES: Mapping[str, Callable[..., Any]] = {
     "linear": schedules.linear,
@@ -40,9 +43,16 @@ LIKELIHOODS: Mapping[str, Callable[..., Any]] = {
 def model(config: Config) -> VDM:
     """Return the model that a config describes; raises UserError for a bad name or argument."""
     parts = config.model
+    if config.sample.sampler not in SAMPLERS:  # or `vdm sample` would be the first to say so
+        raise UserError(unknown("sample.sampler", config.sample.sampler, SAMPLERS))
     if parts.prediction not in HEADS:
         raise UserError(unknown("model.prediction", parts.prediction, HEADS))
     schedule = _construct("schedule", parts.schedule, SCHEDULES)
+    if schedule.log_snr_max <= 0:
+        raise UserError(
+            f"model.schedule.log_snr_max must be positive: got {schedule.log_snr_max}; at the "
+            "clean end there would be more noise than data"
+        )
     # The network sees the noise level on the scale of the schedule's range.
     ends = {"log_snr_max": schedule.log_snr_max, "log_snr_min": schedule.log_snr_min}
     network = _construct("network", {**ends, **parts.network}, NETWORKS)
@@ -91,17 +101,46 @@ def check_fit(vdm: VDM, data: Dataset) -> None:
 def _construct(
     what: str, block: Mapping[str, Any], options: Mapping[str, Callable[..., Any]]
 ) -> Any:
+    """Call the constructor that a block names, once its arguments are known to be of its kind."""
     arguments = dict(block)
     name = arguments.pop("name")
     if name not in options:
         raise UserError(unknown(what, name, options))
-    known = inspect.signature(options[name]).parameters
-    # Flax adds these two to every module; they are not the user's.
-    names = [key for key in known if key not in ("parent", "name")]
-    for key in arguments:
-        if key not in names:
-            raise UserError(
-                unknown("config key", f"model.{what}.{key}", [f"model.{what}.{n}" for n in names])
-            )
+    prefix = f"model.{what}."
+    # Flax adds the two that are left out to every module; they are not the user's.
+    known = {
+        key: parameter
+        for key, parameter in inspect.signature(options[name]).parameters.items()
+        if key not in ("parent", "name")
+    }
+    for key, value in arguments.items():
+        if key not in known:
+            raise UserError(unknown("config key", prefix + key, [prefix + k for k in known]))
+        kinds = _kinds(known[key].annotation)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise UserError(f"config key {prefix + key!r} must be {expected}: got {value!r}")
+    for key, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and key not in arguments:
+            raise UserError(f"config key {prefix + key!r} is missing")
     with as_user_error(f"model.{what} ({name})"):
         return options[name](**arguments)
+
+
+def _kinds(annotation: Any) -> tuple[type, ...]:
+    """Return the plain types that an annotation takes: an int for a float, a tuple for a list."""
+    parts = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    kinds: list[type] = []
+    for part in parts:
+        part = typing.get_origin(part) or part
+        if part is float:
+            kinds += [int, float]
+        elif isinstance(part, type) and issubclass(part, Sequence) and part is not str:
+            kinds.append(tuple)
+        else:
+            kinds.append(part)
+    return tuple(dict.fromkeys(kinds))
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)

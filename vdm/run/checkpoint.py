@@ -40,13 +40,14 @@ def restore(checkpoints: ocp.CheckpointManager, template: TrainState) -> TrainSt
     )
     try:
         values = checkpoints.restore(step, args=ocp.args.StandardRestore(target))
+        chex.assert_trees_all_equal_shapes_and_dtypes(values, target)
     # What orbax and tensorstore raise for a damaged file is not of one type.
     except Exception as error:
         lines = str(error).strip().splitlines() or [repr(error)]
         raise UserError(
-            f"the checkpoint {folder / str(step)} is damaged: {lines[0][:200]}"
+            f"the checkpoint {folder / str(step)} is damaged or of another model; remove its "
+            f"folder to go on from the one before: {lines[0][:200]}"
         ) from error
-    chex.assert_trees_all_equal_shapes_and_dtypes(values, target)
     return TrainState(**values)
 
 

@@ -16,6 +16,7 @@ import vdm
 from vdm.choices import unknown
 from vdm.run import config as configs
 from vdm.run.errors import UserError
+from vdm.run.files import check_writable
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vdm: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("vdm: interrupted; `vdm train` goes on from the last checkpoint", file=sys.stderr)
+        print("vdm: interrupted; the same command starts or goes on again", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -108,10 +109,18 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     dataset = data.load(run.config.data.name, "train")
     out = options.out or options.workdir / "samples.png"
     figures.kind(out, dataset.x.shape[1:], dataset.levels)  # refused before the work, not after
+    check_writable(out.parent)
     x = sample.sample(run, options.num, settings)
     figures.write(x, out, levels=dataset.levels, data=dataset.x)
     print(f"written to {out}")
     return 0
+
+
+def read_config(arguments: Sequence[str]) -> configs.Config:
+    """Return the config of `--config=FILE --config.key=value ...`, for scripts."""
+    path = next((a.removeprefix("--config=") for a in arguments if a.startswith("--config=")), None)
+    overrides = [a for a in arguments if not a.startswith("--config=")]
+    return _config(path, pathlib.Path(), overrides)
 
 
 def _config(path: str | None, workdir: pathlib.Path, overrides: list[str]) -> configs.Config:
@@ -125,6 +134,8 @@ def _config(path: str | None, workdir: pathlib.Path, overrides: list[str]) -> co
     if not pathlib.Path(path).is_file():
         raise UserError(f"no config file {path!r}")
     values = _parse_flags([f"--config={path}"])
+    if not isinstance(values, ConfigDict):
+        raise UserError(f"config file {path!r}: get_config() must return a ConfigDict")
     for word in overrides:
         _check_key(values, word.removeprefix("--config.").split("=")[0])
     return configs.from_dict(_parse_flags([f"--config={path}", *overrides]).to_dict())
@@ -135,11 +146,25 @@ def _parse_flags(arguments: list[str]) -> ConfigDict:
     config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
     try:
         rest = values(argv)
+        if len(rest) > 1:
+            raise UserError(f"unrecognised argument {rest[1]!r}: see `vdm train --help`")
+        return values["config"].value
     except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if len(rest) > 1:
-        raise UserError(f"unrecognised argument {rest[1]!r}: see `vdm train --help`")
-    return values["config"].value
+        text = str(error)
+        if "Traceback" in text:  # of get_config() itself: its last line says what happened
+            text = f"{arguments[0]}: {text.strip().splitlines()[-1]}"
+        raise UserError(" ".join(text.split())) from error
+    except UserError:
+        raise
+    # The config file is the user's code: whatever it raises is theirs to mend.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"{type(error).__name__}: {lines[0]}"
+        if "get_config" in reason:
+            reason = "it has no function get_config()"
+        raise UserError(
+            f"cannot read {arguments[0].removeprefix('--config=')}: {reason}"
+        ) from error
 
 
 def _check_key(values: ConfigDict, key: str) -> None:
@@ -149,7 +174,8 @@ def _check_key(values: ConfigDict, key: str) -> None:
     for name in key.split("."):
         if not isinstance(block, ConfigDict) or name not in block:
             names = list(block) if isinstance(block, ConfigDict) else []
-            raise UserError(unknown("config key", prefix + name, [prefix + n for n in names]))
+            known = unknown("config key", prefix + name, [prefix + n for n in names])
+            raise UserError(f"{known} (only what the config file has can be set here)")
         block = block[name]
         prefix += f"{name}."
 
@@ -182,7 +208,3 @@ def _print_table(results: list[dict[str, Any]]) -> None:
             *(f"{terms[name]['mean']:.4f}" for name in ("prior", "reconstruction", "diffusion")),
         )
     Console().print(table)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,6 +6,7 @@ error that names the key (and the nearest valid one) before anything else happen
 """
 
 import dataclasses
+import math
 import pathlib
 import typing
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from vdm.run.errors import UserError
 from vdm.run.files import read_json, write_json
 
 CONFIG_FILE = "config.json"
+# Beyond this T, float32 no longer resolves the difference of λ between two steps.
+MAX_STEPS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +129,22 @@ RESUMABLE = (
 )
 
 
+def parse_num_steps(text: str) -> tuple[int | None, ...]:
+    """Return the values of T in `text`, None for "inf"; raises UserError for anything else."""
+    values: list[int | None] = []
+    for word in (word.strip() for word in text.split(",")):
+        if word == "inf":
+            values.append(None)
+        elif word.isascii() and word.isdigit() and 0 < int(word) <= MAX_STEPS:
+            values.append(int(word))
+        else:
+            raise UserError(
+                f"num_steps must be positive whole numbers (at most {MAX_STEPS:,}) or inf: "
+                f"got {word!r}"
+            )
+    return tuple(values)
+
+
 def from_dict(values: Mapping[str, Any]) -> Config:
     """Return the checked Config; raises UserError for an unknown, missing or mistyped key."""
     config = _build(Config, values, prefix="")
@@ -151,7 +170,10 @@ def load(workdir: pathlib.Path) -> Config:
     path = workdir / CONFIG_FILE
     if not path.exists():
         raise UserError(f"{workdir} holds no run (no {CONFIG_FILE}): train one with `vdm train`")
-    return from_dict(read_json(path))
+    try:
+        return from_dict(read_json(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def keep(config: Config, workdir: pathlib.Path) -> None:
@@ -160,7 +182,8 @@ def keep(config: Config, workdir: pathlib.Path) -> None:
     if path.exists():
         old, new = _flatten(to_dict(load(workdir))), _flatten(to_dict(config))
         differ = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        fixed = [key for key in differ if not _may_change(key, config)]
+        longer = config.train.num_steps > old["train.num_steps"]
+        fixed = [key for key in differ if not _may_change(key, config, longer)]
         if fixed:
             key = fixed[0]
             more = f" (and {len(fixed) - 1} more)" if len(fixed) > 1 else ""
@@ -171,10 +194,10 @@ def keep(config: Config, workdir: pathlib.Path) -> None:
     write_json(path, to_dict(config))
 
 
-def _may_change(key: str, config: Config) -> bool:
+def _may_change(key: str, config: Config, longer: bool) -> bool:
     # With a constant learning rate a longer run passes through the same steps.
-    longer = key == "train.num_steps" and config.optimizer.decay == "constant"
-    return longer or key.startswith(RESUMABLE)
+    same_steps = longer and config.optimizer.decay == "constant"
+    return (key == "train.num_steps" and same_steps) or key.startswith(RESUMABLE)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -190,12 +213,13 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _build(cls: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, Mapping):
-        raise UserError(f"config key {prefix[:-1]!r} must be a block: got {values!r}")
+        what = f"config key {prefix[:-1]!r}" if prefix else "a config"
+        raise UserError(f"{what} must be a block: got {values!r}")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     types = typing.get_type_hints(cls)
     for key in values:
         if key not in fields:
-            raise UserError(unknown("config key", prefix + key, [prefix + name for name in fields]))
+            raise UserError(unknown("config key", f"{prefix}{key}", [prefix + n for n in fields]))
     arguments = {}
     for name, field in fields.items():
         if name in values:
@@ -209,11 +233,13 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _build(typing.cast(type, kind), value, f"{key}.")
     if typing.get_origin(kind) is not None:  # a block of a name and arguments
-        if not isinstance(value, Mapping) or "name" not in value:
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
             raise UserError(f"config key {key!r} must be a block with a 'name': got {value!r}")
-        return _plain(value)
+        return {name: _plain(item, f"{key}.{name}") for name, item in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"config key {key!r} must be finite: got {value}")
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise UserError(
             f"config key {key!r} must be of type {kind.__name__}: got {value!r} "
@@ -222,10 +248,15 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value
+def _plain(value: Any, key: str) -> Any:
+    """Check the value of an argument in a block: what JSON can hold, with tuples for lists."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item, key) for item in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"config key {key!r} must be finite: got {value}")
+    if not (value is None or isinstance(value, bool | int | float | str)):
+        raise UserError(f"config key {key!r} must be a plain value: got {value!r}")
+    return value
 
 
 def _check(config: Config) -> None:
@@ -243,6 +274,8 @@ def _check(config: Config) -> None:
         "optimizer.clip_norm": (config.optimizer.clip_norm, 0.0),
         "optimizer.weight_decay": (config.optimizer.weight_decay, 0.0),
     }
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config key 'seed' must be in [0, 2³²): got {config.seed}")
     for key, (value, lowest) in at_least.items():
         if not value >= lowest:
             raise UserError(f"config key {key!r} must be at least {lowest}: got {value}")
@@ -254,6 +287,7 @@ def _check(config: Config) -> None:
         value = getattr(config.optimizer, key)
         if not 0 <= value < 1:
             raise UserError(f"config key 'optimizer.{key}' must be in [0, 1): got {value}")
+    parse_num_steps(config.evaluate.num_steps)
     if config.optimizer.decay not in ("constant", "cosine"):
         decays = ("constant", "cosine")
         raise UserError(unknown("optimizer.decay", config.optimizer.decay, decays))

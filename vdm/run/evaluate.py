@@ -1,8 +1,8 @@
 """Evaluation: one exact pass over a split, in bits per dimension, with its standard error.
 
 Every example gets the same number of noise levels, spread evenly with an offset of its
-own, and all of its noise from a key made of the seed and its position in the split: the
-result depends on neither the batch size nor the number of devices.
+own, and all of its noise from a key made of the seed and its position among the examples
+that are evaluated: the result depends on neither the batch size nor the number of devices.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ import numpy as np
 
 from vdm.losses import bits_per_dim
 from vdm.model import VLB
-from vdm.run import build, data
+from vdm.run import build, config as configs, data
 from vdm.run.config import EvaluateConfig
 from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError
-from vdm.run.files import replacing, write_json
+from vdm.run.files import check_writable, replacing, write_json
 from vdm.run.progress import bar
 from vdm.run.trained import Trained
 
@@ -31,28 +31,17 @@ RESULT_FILE = "evaluation.json"
 TERMS = VLB._fields
 
 
-def parse_num_steps(text: str) -> tuple[int | None, ...]:
-    """Return the values of T in `text`, None for "inf"; raises UserError for anything else."""
-    values: list[int | None] = []
-    for word in (word.strip() for word in text.split(",")):
-        if word == "inf":
-            values.append(None)
-        elif word.isdigit() and int(word) > 0:
-            values.append(int(word))
-        else:
-            raise UserError(f"num_steps must be positive whole numbers or inf: got {word!r}")
-    return tuple(values)
-
-
 def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pathlib.Path) -> dict:
     """Return and write the evaluation of a split: bpd with its terms, standard error and n.
 
-    The record is that of the split at the last value of T; "results" holds one such record
-    for every T, for the split and for an equally large subset of the train split. The
-    numbers for each example are kept in evaluation_<split>.npz. Raises UserError for an
-    unknown split or a result that is not finite.
+    The record is that of the split at the largest T; "results" holds one such record for
+    every T, for the split and for an equally large subset of the train split. It replaces
+    the record of an earlier evaluation; the numbers for each example are kept in
+    evaluation_<split>.npz. Raises UserError for an unknown split, a folder that cannot be
+    written to or a result that is not finite.
     """
-    values_of_t = parse_num_steps(settings.num_steps)
+    values_of_t = configs.parse_num_steps(settings.num_steps)
+    check_writable(workdir)
     test = data.load(trained.config.data.name, split)
     subset = _subset(data.load(trained.config.data.name, "train"), len(test))
     datasets = [test] if split == "train" else [test, subset]
@@ -74,9 +63,10 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
             if dataset is test:
                 label = "inf" if num_steps is None else str(num_steps)
                 kept |= {f"{name}_{label}": terms[name] for name in TERMS}
-    headline = results[len(values_of_t) - 1]
+    largest = max(range(len(values_of_t)), key=lambda i: values_of_t[i] or math.inf)
+    headline = results[largest]
     with replacing(workdir / f"evaluation_{split}.npz") as temporary:
-        np.savez(temporary, allow_pickle=False, **kept)
+        np.savez(temporary, **kept)  # type: ignore[arg-type]
     record = {**headline, "results": results}
     write_json(workdir / RESULT_FILE, record)
     return record

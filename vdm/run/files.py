@@ -35,6 +35,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -53,3 +55,10 @@ def read_json(path: pathlib.Path) -> Any:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
+
+
+def check_writable(folder: pathlib.Path) -> None:
+    """Raise UserError unless files can be made in the folder, which is made if need be."""
+    with replacing(folder / ".writable") as temporary:
+        temporary.write_text("")
+    (folder / ".writable").unlink()

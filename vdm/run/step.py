@@ -34,6 +34,16 @@ class Batch(NamedTuple):
     cond: jax.Array | np.ndarray | None
 
 
+def init_key(seed: int) -> jax.Array:
+    """Return the key that parameters are drawn with."""
+    return jax.random.split(jax.random.key(seed))[0]
+
+
+def training_key(seed: int) -> jax.Array:
+    """Return the key whose fold with the step gives the step's noise."""
+    return jax.random.split(jax.random.key(seed))[1]
+
+
 class Trainer(NamedTuple):
     """The values that a training step is made of; none of them changes during a run."""
 
@@ -45,7 +55,7 @@ class Trainer(NamedTuple):
 
 def init_state(trainer: Trainer, batch: Batch) -> TrainState:
     """Return the state before the first step."""
-    params = trainer.model.init(jax.random.key(trainer.config.seed), batch.x, batch.cond)
+    params = trainer.model.init(init_key(trainer.config.seed), batch.x, batch.cond)
     # A copy: a donated buffer must not be donated twice.
     ema = jax.tree.map(jnp.copy, params)
     step = jnp.zeros((), jnp.int32)
@@ -62,11 +72,12 @@ def train_step(
     always the bound.
     """
     model, objective, config = trainer.model, trainer.objective, trainer.config
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    key_vlb, key_dropout, key_levels = jax.random.split(key, 3)
-    loss, terms, gradient, levels_state = gradients(
-        trainer, state, batch, (key_vlb, key_dropout, key_levels)
-    )
+    key = jax.random.fold_in(training_key(config.seed), state.step)
+    key_vlb, key_dropout = jax.random.split(key)
+    # The key that the model would draw its own times with: `vlb` is given levels instead.
+    key_levels = jax.random.split(key_vlb, 3)[0]
+    keys = (key_vlb, key_dropout, key_levels)
+    loss, terms, gradient, levels_state = gradients(trainer, state, batch, keys)
     updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = optim.ema_decay(config.optimizer, state.step)

@@ -41,7 +41,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
     step_fn = jax.jit(functools.partial(train_step, trainer=trainer), donate_argnums=0)
     init_fn = functools.partial(init_state, trainer)
     with checkpoint.manager(workdir, kept=config.train.checkpoints_kept) as checkpoints:
-        batch = _batch(dataset, cond, config, 0)
+        batch = make_batch(dataset, cond, config, 0)
         if checkpoints.latest_step() is None:
             # Drawing parameters once is no work; compiling it with every optimisation is.
             fast = {"xla_backend_optimization_level": 0}
@@ -54,7 +54,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         started = time.perf_counter()
         with bar("train", config.train.num_steps, first) as advance:
             for step in range(first, config.train.num_steps):
-                batch = _batch(dataset, cond, config, step)
+                batch = make_batch(dataset, cond, config, step)
                 state, metrics = step_fn(state, batch)
                 window.append(metrics)
                 last = step + 1 == config.train.num_steps
@@ -67,12 +67,13 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                     advance(step + 1, _line(record, config.train.num_steps))
                     window, started = [], time.perf_counter()
                 if save:
-                    chex.assert_tree_all_finite(state.params)
+                    _check_finite(state.params, step + 1)
                     checkpoint.save(checkpoints, state)
     return state
 
 
-def _batch(dataset: Dataset, cond: np.ndarray | None, config: Config, step: int) -> Batch:
+def make_batch(dataset: Dataset, cond: np.ndarray | None, config: Config, step: int) -> Batch:
+    """Return the batch of a step, on the host."""
     size = config.train.batch_size
     index = batch_indices(config.seed, step, size, len(dataset))
     batch = Batch(dataset.x[index], None if cond is None else cond[index])
@@ -83,16 +84,27 @@ def _batch(dataset: Dataset, cond: np.ndarray | None, config: Config, step: int)
 
 def _summary(window: list[dict[str, Any]], step: int) -> dict[str, Any]:
     """Average the metrics of the last steps; one transfer, one look for NaN."""
-    values = {key: np.stack([m[key] for m in jax.device_get(window)]) for key in window[0]}
+    metrics = jax.device_get(window)
+    values = {key: np.stack([m[key] for m in metrics]) for key in metrics[0]}
     for key in ("loss", "gradient_norm"):
         bad = ~np.isfinite(values[key])
         if bad.any():
             at = step - len(window) + 1 + int(np.argmax(bad))
             raise UserError(
-                f"{key} is {values[key][bad][0]} at step {at}: stopped. The last good checkpoint "
-                "is kept; lower optimizer.learning_rate or look at the data"
+                f"{key} is {values[key][bad][0]} at step {at}: stopped; checkpoints before it are "
+                "kept. Try a lower optimizer.learning_rate in a new workdir, or look at the data"
             )
     return {"step": step, **{key: float(np.mean(value)) for key, value in values.items()}}
+
+
+def _check_finite(params: Any, step: int) -> None:
+    # A finite loss can still lead to an update that is not.
+    try:
+        chex.assert_tree_all_finite(params)
+    except AssertionError as error:
+        raise UserError(
+            f"parameters are not finite after step {step}: stopped; checkpoints before it are kept"
+        ) from error
 
 
 def _line(record: dict[str, Any], num_steps: int) -> str:
@@ -108,8 +120,15 @@ def _cut_metrics(path: pathlib.Path, step: int) -> None:
     """Drop the lines that a run stopped after its last checkpoint has left behind."""
     if not path.exists():
         return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and _step(line, path) <= step]
     if kept != lines:
         with replacing(path) as temporary:
             temporary.write_text("".join(kept))
+
+
+def _step(line: str, path: pathlib.Path) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: cannot read the line {line.strip()[:60]!r}") from error
