@@ -7,6 +7,7 @@ BIN := .venv/bin
 CODE := vdm tests experiments
 
 DEMO_DIR := runs/demo
+DEMO_CONFIG := experiments/digits.py
 # A smaller network for fewer steps than the config itself asks for.
 DEMO_FLAGS := --config.train.num_steps=4000 --config.train.batch_size=16 \
 	--config.train.log_every=250 --config.model.network.num_blocks=1 \
@@ -19,7 +20,7 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.runtime  ## train on handwritten digits, evaluate in bits per dimension, draw samples
-	@$(BIN)/vdm train --config=experiments/digits.py --workdir=$(DEMO_DIR) $(DEMO_FLAGS)
+	@$(BIN)/vdm train --config=$(DEMO_CONFIG) --workdir=$(DEMO_DIR) $(DEMO_FLAGS)
 	@$(BIN)/vdm evaluate --workdir=$(DEMO_DIR) --split=test
 	@$(BIN)/vdm sample --workdir=$(DEMO_DIR) --num=64 --out=$(DEMO_DIR)/samples.png
 	@echo

@@ -4,8 +4,9 @@
     vdm evaluate --workdir=runs/digits --split=test --num_steps=10,100,1000,inf
     vdm sample   --workdir=runs/digits
 
-Hardware and time: @@LONG@@
-Expected: @@LONGBPD@@ bits per dimension on the 297 test images.
+Hardware and time: two CPU cores, 10 minutes alone and 16 beside other work.
+Expected: 1.70 ± 0.01 bits per dimension on the 297 test images (the train subset: 1.66).
+What limits it is the number of training images: the gap to the train subset grows.
 A code that knows nothing takes log2(17) = 4.09, a per-pixel histogram 2.43.
 
 `make demo` trains a smaller form for a shorter time. The class-conditional form is

@@ -7,8 +7,9 @@
 Everything but the condition is that of experiments/digits.py, which has the unconditional
 figure. A label is worth at most log2(10)/64 = 0.052 bits per dimension.
 
-Hardware and time: @@COND@@
-Expected: @@CONDBPD@@ bits per dimension on the 297 test images, given their classes.
+Hardware and time: as experiments/digits.py, or @@CONDTIME@@ in the form of `make demo`.
+Expected in that form: @@COND@@ bits per dimension on the 297 test images, given
+their classes, where the unconditional model takes @@DEMO@@.
 """
 
 import importlib.util
