@@ -6,7 +6,7 @@ INSTALLER ?= uv
 # One process a core; a file stays in one process, where its fixtures are made once.
 PYTEST_FLAGS ?= -q -n auto --dist loadfile
 BIN := .venv/bin
-CODE := vdm tests experiments
+CODE := vdm tests experiments benchmarks
 
 DEMO_DIR := runs/demo
 DEMO_CONFIG := experiments/digits.py
