@@ -12,7 +12,7 @@ import time
 
 import jax
 
-from vdm.run import build, cli, data, optim
+from vdm.run import build, cli, data
 from vdm.run.step import init_state, train_step
 from vdm.run.train import make_batch
 
@@ -22,18 +22,18 @@ REPETITIONS = 30
 def main(arguments):
     config = cli.read_config(arguments)
     dataset = data.load(config.data.name, "train")
-    model = build.model(config)
+    trainer = build.trainer(config, dataset)
+    model = trainer.model
     cond = build.condition(model.network, dataset)
-    optimizer = optim.build(config.optimizer, config.train.num_steps)
     batch = jax.device_put(make_batch(dataset, cond, config, 0))
-    state = init_state(model, optimizer, config.seed, batch)
+    state = init_state(trainer, batch)
     key = jax.random.key(1)
 
     def loss(params):
         terms = model.vlb(params, key, batch.x, batch.cond, dropout_key=key)
         return terms.total.mean()
 
-    whole = jax.jit(functools.partial(train_step, model=model, optimizer=optimizer, config=config))
+    whole = jax.jit(functools.partial(train_step, trainer=trainer))
     bound, gradient = jax.jit(loss), jax.jit(jax.value_and_grad(loss))
     work = {
         "whole step": lambda: whole(state, batch),

@@ -1,13 +1,27 @@
-"""Times: each uniform by itself, and the spread ones far steadier together."""
+"""Times: each uniform by itself, and the spread ones far steadier together.
+
+Laws of λ: each is the density it says, so that no integral over λ changes its value.
+"""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import keys
+from oracles import (
+    SKEWED,
+    exact_eps,
+    gaussian_data,
+    gaussian_diffusion,
+    interval,
+    keys,
+    mutual_information,
+    within,
+)
 from scipy import stats
 
-from vdm import noise_levels
+from vdm import adaptive, losses, noise_levels, schedules
 
 ALL = [noise_levels.uniform, noise_levels.low_discrepancy, noise_levels.stratified]
 SIZES = [1, 49, 98, 103]
@@ -30,10 +44,17 @@ def test_low_discrepancy_is_evenly_spaced(n):
 @pytest.mark.parametrize("n", SIZES)
 def test_stratified_has_one_time_in_each_stratum(n):
     t = np.asarray(noise_levels.stratified(jax.random.key(n), n))
-    np.testing.assert_array_equal(np.floor(t * n), np.arange(n))
+    np.testing.assert_array_equal(np.sort(np.floor(t * n)), np.arange(n))
 
 
-@pytest.mark.parametrize("draw", [noise_levels.uniform, noise_levels.low_discrepancy])
+def test_strata_come_in_random_order():
+    t = np.asarray(jax.vmap(lambda key: noise_levels.stratified(key, 7))(keys(4, 2000)))
+    place = np.floor(7 * t).astype(int)
+    for example in (0, 3, 6):
+        assert stats.chisquare(np.bincount(place[:, example], minlength=7)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("draw", ALL)
 @pytest.mark.parametrize("position", [0, 30, 48])
 def test_each_time_is_uniform_by_itself(draw, position):
     t = jax.vmap(lambda key: draw(key, 49)[position])(keys(1, 2000))
@@ -42,7 +63,7 @@ def test_each_time_is_uniform_by_itself(draw, position):
 
 def test_stratified_times_are_uniform_in_their_strata():
     t = jax.vmap(lambda key: noise_levels.stratified(key, 7))(keys(2, 2000))
-    assert stats.kstest(np.asarray(7 * t[:, 3] - 3), "uniform").pvalue > 1e-4
+    assert stats.kstest(np.mod(7 * np.asarray(t[:, 3]), 1), "uniform").pvalue > 1e-4
 
 
 @pytest.mark.parametrize("draw", [noise_levels.low_discrepancy, noise_levels.stratified])
@@ -60,3 +81,123 @@ def test_spread_times_estimate_an_integral_far_better(draw):
 @pytest.mark.parametrize("draw", ALL)
 def test_times_stay_float32(draw):
     assert draw(jax.random.key(0), 3).dtype == jnp.float32
+
+
+HIGH, LOW = 7.0, -5.0
+SCHEDULES = {
+    "linear": schedules.linear(HIGH, LOW),
+    "cosine": schedules.cosine(HIGH, LOW, shift=1.0),
+    "flow_matching": schedules.flow_matching(HIGH, LOW),
+    "edm": schedules.edm(HIGH, LOW),
+    "learned_linear": schedules.learned_linear(HIGH, LOW),
+    "learned_monotone": schedules.learned_monotone(HIGH, LOW, width=9),
+}
+
+
+def some_histogram(seed=0, bins=13):
+    """What no training would ever leave behind: some bins unseen, others very uneven."""
+    rng = np.random.default_rng(seed)
+    mass = np.where(rng.random(bins) < 0.3, 0.0, rng.random(bins))
+    first = rng.gamma(0.3, 4.0, bins)
+    second = first**2 * (1 + rng.gamma(0.5, 2.0, bins))
+    return adaptive.Histogram(*(jnp.asarray(part) for part in (mass, mass * first, mass * second)))
+
+
+def from_schedule(schedule):
+    def law(u):
+        params = schedule.init(jax.random.key(0))
+        return noise_levels.from_times(lambda t: schedule.log_snr(params, t), u)
+
+    return law
+
+
+LAWS = {name: from_schedule(schedule) for name, schedule in SCHEDULES.items()} | {
+    "sigmoid": lambda u: noise_levels.sigmoid_law(u, HIGH, LOW),
+    "adaptive": lambda u: adaptive.levels(some_histogram(), u, HIGH, LOW),
+    "adaptive iid": lambda u: adaptive.levels(some_histogram(), u, HIGH, LOW, stratified=False),
+    "adaptive empty": lambda u: adaptive.levels(adaptive.init(5), u, HIGH, LOW),
+}
+every_law = pytest.mark.parametrize("name", LAWS)
+
+
+def bump(log_snr):
+    return np.exp(-0.2 * log_snr) * (1.5 + np.sin(log_snr))
+
+
+def integral(fn):
+    nodes, weights = interval(200, LOW, HIGH)
+    return weights @ fn(nodes)
+
+
+def breaks(name):
+    """Where a law is not smooth in u; only to place the nodes of a quadrature."""
+    if not name.startswith("adaptive"):
+        return [0.0, 1.0]
+    state = adaptive.init(5) if name.endswith("empty") else some_histogram()
+    probs = adaptive.probabilities(state, stratified=name != "adaptive iid")
+    return np.append(0, np.cumsum(np.asarray(probs)))
+
+
+@every_law
+def test_every_law_leaves_an_integral_unchanged(name):
+    at = breaks(name)
+    rules = [interval(200, *edge) for edge in itertools.pairwise(at)]
+    u, weights = (np.concatenate(part) for part in zip(*rules, strict=True))
+    levels = LAWS[name](jnp.asarray(u))
+    assert np.all(levels.inverse_density > 0)
+    got = weights @ (bump(np.asarray(levels.log_snr)) * np.asarray(levels.inverse_density))
+    np.testing.assert_allclose(got, integral(bump), rtol=1e-8)
+
+
+@every_law
+def test_the_density_is_that_of_the_levels(name):
+    """p(λ) = |du/dλ|, by finite differences of the levels themselves, and ∫ p dλ = 1."""
+    u, h = np.linspace(0.003, 0.991, 40), 1e-7
+    after, before = (np.asarray(LAWS[name](jnp.asarray(u + d)).log_snr) for d in (h, -h))
+    inverse = np.asarray(LAWS[name](jnp.asarray(u)).inverse_density)
+    np.testing.assert_allclose((before - after) / (2 * h), inverse, rtol=1e-5)
+    fine = (np.arange(200_000) + 0.5) / 200_000
+    levels = LAWS[name](jnp.asarray(fine))
+    order = np.argsort(np.asarray(levels.log_snr))
+    log_snr, density = np.asarray(levels.log_snr)[order], 1 / np.asarray(levels.inverse_density)
+    np.testing.assert_allclose(np.trapezoid(density[order], log_snr), 1, atol=2e-4)
+
+
+def test_sigmoid_law_is_a_sigmoid():
+    levels = noise_levels.sigmoid_law(jnp.linspace(0, 1, 40), HIGH, LOW)
+    normaliser = np.log1p(np.exp(HIGH)) - np.log1p(np.exp(LOW))
+    density = 1 / (1 + np.exp(-np.asarray(levels.log_snr))) / normaliser
+    np.testing.assert_allclose(1 / levels.inverse_density, density, rtol=1e-10)
+
+
+@pytest.mark.float32
+@every_law
+def test_levels_stay_between_the_ends_in_float32(name):
+    u = np.append(np.linspace(0, 1, 4097, dtype=np.float32)[:-1], np.float32(1 - 2**-24))
+    levels = LAWS[name](jnp.asarray(u))
+    assert levels.log_snr.dtype == levels.inverse_density.dtype == jnp.float32
+    assert np.all((levels.log_snr >= LOW - 1e-4) & (levels.log_snr <= HIGH + 1e-4))
+    assert np.all(np.isfinite(levels.inverse_density) & (levels.inverse_density > 0))
+
+
+@pytest.mark.parametrize("data", [gaussian_data((0.4,), 0.7), SKEWED], ids=["gaussian", "skewed"])
+@every_law
+def test_every_law_estimates_the_same_bound(name, data):
+    """½ ∫ E(ε − E[ε|z])² dλ is what z tells about x at one end and not at the other."""
+    if len(data.weights) == 1:
+        truth = gaussian_diffusion(data.widths[0], HIGH, LOW)
+    else:
+        truth = mutual_information(data, HIGH, 4000) - mutual_information(data, LOW)
+    weights, means, widths = (jnp.asarray(field) for field in data)
+
+    @jax.jit
+    @jax.vmap
+    def estimates(key):
+        key_u, key_k, key_x, key_eps = jax.random.split(key, 4)
+        k = jax.random.categorical(key_k, jnp.log(weights), shape=(49,))
+        x = means[k] + widths[k][:, None] * jax.random.normal(key_x, (49, 1))
+        levels = LAWS[name](noise_levels.stratified(key_u, 49))
+        eps = jax.random.normal(key_eps, (49, 1))
+        return jnp.mean(losses.diffusion_loss_at(x, levels, eps, exact_eps(data)))
+
+    assert within(estimates(keys(6, 600)), truth)

@@ -107,3 +107,21 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match="is damaged or of another model"):
         train.train(wider, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "law"),
+    [("learned_monotone", {"name": "schedule"}), ("linear", {"name": "adaptive", "num_bins": 7})],
+)
+def test_learned_noise_levels_are_resumed_bit_for_bit(tmp_path, schedule, law):
+    def config(num_steps):
+        config = runs.points(num_steps=num_steps)
+        config.model.schedule["name"] = schedule
+        objective = dataclasses.replace(config.objective, law=law)
+        return dataclasses.replace(config, objective=objective)
+
+    whole = train.train(config(4), tmp_path / "whole")
+    train.train(config(2), tmp_path / "parts")
+    assert_equal_bits(whole, train.train(config(4), tmp_path / "parts"))
+    moved = jax.tree.leaves((whole.params["schedule"], whole.levels))
+    assert len(moved) > 0 and np.any(np.asarray(moved[0]) != 0)

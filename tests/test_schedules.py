@@ -4,26 +4,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from vdm import schedules
+from vdm.schedules import learned
+from vdm.schedules.fixed import Linear
 
 ENDS = (13.3, -5.0)
 SHIFT = 2 * np.log(64 / 8)
+DDPM = np.linspace(1e-4, 0.02, 1000)
 ALL = {
     "linear": schedules.linear(*ENDS),
     "cosine": schedules.cosine(*ENDS),
     "shifted": schedules.cosine(*ENDS, shift=SHIFT),
+    "beta_linear": schedules.beta_linear(*ENDS),
+    "flow_matching": schedules.flow_matching(*ENDS),
+    "edm": schedules.edm(*ENDS),
+    "from_betas": schedules.from_betas(DDPM[::50]),
     "learned_linear": schedules.learned_linear(*ENDS),
+    "learned_monotone": schedules.learned_monotone(*ENDS, width=64),
+    "learned_interior": schedules.learned_monotone(*ENDS, width=64, learn_ends=False),
 }
 every = pytest.mark.parametrize("schedule", ALL.values(), ids=ALL.keys())
 constructors = pytest.mark.parametrize(
-    "constructor", [schedules.linear, schedules.cosine, schedules.learned_linear]
+    "constructor",
+    [
+        schedules.linear,
+        schedules.cosine,
+        schedules.beta_linear,
+        schedules.flow_matching,
+        schedules.edm,
+        schedules.learned_linear,
+        schedules.learned_monotone,
+    ],
 )
 
 
 def curve(schedule):
-    params = schedule.init(jax.random.key(0))
-    return lambda t: schedule.log_snr(params, t)
+    return lambda t: schedule.log_snr(schedule.init(jax.random.key(0)), t)
 
 
 @every
@@ -31,8 +49,9 @@ def curve(schedule):
 def test_ends_are_kept_in_float32(schedule):
     ends = curve(schedule)(jnp.asarray([0.0, 1.0]))
     assert ends.dtype == jnp.float32
-    units = 0 if isinstance(schedule, schedules.Linear) else 3
-    np.testing.assert_array_max_ulp(np.asarray(ends), np.asarray(ENDS, np.float32), units or 0)
+    expected = np.asarray([schedule.log_snr_max, schedule.log_snr_min], np.float32)
+    units = 0 if isinstance(schedule, Linear) else 8
+    np.testing.assert_array_max_ulp(np.asarray(ends), expected, units)
 
 
 @every
@@ -47,16 +66,17 @@ def test_inverse_gives_the_time_back(schedule):
     params = schedule.init(jax.random.key(0))
     t = jnp.linspace(0.0, 1.0, 49).reshape(7, 7)
     back = schedule.inverse(params, schedule.log_snr(params, t))
-    np.testing.assert_allclose(back, t, atol=1e-12)
+    np.testing.assert_allclose(back, t, atol=1e-10)
 
 
 @every
 def test_rate_is_the_slope_of_each_time(schedule):
-    t, h = jnp.linspace(0.01, 0.99, 49), 1e-6
+    t, h = jnp.linspace(0.0101, 0.9907, 49), 1e-6
     log_snr, rate = schedules.log_snr_and_rate(curve(schedule), t)
     slope = (curve(schedule)(t + h) - curve(schedule)(t - h)) / (2 * h)
-    np.testing.assert_allclose(rate, slope, rtol=1e-7)
-    np.testing.assert_array_equal(log_snr, curve(schedule)(t))
+    assert np.all(rate < 0)
+    np.testing.assert_allclose(rate, slope, rtol=1e-6)
+    np.testing.assert_allclose(log_snr, curve(schedule)(t), rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["linear", "learned_linear"])
@@ -76,14 +96,215 @@ def test_cosine_is_a_stretch_of_the_cosine_schedule(name):
     np.testing.assert_allclose(curve(ALL[name])(jnp.asarray(t)), expected, atol=1e-11)
 
 
+def quantile(mean=2.4, std=2.4, high=13.3, low=-13.3):
+    """The level that a share 1 − t of the cut normal law lies below, from either tail."""
+    law = stats.truncnorm((low - mean) / std, (high - mean) / std, mean, std)
+    return lambda t: np.where(t < 0.5, law.isf(t), law.ppf(1 - t))
+
+
+def stretched(log_snr_of, time_of, high=13.3, low=-13.3):
+    """λ of the schedule's own time, which runs between the times of the two ends."""
+    first, last = time_of(high), time_of(low)
+    return lambda t: log_snr_of(first + (last - first) * t)
+
+
+PUBLISHED = {
+    "linear": lambda t: 13.3 - 26.6 * t,
+    "cosine": stretched(
+        lambda tau: -2 * np.log(np.tan(np.pi * tau / 2)),
+        lambda lam: 2 / np.pi * np.arctan(np.exp(-lam / 2)),
+    ),
+    "beta_linear": lambda t: (
+        -np.log(
+            np.expm1(
+                np.log1p(np.exp(-13.3)) + (np.log1p(np.exp(13.3)) - np.log1p(np.exp(-13.3))) * t**2
+            )
+        )
+    ),
+    "flow_matching": stretched(
+        lambda tau: 2 * np.log((1 - tau) / tau), lambda lam: 1 / (1 + np.exp(lam / 2))
+    ),
+    "edm": quantile(),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_fixed_schedules_are_the_published_ones(name):
+    t = np.linspace(0, 1, 51)
+    ours = curve(getattr(schedules, name)(13.3, -13.3))(jnp.asarray(t))
+    np.testing.assert_allclose(ours, PUBLISHED[name](t), atol=1e-8)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_both_tails_are_kept_in_float32(name):
+    near = np.geomspace(1e-6, 0.5, 60)
+    t = np.concatenate([[0.0], near, 1 - near, [1.0]]).astype(np.float32)
+    ours = curve(getattr(schedules, name)(13.3, -13.3))(jnp.asarray(t))
+    assert ours.dtype == jnp.float32
+    exact = PUBLISHED[name](t.astype(np.float64))
+    np.testing.assert_allclose(ours, exact, atol=2e-5)
+
+
+def test_edm_law_of_other_arguments():
+    t = np.linspace(0, 1, 51)
+    ours = curve(schedules.edm(9.0, -4.0, mean=-1.0, std=3.0))(jnp.asarray(t))
+    np.testing.assert_allclose(ours, quantile(-1.0, 3.0, 9.0, -4.0)(t), atol=1e-8)
+
+
+def test_beta_linear_is_that_of_the_paper():
+    t = np.linspace(0, 1, 51)
+    ours = curve(schedules.beta_linear())(jnp.asarray(t))
+    np.testing.assert_allclose(ours, -np.log(np.expm1(1e-4 + 10 * t**2)), atol=1e-10)
+
+
+def test_ddpm_chain_is_the_product_of_its_betas():
+    schedule = schedules.from_betas(DDPM)
+    kept = np.cumprod(1 - DDPM)
+    expected = np.log(kept / (1 - kept))
+    ours = curve(schedule)(jnp.arange(1000) / 999)
+    np.testing.assert_allclose(ours, expected, atol=1e-9)
+    between = curve(schedule)((jnp.arange(999) + 0.25) / 999)
+    np.testing.assert_allclose(between, 0.75 * expected[:-1] + 0.25 * expected[1:], atol=1e-9)
+    assert (schedule.log_snr_max, schedule.log_snr_min) == pytest.approx(expected[[0, -1]])
+
+
+@pytest.mark.parametrize(
+    ("betas", "message"),
+    [
+        ([0.1], "at least 2 betas"),
+        ([[0.1, 0.2]], "at least 2 betas"),
+        ([0.1, 1.0], "between 0 and 1: got 1.0"),
+        ([0.1, 0.0, 0.2], "between 0 and 1: got 0.0"),
+        ([0.1, float("nan")], "between 0 and 1: got nan"),
+    ],
+)
+def test_bad_betas(betas, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        schedules.from_betas(betas)
+
+
+def shaken(schedule, size, ends=0.05, steps=1000, seed=0):
+    """Parameters after many noisy updates of every one of them."""
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(np.asarray, schedule.init(jax.random.key(0)))
+    for _ in range(steps):
+        for group, scale in (("shape", size), ("ends", ends)):
+            params[group] = {
+                name: (value + scale * rng.normal(size=value.shape)).astype(value.dtype)
+                for name, value in params[group].items()
+            }
+    return jax.tree.map(jnp.asarray, params)
+
+
+@pytest.fixture(params=[True, False], ids=["optimised", "plain"])
+def optimised(request):
+    """Compile as users do, or as the other tests do; each rounds in its own way."""
+    jax.config.update("jax_disable_most_optimizations", not request.param)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("learn_ends", [True, False])
+@pytest.mark.parametrize("size", [0.01, 0.3, 3.0])
+def test_learned_monotone_after_a_thousand_noisy_updates(size, learn_ends, optimised):
+    schedule = schedules.learned_monotone(*ENDS, width=257, learn_ends=learn_ends)
+    high, low = np.asarray(ENDS, np.float32)
+    for seed in (1,):
+        params = shaken(schedule, size, seed=seed)
+        if learn_ends:
+            low = np.asarray(params["ends"]["log_snr_min"])
+            high = np.asarray(low + (learned.MIN_RANGE + jax.nn.softplus(params["ends"]["width"])))
+            assert high > low and low != -5.0
+        for fn in (schedule.log_snr, jax.jit(schedule.log_snr)):
+            for shape in ((2,), (4097,), (7, 7)):
+                t = jnp.linspace(0.0, 1.0, int(np.prod(shape))).reshape(shape)
+                log_snr = np.asarray(fn(params, t)).ravel()
+                assert log_snr.dtype == np.float32
+                np.testing.assert_array_equal(log_snr[[0, -1]], [high, low])
+                assert np.all(np.diff(log_snr) < 0)
+            np.testing.assert_array_equal(fn(params, jnp.asarray(0.0)), high)
+            np.testing.assert_array_equal(fn(params, jnp.asarray(1.0)), low)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("value", [-200.0, -30.0, 30.0])
+def test_a_shape_of_extreme_parameters_is_still_a_schedule(value):
+    schedule = schedules.learned_monotone(*ENDS, width=16)
+    params = schedule.init(jax.random.key(0))
+    params["shape"] = jax.tree.map(lambda p: jnp.full_like(p, value), params["shape"])
+    log_snr = schedule.log_snr(params, jnp.linspace(0.0, 1.0, 257))
+    assert np.all(np.diff(log_snr) < 0)
+    np.testing.assert_allclose(log_snr[jnp.asarray([0, -1])], ENDS, atol=1e-5)
+
+
+def test_learned_monotone_is_the_network_of_the_paper():
+    """l1(t) + l3(sigmoid(l2(t))) with positive weights, scaled to run from one end to the other."""
+    schedule = schedules.learned_monotone(*ENDS, width=5)
+    params = shaken(schedule, 1.0, steps=1)
+    shape = {name: np.asarray(value) for name, value in params["shape"].items()}
+    low = float(params["ends"]["log_snr_min"])
+    high = low + 0.01 + np.log1p(np.exp(float(params["ends"]["width"])))
+
+    def network(t):
+        slopes, weights = (np.log1p(np.exp(shape[f"hidden_{n}"])) for n in ("slope", "weight"))
+        hidden = 1 / (1 + np.exp(-(np.multiply.outer(t, slopes) + shape["hidden_bias"])))
+        return np.log1p(np.exp(shape["slope"])) * t + hidden @ weights / 5
+
+    t = np.linspace(0, 1, 49)
+    position = (network(t) - network(0.0)) / (network(1.0) - network(0.0))
+    ours = schedule.log_snr(params, jnp.asarray(t))
+    np.testing.assert_allclose(ours, high + (low - high) * position, atol=1e-4)
+
+
+def test_ends_and_interior_are_learned_apart():
+    schedule = schedules.learned_monotone(*ENDS, width=7)
+    params = shaken(schedule, 0.3, steps=3)
+
+    def position(params):
+        high, here, low = schedule.log_snr(params, jnp.asarray([0.0, 0.3, 1.0]))
+        return (high - here) / (high - low)
+
+    slope = jax.grad(position)(params)
+    for gradient in slope["ends"].values():
+        np.testing.assert_allclose(gradient, 0.0, atol=1e-14)
+    assert all(np.any(np.abs(gradient) > 1e-4) for gradient in slope["shape"].values())
+    for t in (0.0, 1.0):
+        at_end = jax.grad(lambda p, t=t: schedule.log_snr(p, jnp.asarray(t)))(params)
+        for gradient in at_end["shape"].values():
+            np.testing.assert_allclose(gradient, 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("learned_schedule", [schedules.learned_linear, schedules.learned_monotone])
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
 @pytest.mark.parametrize("width", [-500.0, -30.0, 0.0, 1e4])
 @pytest.mark.parametrize("low", [-40.0, 25.0])
-def test_learned_ends_stay_in_order(width, low):
-    schedule = schedules.learned_linear(*ENDS)
+def test_learned_ends_stay_in_order(learned_schedule, width, low, precision):
+    schedule = learned_schedule(*ENDS)
     params = schedule.init(jax.random.key(0))
-    params["ends"] = {"log_snr_min": jnp.asarray(low), "width": jnp.asarray(width)}
-    high, low = schedule.log_snr(params, jnp.asarray([0.0, 1.0]))
-    assert high >= low if width < -20 else high > low
+    params["ends"] = {"log_snr_min": low, "width": width}
+    params = jax.tree.map(lambda p: jnp.asarray(p, precision), params)
+    high, low = schedule.log_snr(params, jnp.asarray([0.0, 1.0], precision))
+    assert high - low >= 0.0099
+
+
+@pytest.mark.parametrize("learned_schedule", [schedules.learned_linear, schedules.learned_monotone])
+def test_learned_ends_that_start_too_near(learned_schedule):
+    with pytest.raises(ValueError, match=r"more than 0.01 apart"):
+        learned_schedule(1.005, 1.0)
+
+
+@pytest.mark.parametrize("width", [0, -1, 2.5])
+def test_bad_width(width, unchecked):
+    with pytest.raises(ValueError, match="width must be a whole number"):
+        schedules.learned_monotone(*ENDS, width=width)
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, float("inf")])
+def test_bad_edm_law(std):
+    with pytest.raises(ValueError, match="std positive"):
+        schedules.edm(*ENDS, std=std)
 
 
 def test_learned_parameters_are_the_ends_alone():
@@ -97,7 +318,7 @@ def test_learned_parameters_are_the_ends_alone():
         np.testing.assert_allclose(at(t)["width"], (1 - t) * slope, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("name", ["linear", "cosine", "edm", "flow_matching", "from_betas"])
 def test_fixed_schedules_have_no_parameters(name):
     assert ALL[name].init(jax.random.key(0)) == {"ends": {}, "shape": {}}
 

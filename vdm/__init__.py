@@ -1,6 +1,16 @@
 """Variational diffusion models, measured in bits."""
 
-from vdm import diffusion, likelihoods, losses, networks, noise_levels, samplers, schedules
+from vdm import (
+    adaptive,
+    diffusion,
+    likelihoods,
+    losses,
+    networks,
+    noise_levels,
+    samplers,
+    schedules,
+    weightings,
+)
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, VLB
 
@@ -8,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "VDM",
     "VLB",
+    "adaptive",
     "bits_per_dim",
     "diffusion",
     "likelihoods",
@@ -16,4 +27,5 @@ __all__ = [
     "noise_levels",
     "samplers",
     "schedules",
+    "weightings",
 ]

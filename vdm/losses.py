@@ -17,9 +17,9 @@ from jaxtyping import Array, Float, Int, Num
 
 from vdm.diffusion import expand, q_sample
 from vdm.likelihoods import Likelihood
-from vdm.schedules import log_snr_and_rate
+from vdm.noise_levels import NoiseLevels, from_times
+from vdm.schedules.base import LogSnrFn
 
-LogSnrFn = Callable[[Float[Array, "*b"]], Float[Array, "*b"]]
 AnyArray = Float[Array | np.ndarray, "*b"]
 EpsFn = Callable[[Float[Array, " b *d"], Float[Array, "..."]], Float[Array, " b *d"]]
 
@@ -71,8 +71,18 @@ def diffusion_loss(
     Its mean over t ~ U[0, 1] and ε ~ N(0, I) is the diffusion term of the
     continuous-time bound, T = ∞ (VDM, eq. 17), whatever the shape of λ(t).
     """
-    log_snr, rate = log_snr_and_rate(log_snr_fn, t)
-    return -0.5 * rate * noise_error(x, eps, log_snr, eps_fn)
+    return diffusion_loss_at(x, from_times(log_snr_fn, t), eps, eps_fn)
+
+
+def diffusion_loss_at(
+    x: Float[Array, " b *d"], levels: NoiseLevels, eps: Float[Array, " b *d"], eps_fn: EpsFn
+) -> Float[Array, " b"]:
+    """Return ½ ‖ε − ε̂‖²/p(λ) at noise levels drawn with density p, in nats.
+
+    Its mean is the diffusion term of the continuous-time bound for every p that is
+    positive between the ends. Times a weighting w(λ) it is the weighted loss.
+    """
+    return 0.5 * levels.inverse_density * noise_error(x, eps, levels.log_snr, eps_fn)
 
 
 def diffusion_loss_steps(

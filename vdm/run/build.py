@@ -15,17 +15,23 @@ import numpy as np
 
 from vdm import likelihoods, networks, schedules
 from vdm.choices import unknown
-from vdm.diffusion import PREDICTIONS
-from vdm.model import VDM
+from vdm.model import HEADS, VDM
+from vdm.run import objective, optim
 from vdm.run.config import Config
 from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
+from vdm.run.step import Trainer
 from vdm.samplers import SAMPLERS
 
 SCHEDULES: Mapping[str, Callable[..., Any]] = {
     "linear": schedules.linear,
     "cosine": schedules.cosine,
     "learned_linear": schedules.learned_linear,
+    "learned_monotone": schedules.learned_monotone,
+    "beta_linear": schedules.beta_linear,
+    "flow_matching": schedules.flow_matching,
+    "edm": schedules.edm,
+    "from_betas": schedules.from_betas,
 }
 NETWORKS: Mapping[str, Callable[..., Any]] = {"mlp": networks.MLP, "unet": networks.UNet}
 LIKELIHOODS: Mapping[str, Callable[..., Any]] = {
@@ -39,8 +45,8 @@ def model(config: Config) -> VDM:
     parts = config.model
     if config.sample.sampler not in SAMPLERS:  # or `vdm sample` would be the first to say so
         raise UserError(unknown("sample.sampler", config.sample.sampler, SAMPLERS))
-    if parts.prediction not in PREDICTIONS:
-        raise UserError(unknown("model.prediction", parts.prediction, PREDICTIONS))
+    if parts.prediction not in HEADS:
+        raise UserError(unknown("model.prediction", parts.prediction, HEADS))
     schedule = _construct("schedule", parts.schedule, SCHEDULES)
     if schedule.log_snr_max <= 0:
         raise UserError(
@@ -51,7 +57,16 @@ def model(config: Config) -> VDM:
     ends = {"log_snr_max": schedule.log_snr_max, "log_snr_min": schedule.log_snr_min}
     network = _construct("network", {**ends, **parts.network}, NETWORKS)
     likelihood = _construct("likelihood", parts.likelihood, LIKELIHOODS)
-    return VDM(schedule, network, likelihood, parts.prediction)
+    with as_user_error("model.sigma_data"):
+        return VDM(schedule, network, likelihood, parts.prediction, parts.sigma_data)
+
+
+def trainer(config: Config, data: Dataset) -> Trainer:
+    """Return all that a training step is made of; raises UserError for what does not fit."""
+    vdm = model(config)
+    check_fit(vdm, data)
+    optimizer = optim.build(config.optimizer, config.train.num_steps)
+    return Trainer(vdm, optimizer, objective.build(config.objective, vdm), config)
 
 
 def condition(network: Any, data: Dataset) -> np.ndarray | None:

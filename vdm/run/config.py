@@ -38,6 +38,7 @@ class ModelConfig:
     network: Mapping[str, Any]
     likelihood: Mapping[str, Any]
     prediction: str = "eps"
+    sigma_data: float = 0.5  # of the encoded data; used by the "edm" prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class OptimizerConfig:
 
     learning_rate: float = 2e-4
     schedule_learning_rate: float = 1e-2  # of learned end points, in units of λ
+    shape_learning_rate: float = 1e-2  # of a learned interior
     decay: str = "constant"  # after the warm-up: "constant" or "cosine" (to zero)
     warmup_steps: int = 100
     b1: float = 0.9
@@ -53,6 +55,22 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0  # of each group's gradient; 0 turns it off
     ema_decay: float = 0.9999
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What the network descends, and how the noise levels of a batch are drawn.
+
+    `weighting` is a name of `vdm.weightings` with its arguments; "elbo" is the bound.
+    `law` of λ: "schedule" (uniform times), "sigmoid" or "adaptive", with its arguments;
+    `draw` of the uniform positions: "low_discrepancy", "stratified" or "uniform".
+    `num_steps` is the T of the bound that is trained on, "inf" or a number.
+    """
+
+    weighting: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "elbo"})
+    law: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "schedule"})
+    draw: str = "low_discrepancy"
+    num_steps: str = "inf"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +111,7 @@ class Config:
     data: DataConfig
     model: ModelConfig
     train: TrainConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     sample: SampleConfig = SampleConfig()
@@ -140,8 +159,8 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def default_values() -> ml_collections.ConfigDict:
     """Return the optional blocks with their default values, for config files to build on."""
-    blocks = (OptimizerConfig, EvaluateConfig, SampleConfig)
-    names = ("optimizer", "evaluate", "sample")
+    blocks = (ObjectiveConfig, OptimizerConfig, EvaluateConfig, SampleConfig)
+    names = ("objective", "optimizer", "evaluate", "sample")
     values = {name: dataclasses.asdict(block()) for name, block in zip(names, blocks, strict=True)}
     return ml_collections.ConfigDict({"seed": 0, **values})
 
@@ -205,7 +224,7 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
     for name, field in fields.items():
         if name in values:
             arguments[name] = _convert(types[name], values[name], prefix + name)
-        elif field.default is dataclasses.MISSING:
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise UserError(f"config key {prefix + name!r} is missing")
     return cls(**arguments)
 
@@ -260,7 +279,7 @@ def _check(config: Config) -> None:
     for key, (value, lowest) in at_least.items():
         if not value >= lowest:
             raise UserError(f"config key {key!r} must be at least {lowest}: got {value}")
-    for key in ("learning_rate", "schedule_learning_rate"):
+    for key in ("learning_rate", "schedule_learning_rate", "shape_learning_rate"):
         value = getattr(config.optimizer, key)
         if not value > 0:
             raise UserError(f"config key 'optimizer.{key}' must be positive: got {value}")

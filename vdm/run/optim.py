@@ -26,17 +26,17 @@ def build(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformati
             mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) > 1, params),
         ),
     )
-    schedule = _clipped(
-        config,
-        optax.adam(
-            learning_rate(config, config.schedule_learning_rate, num_steps),
-            b1=config.b1,
-            b2=config.b2,
-        ),
-    )
-    return optax.partition(
-        {"network": network, "ends": schedule, "shape": schedule}, param_labels=_groups
-    )
+
+    def schedule(peak: float) -> optax.GradientTransformation:
+        rate = learning_rate(config, peak, num_steps)
+        return _clipped(config, optax.adam(rate, b1=config.b1, b2=config.b2))
+
+    groups = {
+        "network": network,
+        "ends": schedule(config.schedule_learning_rate),
+        "shape": schedule(config.shape_learning_rate),
+    }
+    return optax.partition(groups, param_labels=_groups)
 
 
 def learning_rate(config: OptimizerConfig, peak: float, num_steps: int) -> optax.Schedule:

@@ -1,5 +1,7 @@
 """One training step: a pure function from a state and a batch to the next state and metrics."""
 
+import functools
+import math
 from typing import Any, NamedTuple
 
 import chex
@@ -9,9 +11,10 @@ import numpy as np
 import optax
 
 from vdm.losses import bits_per_dim
-from vdm.model import VDM
+from vdm.model import VDM, VLB
 from vdm.run import optim
 from vdm.run.config import Config
+from vdm.run.objective import Objective
 
 
 class TrainState(NamedTuple):
@@ -21,6 +24,7 @@ class TrainState(NamedTuple):
     params: Any
     ema: Any
     opt_state: Any
+    levels: Any  # the state of the law of λ, () where it has none
 
 
 class Batch(NamedTuple):
@@ -40,49 +44,107 @@ def training_key(seed: int) -> jax.Array:
     return jax.random.split(jax.random.key(seed))[1]
 
 
-def init_state(
-    model: VDM, optimizer: optax.GradientTransformation, seed: int, batch: Batch
-) -> TrainState:
+class Trainer(NamedTuple):
+    """The values that a training step is made of; none of them changes during a run."""
+
+    model: VDM
+    optimizer: optax.GradientTransformation
+    objective: Objective
+    config: Config
+
+
+def init_state(trainer: Trainer, batch: Batch) -> TrainState:
     """Return the state before the first step."""
-    params = model.init(init_key(seed), batch.x, batch.cond)
+    params = trainer.model.init(init_key(trainer.config.seed), batch.x, batch.cond)
     # A copy: a donated buffer must not be donated twice.
     ema = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, ema, trainer.optimizer.init(params), trainer.objective.init())
 
 
 def train_step(
-    state: TrainState,
-    batch: Batch,
-    *,
-    model: VDM,
-    optimizer: optax.GradientTransformation,
-    config: Config,
+    state: TrainState, batch: Batch, *, trainer: Trainer
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Return the next state and scalar metrics in bits per dimension.
 
-    The loss is the mean negative bound at T = ∞, one noise level per example.
+    The network and the end points of the schedule descend the loss: the mean negative
+    bound, or with a weighting the weighted diffusion term. `loss` among the metrics is
+    always the bound.
     """
+    model, objective, config = trainer.model, trainer.objective, trainer.config
     key = jax.random.fold_in(training_key(config.seed), state.step)
     key_vlb, key_dropout = jax.random.split(key)
-
-    def loss_fn(params):
-        terms = model.vlb(params, key_vlb, batch.x, batch.cond, dropout_key=key_dropout)
-        chex.assert_shape(tuple(terms), (config.train.batch_size,))
-        chex.assert_type(tuple(terms), float)
-        to_bpd = lambda nats: bits_per_dim(jnp.mean(nats), batch.x[0].size)  # noqa: E731
-        return to_bpd(terms.total), jax.tree.map(to_bpd, terms)
-
-    (loss, terms), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    # The key that the model would draw its own times with: `vlb` is given levels instead.
+    key_levels = jax.random.split(key_vlb, 3)[0]
+    keys = (key_vlb, key_dropout, key_levels)
+    loss, terms, gradient, levels_state = gradients(trainer, state, batch, keys)
+    updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = optim.ema_decay(config.optimizer, state.step)
     ema = optax.incremental_update(params, state.ema, 1.0 - decay)
     log_snr_fn = model.log_snr(params)
     metrics = {
-        "loss": loss,
+        "loss": terms.total,
         **terms._asdict(),
         "gradient_norm": optax.tree.norm(gradient),
         "log_snr_max": log_snr_fn(jnp.zeros(())),
         "log_snr_min": log_snr_fn(jnp.ones(())),
     }
-    return TrainState(state.step + 1, params, ema, opt_state), metrics
+    if objective.weighting is not None:
+        metrics["objective"] = loss
+    return TrainState(state.step + 1, params, ema, opt_state, levels_state), metrics
+
+
+def gradients(
+    trainer: Trainer, state: TrainState, batch: Batch, keys: tuple[jax.Array, jax.Array, jax.Array]
+) -> tuple[jax.Array, VLB, Any, Any]:
+    """Return loss, mean terms (bits per dimension), two kinds of gradient, and the law's state.
+
+    With per-example losses L_i in bits per dimension, all from one backward pass: network
+    and end points get the gradient of mean L_i; the interior of a learned schedule, which
+    does not change that mean, gets the gradient of mean L_i², the variance of the estimate
+    (VDM, appendix I). L_i depends on the interior through its own (λ_i, 1/p_i) only, and
+    d mean L²/d(λ_i, 1/p_i) = 2 L_i d mean L/d(λ_i, 1/p_i): the same cotangents, scaled.
+    """
+    model, objective = trainer.model, trainer.objective
+    key_vlb, key_dropout, key_levels = keys
+    size = trainer.config.train.batch_size
+    to_bpd = functools.partial(bits_per_dim, num_dims=math.prod(batch.x.shape[1:]))
+    u = objective.positions(key_levels, size)
+
+    def loss_fn(params, where):
+        terms = model.vlb(
+            params,
+            key_vlb,
+            batch.x,
+            batch.cond,
+            noise_levels=where,
+            num_steps=objective.num_steps,
+            dropout_key=key_dropout,
+        )
+        chex.assert_shape(tuple(terms), (size,))
+        chex.assert_type(tuple(terms), float)
+        terms = jax.tree.map(to_bpd, terms)
+        if objective.weighting is None:
+            return jnp.mean(terms.total), (terms, terms.diffusion)
+        weighted = objective.weighting(where.log_snr) * terms.diffusion
+        return jnp.mean(weighted), (terms, weighted)
+
+    if objective.num_steps is not None:
+        (loss, (terms, _)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params, u)
+        return loss, jax.tree.map(jnp.mean, terms), gradient, state.levels
+
+    def levels_fn(schedule_params):
+        return objective.levels(model, schedule_params, state.levels, u)
+
+    levels, pull = jax.vjp(levels_fn, state.params["schedule"])
+    (loss, (terms, each)), (gradient, by_level) = jax.value_and_grad(
+        loss_fn, argnums=(0, 1), has_aux=True
+    )(state.params, levels)
+    (of_mean,) = pull(by_level)
+    (of_square,) = pull(jax.tree.map(lambda g: 2.0 * each * g, by_level))
+    ends = jax.tree.map(jnp.add, gradient["schedule"]["ends"], of_mean["ends"])
+    gradient = {**gradient, "schedule": {"ends": ends, "shape": of_square["shape"]}}
+    nats = each / to_bpd(jnp.ones(()))
+    state_levels = objective.update(model, state.params["schedule"], state.levels, levels, nats)
+    return loss, jax.tree.map(jnp.mean, terms), gradient, state_levels

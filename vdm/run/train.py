@@ -10,7 +10,7 @@ import chex
 import jax
 import numpy as np
 
-from vdm.run import build, checkpoint, config as configs, data, optim
+from vdm.run import build, checkpoint, config as configs, data
 from vdm.run.config import Config
 from vdm.run.dataset import Dataset, batch_indices
 from vdm.run.errors import UserError
@@ -34,17 +34,12 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
             f"train.batch_size is {config.train.batch_size}, but the train split of "
             f"{dataset.name} has {len(dataset)} examples"
         )
-    model = build.model(config)
-    build.check_fit(model, dataset)
-    optimizer = optim.build(config.optimizer, config.train.num_steps)
-    cond = build.condition(model.network, dataset)
+    trainer = build.trainer(config, dataset)
+    cond = build.condition(trainer.model.network, dataset)
     configs.keep(config, workdir)
 
-    step_fn = jax.jit(
-        functools.partial(train_step, model=model, optimizer=optimizer, config=config),
-        donate_argnums=0,
-    )
-    init_fn = functools.partial(init_state, model, optimizer, config.seed)
+    step_fn = jax.jit(functools.partial(train_step, trainer=trainer), donate_argnums=0)
+    init_fn = functools.partial(init_state, trainer)
     with checkpoint.manager(workdir, kept=config.train.checkpoints_kept) as checkpoints:
         batch = make_batch(dataset, cond, config, 0)
         if checkpoints.latest_step() is None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from vdm.model import VDM
-from vdm.run import build, checkpoint, config as configs, data, optim
+from vdm.run import build, checkpoint, config as configs, data
 from vdm.run.config import Config
 from vdm.run.step import Batch, init_state
 
@@ -23,12 +23,11 @@ class Trained(NamedTuple):
 def load(workdir: pathlib.Path) -> Trained:
     """Return the run of a workdir at its latest checkpoint; raises UserError if there is none."""
     config = configs.load(workdir)
-    model = build.model(config)
     dataset = data.load(config.data.name, "train")
-    build.check_fit(model, dataset)
+    trainer = build.trainer(config, dataset)
+    model = trainer.model
     cond = build.condition(model.network, dataset)
     example = Batch(dataset.x[:1], None if cond is None else cond[:1])
-    optimizer = optim.build(config.optimizer, config.train.num_steps)
-    template = jax.eval_shape(lambda: init_state(model, optimizer, config.seed, example))
+    template = jax.eval_shape(lambda: init_state(trainer, example))
     state = checkpoint.load(workdir, template)
     return Trained(config, model, state.ema, int(state.step))

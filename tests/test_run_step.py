@@ -1,0 +1,278 @@
+"""The training step's gradients, all from one pass, against one direct gradient each."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import arrays, keys, within
+
+from vdm import VDM, adaptive, noise_levels, schedules, weightings
+from vdm.likelihoods import gaussian
+from vdm.run import config as configs, objective as objectives, optim
+from vdm.run.errors import UserError
+from vdm.run.step import Batch, Trainer, gradients, init_state
+
+ENDS = (6.0, -5.0)
+SIZE = 7
+KEYS = tuple(keys(0, 3))
+
+
+class Denoiser(nn.Module):
+    """A network that sees λ and drops units, in float64."""
+
+    @nn.compact
+    def __call__(self, z, log_snr, cond=None, *, train):
+        inputs = jnp.concatenate([z, jnp.sin(log_snr)[:, None], 0.1 * log_snr[:, None]], 1)
+        hidden = jnp.tanh(nn.Dense(11, param_dtype=float)(inputs))
+        hidden = nn.Dropout(0.3, deterministic=not train)(hidden)
+        return nn.Dense(z.shape[1], param_dtype=float)(hidden)
+
+
+INTERIOR = schedules.learned_monotone(*ENDS, width=5, learn_ends=False)
+MONOTONE = schedules.learned_monotone(*ENDS, width=5)
+
+
+def build(schedule, size=SIZE, **objective):
+    model = VDM(schedule, Denoiser(), gaussian(0.1), "v")
+    config = configs.from_dict(
+        {
+            "data": {"name": "mixture"},
+            "model": {key: {"name": "elsewhere"} for key in ("schedule", "network", "likelihood")},
+            "train": {"num_steps": 1, "batch_size": size},
+            "objective": objective,
+        }
+    )
+    objective = objectives.build(config.objective, model)
+    trainer = Trainer(model, optim.build(config.optimizer, 1), objective, config)
+    batch = Batch(arrays(1, (size, 2)), None)
+    state = init_state(trainer, batch)
+    moved = np.random.default_rng(2)
+    params = jax.tree.map(lambda p: p + 0.2 * moved.normal(size=p.shape), state.params)
+    return trainer, state._replace(params=params), batch
+
+
+def bpd(nats):
+    return nats / (2 * np.log(2))
+
+
+def bound(trainer, params, batch, levels):
+    """The terms of the bound with the step's own noise and dropout."""
+    return trainer.model.vlb(params, KEYS[0], batch.x, noise_levels=levels, dropout_key=KEYS[1])
+
+
+def same(ours, direct, rtol=1e-10):
+    assert jax.tree.structure(ours) == jax.tree.structure(direct)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(direct), strict=True):
+        assert one.dtype == jnp.float64 and np.any(np.abs(other) > 1e-6)
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol * np.abs(other).max())
+
+
+def with_shape(params, shape):
+    return {**params, "schedule": {**params["schedule"], "shape": shape}}
+
+
+@pytest.mark.parametrize("draw", ["low_discrepancy", "stratified", "uniform"])
+def test_shape_descends_the_variance_and_the_rest_the_bound(draw):
+    trainer, state, batch = build(MONOTONE, draw=draw)
+    loss, terms, ours, _ = gradients(trainer, state, batch, KEYS)
+    t = getattr(noise_levels, draw)(KEYS[2], SIZE)
+
+    def mean_bound(params):
+        return bpd(jnp.mean(bound(trainer, params, batch, t).total))
+
+    def mean_square(shape):
+        params = with_shape(state.params, shape)
+        return jnp.mean(jnp.square(bpd(bound(trainer, params, batch, t).diffusion)))
+
+    value, direct = jax.value_and_grad(mean_bound)(state.params)
+    np.testing.assert_allclose([loss, terms.total], value, rtol=1e-12)
+    same(ours["network"], direct["network"])
+    same(ours["schedule"]["ends"], direct["schedule"]["ends"])
+    shape = jax.grad(mean_square)(state.params["schedule"]["shape"])
+    same(ours["schedule"]["shape"], shape)
+    assert any(
+        np.abs(one - other).max() > 0.1 * np.abs(one).max()
+        for one, other in zip(
+            jax.tree.leaves(shape), jax.tree.leaves(direct["schedule"]["shape"]), strict=True
+        )
+    )
+
+
+@pytest.mark.parametrize("weighting", ["v", "sigmoid", "edm_monotone"])
+def test_a_weighted_loss_has_its_own_variance(weighting):
+    trainer, state, batch = build(INTERIOR, weighting={"name": weighting})
+    loss, terms, ours, _ = gradients(trainer, state, batch, KEYS)
+    t = noise_levels.low_discrepancy(KEYS[2], SIZE)
+
+    def weighted(params):
+        log_snr = trainer.model.schedule.log_snr(params["schedule"], t)
+        weight = getattr(weightings, weighting)(log_snr)
+        return bpd(weight * bound(trainer, params, batch, t).diffusion)
+
+    value, direct = jax.value_and_grad(lambda p: jnp.mean(weighted(p)))(state.params)
+    np.testing.assert_allclose(loss, value, rtol=1e-12)
+    true_bound = bpd(jnp.mean(bound(trainer, state.params, batch, t).total))
+    np.testing.assert_allclose(terms.total, true_bound, rtol=1e-12)
+    same(ours["network"], direct["network"])
+    shape = jax.grad(lambda s: jnp.mean(weighted(with_shape(state.params, s)) ** 2))(
+        state.params["schedule"]["shape"]
+    )
+    same(ours["schedule"]["shape"], shape)
+
+
+def test_only_the_variance_has_a_gradient_in_the_shape_on_average():
+    size = 21
+    trainer, state, batch = build(MONOTONE, size=size, draw="uniform")
+    shape = state.params["schedule"]["shape"]
+
+    @jax.jit
+    @jax.vmap
+    def both(words):
+        key_vlb, key_dropout, key_levels = jax.random.split(jax.random.wrap_key_data(words), 3)
+        t = noise_levels.uniform(key_levels, size)
+
+        def mean_bound(shape):
+            params = with_shape(state.params, shape)
+            terms = trainer.model.vlb(
+                params, key_vlb, batch.x, noise_levels=t, dropout_key=key_dropout
+            )
+            return bpd(jnp.mean(terms.total))
+
+        _, _, ours, _ = gradients(trainer, state, batch, (key_vlb, key_dropout, key_levels))
+        return jax.grad(mean_bound)(shape), ours["schedule"]["shape"]
+
+    of_bound, of_variance = both(jax.random.key_data(keys(3, 600)))
+    assert all(within(leaf, 0.0) for leaf in of_bound.values())
+    assert all(np.any(np.abs(leaf) > 1e-6) for leaf in of_bound.values())
+    assert not any(within(leaf, 0.0) for leaf in of_variance.values())
+
+
+@pytest.mark.parametrize("law", ["sigmoid", "adaptive"])
+@pytest.mark.parametrize("weighting", ["elbo", "v"])
+def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting):
+    learned = weighting == "elbo"
+    schedule = schedules.learned_linear(*ENDS) if learned else schedules.cosine(*ENDS)
+    trainer, state, batch = build(schedule, law={"name": law}, weighting={"name": weighting})
+    if law == "adaptive":
+        mass, first, more = np.random.default_rng(4).gamma(1.0, 1.0, (3, 100))
+        histogram = (mass, mass * first, mass * (first**2 + more))
+        state = state._replace(levels=adaptive.Histogram(*map(jnp.asarray, histogram)))
+    loss, terms, ours, histogram = gradients(trainer, state, batch, KEYS)
+    u = noise_levels.low_discrepancy(KEYS[2], SIZE)
+
+    def levels_of(params):
+        at = functools.partial(trainer.model.schedule.log_snr, params["schedule"])
+        ends = at(jnp.asarray(0.0)), at(jnp.asarray(1.0))
+        if law == "sigmoid":
+            return noise_levels.sigmoid_law(u, *ends)
+        return adaptive.levels(state.levels, u, *ends)
+
+    def mean_loss(params):
+        levels = levels_of(params)
+        terms = bound(trainer, params, batch, levels)
+        if learned:
+            return bpd(jnp.mean(terms.total))
+        return bpd(jnp.mean(jnp.exp(-0.5 * levels.log_snr) * terms.diffusion))
+
+    value, direct = jax.value_and_grad(mean_loss)(state.params)
+    np.testing.assert_allclose(loss, value, rtol=1e-12)
+    same(ours, direct)
+    levels = levels_of(state.params)
+    each = bound(trainer, state.params, batch, levels)
+    np.testing.assert_allclose(terms.total, bpd(jnp.mean(each.total)), rtol=1e-12)
+    if law == "sigmoid":
+        assert histogram == ()
+        return
+    weight = 1.0 if learned else np.exp(-0.5 * np.asarray(levels.log_snr))
+    error = weight * 2 * np.asarray(each.diffusion / levels.inverse_density)
+    high, low = trainer.model.schedule.log_snr(state.params["schedule"], jnp.asarray([0.0, 1.0]))
+    bins = np.floor((high - np.asarray(levels.log_snr)) / (high - low) * 100).astype(int)
+    expected = [np.array(part) for part in state.levels]
+    assert len(set(bins.tolist())) == SIZE
+    for k, value in zip(bins, error, strict=True):
+        for part, new in zip(expected, (1.0, value, value**2), strict=True):
+            part[k] = 0.99 * part[k] + 0.01 * new
+    for part, other in zip(histogram, expected, strict=True):
+        np.testing.assert_allclose(part, other, rtol=1e-10)
+
+
+def test_finite_steps_are_a_plain_gradient_of_their_bound():
+    trainer, state, batch = build(schedules.learned_linear(*ENDS), num_steps="9")
+    loss, _, ours, _ = gradients(trainer, state, batch, KEYS)
+    t = noise_levels.low_discrepancy(KEYS[2], SIZE)
+
+    def mean_bound(params):
+        terms = trainer.model.vlb(
+            params, KEYS[0], batch.x, noise_levels=t, num_steps=9, dropout_key=KEYS[1]
+        )
+        return bpd(jnp.mean(terms.total))
+
+    value, direct = jax.value_and_grad(mean_bound)(state.params)
+    np.testing.assert_allclose(loss, value, rtol=1e-12)
+    same(ours, direct)
+
+
+LINEAR = schedules.linear(*ENDS)
+V = {"name": "v"}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "objective", "message"),
+    [
+        (MONOTONE, {"weighting": V}, "learned end points need the elbo weighting: got 'v'"),
+        (
+            schedules.learned_linear(*ENDS),
+            {"weighting": {"name": "sigmoid", "bias": -1.0}},
+            "narrowing the range",
+        ),
+        (MONOTONE, {"law": {"name": "sigmoid"}}, "learned interior needs the law 'schedule'"),
+        (INTERIOR, {"law": {"name": "adaptive"}}, "got 'adaptive'.*no influence"),
+        (INTERIOR, {"num_steps": "10"}, "num_steps = 10 goes with.*no learned interior"),
+        (LINEAR, {"num_steps": "10", "weighting": V}, "num_steps = 10 goes with the elbo"),
+        (LINEAR, {"num_steps": "10", "law": {"name": "adaptive"}}, "the law 'schedule'"),
+        (LINEAR, {"num_steps": "0"}, "num_steps must be inf or at least 1: got '0'"),
+        (LINEAR, {"num_steps": "ten"}, "num_steps must be inf or at least 1: got 'ten'"),
+        (LINEAR, {"draw": "stratifed"}, "unknown objective.draw.*mean 'stratified'"),
+        (LINEAR, {"law": {"name": "adaptiv"}}, "unknown objective.law.*mean 'adaptive'"),
+        (
+            LINEAR,
+            {"weighting": {"name": "edm_monoton"}},
+            "unknown objective.weighting.*mean 'edm_monotone'",
+        ),
+        (
+            LINEAR,
+            {"weighting": {"name": "sigmoid", "bais": 1.0}},
+            "unknown config key 'objective.weighting.bais'.*mean 'objective.weighting.bias'",
+        ),
+        (
+            LINEAR,
+            {"law": {"name": "adaptive", "bins": 9}},
+            "unknown config key 'objective.law.bins'.*mean 'objective.law.num_bins'",
+        ),
+        (LINEAR, {"law": {"name": "adaptive", "num_bins": 0}}, "num_bins must be a whole number"),
+        (LINEAR, {"law": {"name": "adaptive", "floor": 0.0}}, r"floor in \(0, 1\]"),
+        (LINEAR, {"law": {"name": "adaptive", "decay": 1.0}}, r"decay must be in \[0, 1\)"),
+        (LINEAR, {"weighting": {"name": "elbo", "bias": 1.0}}, "objective.weighting.bias"),
+        (LINEAR, {"weighting": {"name": "sigmoid", "bias": "a"}}, "objective.weighting"),
+    ],
+)
+def test_refused_objectives(schedule, objective, message, unchecked):
+    with pytest.raises(UserError, match=message):
+        build(schedule, **objective)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "objective"),
+    [
+        (INTERIOR, {"weighting": V}),
+        (MONOTONE, {"draw": "uniform"}),
+        (schedules.learned_linear(*ENDS), {"law": {"name": "adaptive"}}),
+        (schedules.learned_linear(*ENDS), {"num_steps": "10"}),
+        (LINEAR, {"weighting": V, "law": {"name": "adaptive", "num_bins": 9}}),
+    ],
+)
+def test_objectives_that_are_not_refused(schedule, objective):
+    build(schedule, **objective)

@@ -1,0 +1,185 @@
+"""The training objective of a config: where to look, what a look weighs, and what is refused."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vdm import adaptive, noise_levels, weightings
+from vdm.adaptive import Histogram
+from vdm.choices import unknown
+from vdm.model import VDM
+from vdm.noise_levels import NoiseLevels
+from vdm.run.config import ObjectiveConfig
+from vdm.run.errors import UserError, as_user_error
+from vdm.schedules.learned import LearnedLinear, LearnedMonotone
+
+DRAWS = {
+    "low_discrepancy": noise_levels.low_discrepancy,
+    "stratified": noise_levels.stratified,
+    "uniform": noise_levels.uniform,
+}
+WEIGHTINGS: Mapping[str, Callable[..., jax.Array]] = {
+    "elbo": weightings.elbo,
+    "simple": weightings.simple,
+    "v": weightings.v,
+    "edm": weightings.edm,
+    "edm_monotone": weightings.edm_monotone,
+    "min_snr": weightings.min_snr,
+    "p2": weightings.p2,
+    "sigmoid": weightings.sigmoid,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleLaw:
+    """Uniform times of the schedule."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SigmoidLaw:
+    """p(λ) ∝ sigmoid(λ) between the schedule's ends."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveLaw:
+    """A histogram that learns where the loss varies; see `vdm.adaptive`."""
+
+    num_bins: int = 100
+    decay: float = 0.99
+    floor: float = 0.05
+
+    def __post_init__(self):
+        if not (isinstance(self.num_bins, int) and self.num_bins >= 1):
+            raise ValueError(f"num_bins must be a whole number of at least 1: got {self.num_bins}")
+        if not (0 <= self.decay < 1 and 0 < self.floor <= 1):
+            raise ValueError(
+                f"decay must be in [0, 1) and floor in (0, 1]: got {self.decay}, {self.floor}"
+            )
+
+
+LAWS = {"schedule": ScheduleLaw, "sigmoid": SigmoidLaw, "adaptive": AdaptiveLaw}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """An objective that has been checked against its model."""
+
+    law: ScheduleLaw | SigmoidLaw | AdaptiveLaw
+    draw: str
+    weighting: Callable[[jax.Array], jax.Array] | None  # None is the bound
+    num_steps: int | None
+
+    @property
+    def stratified(self) -> bool:
+        """Whether the positions of a batch cover the interval evenly."""
+        return self.draw != "uniform"
+
+    def init(self) -> Histogram | tuple[()]:
+        """Return the law's state before the first step."""
+        return adaptive.init(self.law.num_bins) if isinstance(self.law, AdaptiveLaw) else ()
+
+    def positions(self, key: jax.Array, n: int) -> jax.Array:
+        """Return one set of positions for a whole batch, over all devices."""
+        return DRAWS[self.draw](key, n)
+
+    def levels(
+        self, model: VDM, schedule_params: Any, state: Histogram | tuple[()], u: jax.Array
+    ) -> NoiseLevels:
+        """Return the batch's noise levels; differentiable in the schedule's parameters."""
+
+        def log_snr_fn(t):
+            return model.schedule.log_snr(schedule_params, t)
+
+        if isinstance(self.law, ScheduleLaw):
+            return noise_levels.from_times(log_snr_fn, u)
+        ends = log_snr_fn(jnp.zeros((), u.dtype)), log_snr_fn(jnp.ones((), u.dtype))
+        if isinstance(self.law, SigmoidLaw):
+            return noise_levels.sigmoid_law(u, *ends)
+        assert isinstance(state, Histogram)
+        return adaptive.levels(state, u, *ends, stratified=self.stratified, floor=self.law.floor)
+
+    def update(
+        self,
+        model: VDM,
+        schedule_params: Any,
+        state: Histogram | tuple[()],
+        levels: NoiseLevels,
+        loss: jax.Array,
+    ) -> Histogram | tuple[()]:
+        """Return the law's state after a batch whose losses are w(λ)‖ε − ε̂‖²/(2p(λ))."""
+        if not isinstance(self.law, AdaptiveLaw):
+            return state
+        assert isinstance(state, Histogram)
+        ends = (model.schedule.log_snr(schedule_params, jnp.asarray(t)) for t in (0.0, 1.0))
+        error = 2.0 * loss / levels.inverse_density
+        return adaptive.update(state, levels.log_snr, error, *ends, decay=self.law.decay)
+
+
+def build(config: ObjectiveConfig, model: VDM) -> Objective:
+    """Return the objective of a config; raises UserError for a bad name or a bad combination.
+
+    Refused, because they would train something else than what is asked for: learned end
+    points with a weighting (narrowing the range lowers a weighted loss at no cost), a
+    learned interior whose law of λ is not the schedule's (it has no influence then), and a
+    learned interior with finite T (its bound depends on the interior).
+    """
+    if config.draw not in DRAWS:
+        raise UserError(unknown("objective.draw", config.draw, DRAWS))
+    law = _construct("law", config.law, LAWS)
+    weighting = None
+    if config.weighting["name"] != "elbo" or len(config.weighting) > 1:
+        weighting = _partial("weighting", config.weighting, WEIGHTINGS)
+        with as_user_error("objective.weighting"):
+            jax.eval_shape(weighting, jnp.zeros((1,)))
+    if config.num_steps == "inf":
+        num_steps = None
+    elif config.num_steps.isdigit() and int(config.num_steps) > 0:
+        num_steps = int(config.num_steps)
+    else:
+        raise UserError(f"objective.num_steps must be inf or at least 1: got {config.num_steps!r}")
+
+    schedule = model.schedule
+    learned_shape = isinstance(schedule, LearnedMonotone)
+    learned_ends = isinstance(schedule, LearnedLinear) or (
+        isinstance(schedule, LearnedMonotone) and schedule.learn_ends
+    )
+    if weighting is not None and learned_ends:
+        raise UserError(
+            f"learned end points need the elbo weighting: got {config.weighting['name']!r}; "
+            "narrowing the range of λ lowers a weighted loss at no cost"
+        )
+    if learned_shape and not isinstance(law, ScheduleLaw):
+        raise UserError(
+            f"a learned interior needs the law 'schedule': got {config.law['name']!r}, under "
+            "which the interior has no influence"
+        )
+    if num_steps is not None and (learned_shape or weighting or not isinstance(law, ScheduleLaw)):
+        raise UserError(
+            f"objective.num_steps = {num_steps} goes with the elbo weighting, the law 'schedule' "
+            "and no learned interior: a bound of finite T depends on λ(t) between the ends"
+        )
+    return Objective(law, config.draw, weighting, num_steps)
+
+
+def _construct(what: str, block: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    function = _partial(what, block, options)
+    with as_user_error(f"objective.{what}"):
+        return function()
+
+
+def _partial(what: str, block: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    arguments = dict(block)
+    name = arguments.pop("name")
+    if name not in options:
+        raise UserError(unknown(f"objective.{what}", name, options))
+    known = [key for key in inspect.signature(options[name]).parameters if key != "log_snr"]
+    for key in arguments:
+        if key not in known:
+            names = [f"objective.{what}.{n}" for n in known]
+            raise UserError(unknown("config key", f"objective.{what}.{key}", names))
+    return functools.partial(options[name], **arguments)

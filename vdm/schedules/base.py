@@ -1,0 +1,71 @@
+"""What every schedule offers, and the pieces they share."""
+
+import math
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+Params = dict[str, dict[str, Array]]
+LogSnrFn = Callable[[Float[Array, "*b"]], Float[Array, "*b"]]
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A decreasing λ(t) between two ends; t and λ may have any shape.
+
+    `log_snr_max` and `log_snr_min` are λ(0) and λ(1), or their start where ends are learned.
+    """
+
+    @property
+    def log_snr_max(self) -> float:
+        """λ(0)."""
+        ...
+
+    @property
+    def log_snr_min(self) -> float:
+        """λ(1)."""
+        ...
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Return fresh parameters."""
+        ...
+
+    def log_snr(self, params: Params, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """Return λ(t), strictly decreasing."""
+        ...
+
+    def inverse(self, params: Params, log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """Return the time at which the schedule passes λ."""
+        ...
+
+
+def log_snr_and_rate(
+    log_snr_fn: LogSnrFn, t: Float[Array, "*b"]
+) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    """Return λ(t) and dλ/dt (negative), for a λ that acts on each time by itself."""
+    return jax.jvp(log_snr_fn, (t,), (jnp.ones_like(t),))
+
+
+def between(start: float | Array, end: float | Array, t: Array) -> Array:
+    """Return (1 − t) start + t end, exact at both ends in any precision."""
+    # start + (end - start) * t is not exact at t = 1.
+    return (1.0 - t) * start + t * end
+
+
+def fixed_params() -> Params:
+    """Return the parameters of a schedule that learns nothing."""
+    return {"ends": {}, "shape": {}}
+
+
+def check_ends(log_snr_max: float, log_snr_min: float) -> None:
+    """Raise ValueError unless both ends are finite and in order."""
+    if not (math.isfinite(log_snr_max) and math.isfinite(log_snr_min)):
+        raise ValueError(f"end points must be finite: got {log_snr_max} and {log_snr_min}")
+    if not log_snr_max > log_snr_min:
+        raise ValueError(
+            f"log_snr_max must be above log_snr_min: got log_snr_max={log_snr_max}, "
+            f"log_snr_min={log_snr_min} (λ falls with time; are the two reversed?)"
+        )

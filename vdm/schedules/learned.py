@@ -1,0 +1,149 @@
+"""Schedules with parameters: learned end points, and a monotone network between them."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from vdm.schedules.base import Params, between, check_ends
+
+BISECTIONS = 50
+# Learned ends never come nearer to each other: softplus alone vanishes in rounding.
+MIN_RANGE = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedLinear:
+    """λ falls linearly between two learned ends; see `learned_linear`."""
+
+    log_snr_max: float
+    log_snr_min: float
+
+    def __post_init__(self):
+        check_ends(self.log_snr_max, self.log_snr_min)
+        _check_range(self.log_snr_max, self.log_snr_min)
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        del key
+        return {"ends": _init_ends(self.log_snr_max, self.log_snr_min), "shape": {}}
+
+    def log_snr(self, params: Params, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        return between(*_ends(params), t)
+
+    def inverse(self, params: Params, log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        log_snr_max, log_snr_min = _ends(params)
+        return (log_snr_max - log_snr) / (log_snr_max - log_snr_min)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedMonotone:
+    """λ falls along a monotone network between pinned ends; see `learned_monotone`."""
+
+    log_snr_max: float
+    log_snr_min: float
+    width: int = 1024
+    learn_ends: bool = True
+
+    def __post_init__(self):
+        check_ends(self.log_snr_max, self.log_snr_min)
+        if self.learn_ends:
+            _check_range(self.log_snr_max, self.log_snr_min)
+        if not (isinstance(self.width, int) and self.width >= 1):
+            raise ValueError(f"width must be a whole number of at least 1: got {self.width!r}")
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        # Steps of the hidden units spread over the interval, each about a tenth of it wide;
+        # together they weigh as much as the linear part, so that the start is near linear.
+        key_slope, key_centre = jax.random.split(key)
+        slope = 10.0 * jnp.exp(jax.random.normal(key_slope, (self.width,)))
+        centre = jax.random.uniform(key_centre, (self.width,))
+        shape = {
+            "slope": jnp.asarray(_inverse_softplus(1.0)),
+            "hidden_slope": slope + jnp.log(-jnp.expm1(-slope)),
+            "hidden_bias": -slope * centre,
+            "hidden_weight": jnp.full((self.width,), _inverse_softplus(1.0)),
+        }
+        ends = _init_ends(self.log_snr_max, self.log_snr_min) if self.learn_ends else {}
+        return {"ends": ends, "shape": shape}
+
+    def log_snr(self, params: Params, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        start, end = _ends(params) if self.learn_ends else (self.log_snr_max, self.log_snr_min)
+        flat = t.reshape(-1)
+        times = jnp.concatenate([flat, jnp.asarray([0.0, 1.0], t.dtype)])
+        height = self._height(params["shape"], times)
+        position = (height[:-2] - height[-2]) / (height[-1] - height[-2])
+        # Sums of other rows round otherwise and x/x need not be 1: both ends are set, to the
+        # last bit, and keep their slope.
+        pinned = jnp.where(flat <= 0, 0.0, jnp.where(flat >= 1, 1.0, jnp.clip(position, 0.0, 1.0)))
+        position = position + jax.lax.stop_gradient(pinned - position)
+        return between(start, end, position.reshape(t.shape))
+
+    def _height(self, shape: dict[str, Array], t: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The increasing network n(t) = w₁ t + mean_j w₃ⱼ sigmoid(w₂ⱼ t + b₂ⱼ), all w > 0."""
+        slope, weight = jax.nn.softplus(shape["hidden_slope"]), shape["hidden_weight"]
+        hidden = jax.nn.sigmoid(t[:, None] * slope[None] + shape["hidden_bias"][None])
+        bumps = jnp.mean(jax.nn.softplus(weight)[None] * hidden, axis=1)
+        # A network of vanished weights is a straight line, not 0/0.
+        return ((1e-6 + jax.nn.softplus(shape["slope"])) * t + bumps).astype(t.dtype)
+
+    def inverse(self, params: Params, log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        def halve(_, bracket):
+            low, high = bracket
+            middle = 0.5 * (low + high)
+            above = self.log_snr(params, middle) > log_snr
+            return jnp.where(above, middle, low), jnp.where(above, high, middle)
+
+        bracket = (jnp.zeros_like(log_snr), jnp.ones_like(log_snr))
+        low, high = jax.lax.fori_loop(0, BISECTIONS, halve, bracket)
+        return 0.5 * (low + high)
+
+
+def learned_linear(log_snr_max: float, log_snr_min: float) -> LearnedLinear:
+    """Return a linear λ(t) whose two ends are parameters, starting at the given values.
+
+    The parameters are λ_min and the softplus-inverse of λ_max − λ_min − 0.01, so λ_max
+    stays above λ_min whatever an optimiser does (VDM, appendix on the noise schedule).
+    Raises ValueError unless both ends are finite and log_snr_max > log_snr_min + 0.01.
+    """
+    return LearnedLinear(log_snr_max, log_snr_min)
+
+
+def learned_monotone(
+    log_snr_max: float, log_snr_min: float, *, width: int = 1024, learn_ends: bool = True
+) -> LearnedMonotone:
+    """Return λ(t) = (1 − s) λ_max + s λ_min with a learned, increasing s from 0 to 1.
+
+    s(t) = (n(t) − n(0))/(n(1) − n(0)) and n is the monotone network of the VDM paper
+    (appendix on the noise schedule): a linear part and `width` sigmoids of t with positive
+    weights, here softplus of the parameters so that none can vanish. The ends are pinned
+    whatever the shape; they are parameters too where `learn_ends`.
+    Raises ValueError unless the ends are finite and in order and width is at least 1.
+    """
+    return LearnedMonotone(log_snr_max, log_snr_min, width, learn_ends)
+
+
+def _check_range(log_snr_max: float, log_snr_min: float) -> None:
+    if log_snr_max - log_snr_min <= MIN_RANGE:
+        raise ValueError(
+            f"learned ends must start more than {MIN_RANGE} apart: got "
+            f"log_snr_max={log_snr_max}, log_snr_min={log_snr_min}"
+        )
+
+
+def _init_ends(log_snr_max: float, log_snr_min: float) -> dict[str, Array]:
+    return {
+        "log_snr_min": jnp.asarray(float(log_snr_min)),
+        "width": jnp.asarray(_inverse_softplus(log_snr_max - log_snr_min - MIN_RANGE)),
+    }
+
+
+def _ends(params: Params) -> tuple[Array, Array]:
+    log_snr_min = params["ends"]["log_snr_min"]
+    width = MIN_RANGE + jax.nn.softplus(params["ends"]["width"])
+    return log_snr_min + width, log_snr_min
+
+
+def _inverse_softplus(value: float) -> float:
+    return value + math.log(-math.expm1(-value))
