@@ -18,6 +18,7 @@ assert "vdm" not in sys.modules, "vdm was imported before its annotations could 
 jaxtyping.install_import_hook("vdm", "beartype.beartype")
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 jax.config.update("jax_disable_most_optimizations", True)

@@ -13,11 +13,10 @@ from vdm import VDM, adaptive, noise_levels, schedules, weightings
 from vdm.likelihoods import gaussian
 from vdm.run import config as configs, objective as objectives, optim
 from vdm.run.errors import UserError
-from vdm.run.step import Batch, Trainer, gradients, init_state
+from vdm.run.step import Batch, Noise, Trainer, gradients, init_state
 
 ENDS = (6.0, -5.0)
-SIZE = 7
-KEYS = tuple(keys(0, 3))
+SIZE = 6
 
 
 class Denoiser(nn.Module):
@@ -35,19 +34,28 @@ INTERIOR = schedules.learned_monotone(*ENDS, width=5, learn_ends=False)
 MONOTONE = schedules.learned_monotone(*ENDS, width=5)
 
 
-def build(schedule, size=SIZE, **objective):
+def make_noise(positions, parts=1, seed=0):
+    every = keys(seed, SIZE + parts)
+    return Noise(positions, every[:SIZE], every[SIZE:])
+
+
+def low_discrepancy():
+    return noise_levels.low_discrepancy(keys(7, 1)[0], SIZE)
+
+
+def build(schedule, parts=1, **objective):
     model = VDM(schedule, Denoiser(), gaussian(0.1), "v")
     config = configs.from_dict(
         {
             "data": {"name": "mixture"},
             "model": {key: {"name": "elsewhere"} for key in ("schedule", "network", "likelihood")},
-            "train": {"num_steps": 1, "batch_size": size},
+            "train": {"num_steps": 1, "batch_size": SIZE, "accumulation_steps": parts},
             "objective": objective,
         }
     )
     objective = objectives.build(config.objective, model)
     trainer = Trainer(model, optim.build(config.optimizer, 1), objective, config)
-    batch = Batch(arrays(1, (size, 2)), None)
+    batch = Batch(arrays(1, (SIZE, 2)), None)
     state = init_state(trainer, batch)
     moved = np.random.default_rng(2)
     params = jax.tree.map(lambda p: p + 0.2 * moved.normal(size=p.shape), state.params)
@@ -58,9 +66,23 @@ def bpd(nats):
     return nats / (2 * np.log(2))
 
 
-def bound(trainer, params, batch, levels):
-    """The terms of the bound with the step's own noise and dropout."""
-    return trainer.model.vlb(params, KEYS[0], batch.x, noise_levels=levels, dropout_key=KEYS[1])
+def bound(trainer, params, batch, levels, noise, num_steps=None):
+    """The terms of the bound with the step's own noise, and dropout of its own in each part."""
+    m, terms = len(noise.dropout), []
+    for k, dropout_key in enumerate(noise.dropout):
+        part = jax.tree.map(lambda leaf, k=k: leaf[k::m], (noise.keys, batch.x, levels))
+        terms.append(
+            trainer.model.vlb(
+                params,
+                part[0],
+                part[1],
+                noise_levels=part[2],
+                num_steps=num_steps,
+                dropout_key=dropout_key,
+            )
+        )
+    order = jnp.argsort(jnp.concatenate([jnp.arange(SIZE)[k::m] for k in range(m)]))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *terms)
 
 
 def same(ours, direct, rtol=1e-10):
@@ -74,18 +96,21 @@ def with_shape(params, shape):
     return {**params, "schedule": {**params["schedule"], "shape": shape}}
 
 
-@pytest.mark.parametrize("draw", ["low_discrepancy", "stratified", "uniform"])
-def test_shape_descends_the_variance_and_the_rest_the_bound(draw):
-    trainer, state, batch = build(MONOTONE, draw=draw)
-    loss, terms, ours, _ = gradients(trainer, state, batch, KEYS)
-    t = getattr(noise_levels, draw)(KEYS[2], SIZE)
+@pytest.mark.parametrize(
+    ("draw", "parts"), [("low_discrepancy", 1), ("stratified", 3), ("uniform", 6)]
+)
+def test_shape_descends_the_variance_and_the_rest_the_bound(draw, parts):
+    trainer, state, batch = build(MONOTONE, parts, draw=draw)
+    t = getattr(noise_levels, draw)(keys(7, 1)[0], SIZE)
+    noise = make_noise(t, parts)
+    loss, terms, ours, _ = gradients(trainer, state, batch, noise)
 
     def mean_bound(params):
-        return bpd(jnp.mean(bound(trainer, params, batch, t).total))
+        return bpd(jnp.mean(bound(trainer, params, batch, t, noise).total))
 
     def mean_square(shape):
         params = with_shape(state.params, shape)
-        return jnp.mean(jnp.square(bpd(bound(trainer, params, batch, t).diffusion)))
+        return jnp.mean(jnp.square(bpd(bound(trainer, params, batch, t, noise).diffusion)))
 
     value, direct = jax.value_and_grad(mean_bound)(state.params)
     np.testing.assert_allclose([loss, terms.total], value, rtol=1e-12)
@@ -104,17 +129,18 @@ def test_shape_descends_the_variance_and_the_rest_the_bound(draw):
 @pytest.mark.parametrize("weighting", ["v", "sigmoid", "edm_monotone"])
 def test_a_weighted_loss_has_its_own_variance(weighting):
     trainer, state, batch = build(INTERIOR, weighting={"name": weighting})
-    loss, terms, ours, _ = gradients(trainer, state, batch, KEYS)
-    t = noise_levels.low_discrepancy(KEYS[2], SIZE)
+    t = low_discrepancy()
+    noise = make_noise(t)
+    loss, terms, ours, _ = gradients(trainer, state, batch, noise)
 
     def weighted(params):
         log_snr = trainer.model.schedule.log_snr(params["schedule"], t)
         weight = getattr(weightings, weighting)(log_snr)
-        return bpd(weight * bound(trainer, params, batch, t).diffusion)
+        return bpd(weight * bound(trainer, params, batch, t, noise).diffusion)
 
     value, direct = jax.value_and_grad(lambda p: jnp.mean(weighted(p)))(state.params)
     np.testing.assert_allclose(loss, value, rtol=1e-12)
-    true_bound = bpd(jnp.mean(bound(trainer, state.params, batch, t).total))
+    true_bound = bpd(jnp.mean(bound(trainer, state.params, batch, t, noise).total))
     np.testing.assert_allclose(terms.total, true_bound, rtol=1e-12)
     same(ours["network"], direct["network"])
     shape = jax.grad(lambda s: jnp.mean(weighted(with_shape(state.params, s)) ** 2))(
@@ -124,55 +150,56 @@ def test_a_weighted_loss_has_its_own_variance(weighting):
 
 
 def test_only_the_variance_has_a_gradient_in_the_shape_on_average():
-    size = 21
-    trainer, state, batch = build(MONOTONE, size=size, draw="uniform")
+    trainer, state, batch = build(MONOTONE, draw="uniform")
     shape = state.params["schedule"]["shape"]
 
     @jax.jit
     @jax.vmap
     def both(words):
-        key_vlb, key_dropout, key_levels = jax.random.split(jax.random.wrap_key_data(words), 3)
-        t = noise_levels.uniform(key_levels, size)
+        every = jax.random.split(jax.random.wrap_key_data(words), SIZE + 2)
+        t = noise_levels.uniform(every[-1], SIZE)
+        noise = Noise(t, every[:SIZE], every[SIZE:-1])
 
         def mean_bound(shape):
             params = with_shape(state.params, shape)
-            terms = trainer.model.vlb(
-                params, key_vlb, batch.x, noise_levels=t, dropout_key=key_dropout
-            )
-            return bpd(jnp.mean(terms.total))
+            return bpd(jnp.mean(bound(trainer, params, batch, t, noise).total))
 
-        _, _, ours, _ = gradients(trainer, state, batch, (key_vlb, key_dropout, key_levels))
+        _, _, ours, _ = gradients(trainer, state, batch, noise)
         return jax.grad(mean_bound)(shape), ours["schedule"]["shape"]
 
-    of_bound, of_variance = both(jax.random.key_data(keys(3, 600)))
+    of_bound, of_variance = both(jax.random.key_data(keys(3, 2000)))
     assert all(within(leaf, 0.0) for leaf in of_bound.values())
     assert all(np.any(np.abs(leaf) > 1e-6) for leaf in of_bound.values())
     assert not any(within(leaf, 0.0) for leaf in of_variance.values())
 
 
 @pytest.mark.parametrize("law", ["sigmoid", "adaptive"])
-@pytest.mark.parametrize("weighting", ["elbo", "v"])
-def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting):
+@pytest.mark.parametrize(("weighting", "parts"), [("elbo", 2), ("v", 1)])
+def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting, parts):
     learned = weighting == "elbo"
     schedule = schedules.learned_linear(*ENDS) if learned else schedules.cosine(*ENDS)
-    trainer, state, batch = build(schedule, law={"name": law}, weighting={"name": weighting})
+    trainer, state, batch = build(
+        schedule, parts, law={"name": law}, weighting={"name": weighting}
+    )
     if law == "adaptive":
         mass, first, more = np.random.default_rng(4).gamma(1.0, 1.0, (3, 100))
         histogram = (mass, mass * first, mass * (first**2 + more))
         state = state._replace(levels=adaptive.Histogram(*map(jnp.asarray, histogram)))
-    loss, terms, ours, histogram = gradients(trainer, state, batch, KEYS)
-    u = noise_levels.low_discrepancy(KEYS[2], SIZE)
+    u = low_discrepancy()
+    noise = make_noise(u, parts)
+    loss, terms, ours, histogram = gradients(trainer, state, batch, noise)
 
     def levels_of(params):
         at = functools.partial(trainer.model.schedule.log_snr, params["schedule"])
         ends = at(jnp.asarray(0.0)), at(jnp.asarray(1.0))
         if law == "sigmoid":
             return noise_levels.sigmoid_law(u, *ends)
-        return adaptive.levels(state.levels, u, *ends)
+        weight = None if learned else weightings.v
+        return adaptive.levels(state.levels, u, *ends, weighting=weight)
 
     def mean_loss(params):
         levels = levels_of(params)
-        terms = bound(trainer, params, batch, levels)
+        terms = bound(trainer, params, batch, levels, noise)
         if learned:
             return bpd(jnp.mean(terms.total))
         return bpd(jnp.mean(jnp.exp(-0.5 * levels.log_snr) * terms.diffusion))
@@ -181,13 +208,12 @@ def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting):
     np.testing.assert_allclose(loss, value, rtol=1e-12)
     same(ours, direct)
     levels = levels_of(state.params)
-    each = bound(trainer, state.params, batch, levels)
+    each = bound(trainer, state.params, batch, levels, noise)
     np.testing.assert_allclose(terms.total, bpd(jnp.mean(each.total)), rtol=1e-12)
     if law == "sigmoid":
         assert histogram == ()
         return
-    weight = 1.0 if learned else np.exp(-0.5 * np.asarray(levels.log_snr))
-    error = weight * 2 * np.asarray(each.diffusion / levels.inverse_density)
+    error = 2 * np.asarray(each.diffusion / levels.inverse_density)
     high, low = trainer.model.schedule.log_snr(state.params["schedule"], jnp.asarray([0.0, 1.0]))
     bins = np.floor((high - np.asarray(levels.log_snr)) / (high - low) * 100).astype(int)
     expected = [np.array(part) for part in state.levels]
@@ -201,18 +227,33 @@ def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting):
 
 def test_finite_steps_are_a_plain_gradient_of_their_bound():
     trainer, state, batch = build(schedules.learned_linear(*ENDS), num_steps="9")
-    loss, _, ours, _ = gradients(trainer, state, batch, KEYS)
-    t = noise_levels.low_discrepancy(KEYS[2], SIZE)
+    t = low_discrepancy()
+    noise = make_noise(t)
+    loss, _, ours, _ = gradients(trainer, state, batch, noise)
 
     def mean_bound(params):
-        terms = trainer.model.vlb(
-            params, KEYS[0], batch.x, noise_levels=t, num_steps=9, dropout_key=KEYS[1]
-        )
-        return bpd(jnp.mean(terms.total))
+        return bpd(jnp.mean(bound(trainer, params, batch, t, noise, num_steps=9).total))
 
     value, direct = jax.value_and_grad(mean_bound)(state.params)
     np.testing.assert_allclose(loss, value, rtol=1e-12)
     same(ours, direct)
+
+
+def test_gradients_do_not_depend_on_the_devices():
+    """Two devices that hold three examples each give what one gives with all six."""
+    trainer, state, batch = build(MONOTONE, 3)
+    noise = make_noise(low_discrepancy(), 3)
+    alone = jax.jit(functools.partial(gradients, trainer))(state, batch, noise)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.NamedSharding(mesh, jax.P("data"))
+    whole = jax.NamedSharding(mesh, jax.P())
+    sharded = jax.device_put(batch, spread), jax.device_put(noise, Noise(spread, spread, whole))
+    assert len(sharded[0].x.sharding.device_set) == 2
+    together = jax.jit(functools.partial(gradients, trainer))(
+        jax.device_put(state, whole), *sharded
+    )
+    for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10 * np.abs(one).max())
 
 
 LINEAR = schedules.linear(*ENDS)

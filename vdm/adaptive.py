@@ -1,15 +1,17 @@
 """A histogram of the loss over λ that learns where to look (VDM++-style).
 
-It keeps running first and second moments of w(λ)‖ε − ε̂‖² in even bins of λ between the
-ends, and draws λ with the density that makes the batch estimate vary least:
+It keeps running first and second moments of ‖ε − ε̂‖² in even bins of λ between the ends,
+and draws λ with the density that makes the batch estimate of ½ ∫ w E‖ε − ε̂‖² dλ vary least:
 
     independent positions   p ∝ w √E[‖ε − ε̂‖⁴ | λ]
     stratified positions    p ∝ w √Var[‖ε − ε̂‖² | λ]      (Neyman's allocation)
 
 plus a uniform floor, so that no weight 1/p is large. The state is explicit: it is
-updated by a pure function, and saved with everything else.
+updated by a pure function, and saved with everything else. It knows nothing of w, so the
+histogram of a weighted training also serves the evaluation of the bound.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -45,7 +47,7 @@ def update(
     *,
     decay: float = 0.99,
 ) -> Histogram:
-    """Return the histogram with the weighted errors of a batch added to its averages.
+    """Return the histogram with the errors ‖ε − ε̂‖² of a batch added to its averages.
 
     A bin remembers about 1/(1 − decay) errors of its own, however often it is drawn.
     Errors that are not finite are left out.
@@ -66,15 +68,24 @@ def update(
 
 
 def probabilities(
-    state: Histogram, *, stratified: bool = True, floor: float = 0.05
+    state: Histogram,
+    *,
+    stratified: bool = True,
+    floor: float = 0.05,
+    weights: Float[Array, " n"] | None = None,
 ) -> Float[Array, " n"]:
-    """Return the probability of every bin; a bin without errors counts as an average one."""
+    """Return the probability of every bin, given the weight w of each (None: all alike).
+
+    A bin without errors counts as an average one.
+    """
     seen = state.mass > 0
     mass = jnp.where(seen, state.mass, 1.0)
     first, second = state.first / mass, state.second / mass
     spread = jnp.sqrt(jnp.maximum(second - jnp.square(first) * stratified, 0.0))
     typical = jnp.sum(jnp.where(seen, spread, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
-    spread = jnp.where(seen, spread, typical)
+    # Before the first error every bin is typical, and w alone decides.
+    spread = jnp.where(seen, spread, jnp.where(jnp.any(seen), typical, 1.0))
+    spread = spread if weights is None else spread * weights
     total = jnp.sum(spread)
     even = 1.0 / spread.shape[0]
     share = jnp.where(total > 0, spread / jnp.where(total > 0, total, 1.0), even)
@@ -89,15 +100,20 @@ def levels(
     *,
     stratified: bool = True,
     floor: float = 0.05,
+    weighting: Callable[[Float[Array, " n"]], Float[Array, " n"]] | None = None,
 ) -> NoiseLevels:
     """Return noise levels drawn from the histogram, from uniform positions in [0, 1).
 
-    `stratified` says how the positions are drawn, and so which density is best. Within a
-    bin λ is uniform, so the density is exact and the estimate unbiased whatever the
-    histogram holds.
+    `stratified` says how the positions are drawn, and so which density is best; `weighting`
+    is the w(λ) of the loss, None for the bound. Within a bin λ is uniform, so the density is
+    exact and the estimate unbiased whatever the histogram holds.
     """
-    probs = probabilities(state, stratified=stratified, floor=floor)
-    n = probs.shape[0]
+    n = state.mass.shape[0]
+    centre = (jnp.arange(n) + 0.5) / n
+    weights = None
+    if weighting is not None:
+        weights = weighting((1.0 - centre) * log_snr_max + centre * log_snr_min)
+    probs = probabilities(state, stratified=stratified, floor=floor, weights=weights)
     edges = jnp.concatenate([jnp.zeros((1,), probs.dtype), jnp.cumsum(probs)])
     edges = edges / edges[-1]
     index = jnp.clip(jnp.searchsorted(edges, u, side="right") - 1, 0, n - 1)

@@ -8,6 +8,7 @@ constant factors are left out where that makes the formula plainer.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -43,11 +44,20 @@ def edm_monotone(
     """Return EDM's weight, held at its peak for every noisier level (Kingma & Gao 2023).
 
     Non-increasing in λ, so the objective is an average of bounds of noised data.
+    Raises ValueError where EDM's weight has two peaks (a std well above 2).
     """
-    # d log w/dλ = −(λ − mean)/std² − e^{−λ}/(e^{−λ} + σ_d²) falls through zero once for
-    # std ≤ 2, and for the defaults: one peak, and a fine grid finds it.
-    grid = jnp.linspace(mean - std * std - 1.0, mean + 1.0, 4001, dtype=log_snr.dtype)
-    peak = grid[jnp.argmax(edm(grid, mean, std, sigma_data))]
+    # d log w/dλ = −(λ − mean)/std² − e^{−λ}/(e^{−λ} + σ_d²) is positive at the lower edge,
+    # negative at the upper one, and falls throughout for std ≤ 2.
+    grid = np.linspace(mean - std**2 - 1.0, mean, 100_001)
+    share = 1.0 / (1.0 + sigma_data**2 * np.exp(grid))
+    slope = -(grid - mean) / std**2 - share
+    turns = np.flatnonzero(np.diff(np.sign(slope)))
+    if len(turns) > 1:
+        raise ValueError(
+            f"EDM's weight has two peaks for mean={mean}, std={std}, sigma_data={sigma_data}: "
+            "nothing monotone is held at one of them"
+        )
+    peak = grid[turns[0]]
     return edm(jnp.maximum(log_snr, peak), mean, std, sigma_data)
 
 

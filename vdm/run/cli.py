@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--split", default="test", help="test (default) or train")
     evaluate.add_argument("--num_steps", help="values of T, such as 10,100,1000,inf")
+    evaluate.add_argument("--params", default="ema", help="ema (averaged, default) or raw")
+    evaluate.add_argument("--law", help="law of λ at T=inf: training, schedule, sigmoid, adaptive")
     evaluate.add_argument("--levels_per_example", type=int, help="noise levels per example")
     evaluate.add_argument("--batch_size", type=int, help="rows per call; no influence on results")
     evaluate.add_argument("--seed", type=int)
@@ -91,8 +93,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
     from vdm.run import evaluate, trained
 
-    run = trained.load(options.workdir)
-    names = ("num_steps", "levels_per_example", "batch_size", "seed")
+    run = trained.load(options.workdir, options.params)
+    names = ("num_steps", "law", "levels_per_example", "batch_size", "seed")
     settings = _override(run.config.evaluate, options, names)
     record = evaluate.evaluate(run, options.split, settings, options.workdir)
     _print_table(record["results"])

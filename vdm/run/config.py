@@ -79,6 +79,7 @@ class TrainConfig:
 
     num_steps: int
     batch_size: int = 128
+    accumulation_steps: int = 1  # micro-batches, one after the other, that make a batch
     log_every: int = 100
     checkpoint_every: int = 1000
     checkpoints_kept: int = 2
@@ -86,11 +87,16 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """How carefully to evaluate."""
+    """How carefully to evaluate.
+
+    `law` of λ for T = ∞: "training" (as the run was trained), "schedule" or "sigmoid"; it
+    has an influence on the standard error alone.
+    """
 
     batch_size: int = 256
     levels_per_example: int = 64  # stratified noise levels drawn for each example
     num_steps: str = "inf"  # comma-separated values of T
+    law: str = "training"
     seed: int = 0
 
 
@@ -263,6 +269,7 @@ def _check(config: Config) -> None:
     at_least = {
         "train.num_steps": (config.train.num_steps, 1),
         "train.batch_size": (config.train.batch_size, 1),
+        "train.accumulation_steps": (config.train.accumulation_steps, 1),
         "train.log_every": (config.train.log_every, 1),
         "train.checkpoint_every": (config.train.checkpoint_every, 1),
         "train.checkpoints_kept": (config.train.checkpoints_kept, 1),
@@ -279,6 +286,11 @@ def _check(config: Config) -> None:
     for key, (value, lowest) in at_least.items():
         if not value >= lowest:
             raise UserError(f"config key {key!r} must be at least {lowest}: got {value}")
+    if config.train.batch_size % config.train.accumulation_steps:
+        raise UserError(
+            f"train.batch_size must be a multiple of train.accumulation_steps: got "
+            f"{config.train.batch_size} and {config.train.accumulation_steps}"
+        )
     for key in ("learning_rate", "schedule_learning_rate", "shape_learning_rate"):
         value = getattr(config.optimizer, key)
         if not value > 0:

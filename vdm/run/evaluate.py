@@ -1,7 +1,7 @@
 """Evaluation: one exact pass over a split, in bits per dimension, with its standard error.
 
 Every example gets the same number of noise levels, spread evenly with an offset of its
-own, and all of its noise from a key made of the seed and its position among the examples
+own under a law of λ, and all of its noise from a key made of the seed and its position among the examples
 that are evaluated: the result depends on neither the batch size nor the number of devices.
 """
 
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdm.choices import unknown
 from vdm.losses import bits_per_dim
 from vdm.model import VLB
 from vdm.run import build, config as configs, data
@@ -24,6 +25,7 @@ from vdm.run.config import EvaluateConfig
 from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError
 from vdm.run.files import check_writable, replacing, write_json
+from vdm.run.laws import LAWS, Law
 from vdm.run.progress import bar
 from vdm.run.trained import Trained
 
@@ -41,6 +43,7 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     written to or a result that is not finite.
     """
     values_of_t = configs.parse_num_steps(settings.num_steps)
+    law = _law(trained, settings.law)
     check_writable(workdir)
     test = data.load(trained.config.data.name, split)
     subset = _subset(data.load(trained.config.data.name, "train"), len(test))
@@ -49,6 +52,7 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
         functools.partial(
             _row_terms,
             model=trained.model,
+            law=law,
             num_levels=settings.levels_per_example,
             seed=settings.seed,
         )
@@ -58,7 +62,7 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     for dataset in datasets:
         cond = build.condition(trained.model.network, dataset)
         for num_steps in values_of_t:
-            terms = _examples_bpd(row_terms, trained.params, dataset, cond, settings, num_steps)
+            terms = _examples_bpd(row_terms, trained, dataset, cond, settings, num_steps)
             results.append(_record(terms, trained, dataset, settings, num_steps))
             if dataset is test:
                 label = "inf" if num_steps is None else str(num_steps)
@@ -74,7 +78,7 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
 
 def _examples_bpd(
     row_terms: Callable[..., VLB],
-    params: Any,
+    trained: Trained,
     dataset: Dataset,
     cond: np.ndarray | None,
     settings: EvaluateConfig,
@@ -92,7 +96,9 @@ def _examples_bpd(
             example, level = row // levels, row % levels
             x = dataset.x[example]
             row_cond = None if cond is None else cond[example]
-            terms = row_terms(params, example, level, x, row_cond, num_steps)
+            terms = row_terms(
+                trained.params, trained.levels, example, level, x, row_cond, num_steps
+            )
             here = min(size, num_rows - start)
             rows[start : start + here] = np.stack(jax.device_get(tuple(terms)), axis=-1)[:here]
             if start // size % 50 == 0 or start + here == num_rows:
@@ -101,15 +107,33 @@ def _examples_bpd(
     return {name: np.asarray(mean[:, i]) for i, name in enumerate(TERMS)}
 
 
-def _row_terms(params, example, level, x, cond, num_steps, *, model, num_levels, seed) -> VLB:
+def _law(trained: Trained, name: str) -> Law:
+    if name == "training" or isinstance(trained.law, LAWS.get(name, ())):
+        return trained.law
+    if name == "adaptive":
+        raise UserError(
+            "the law 'adaptive' has its histogram from training: this run was trained with "
+            f"{trained.config.objective.law['name']!r}"
+        )
+    if name not in LAWS:
+        raise UserError(unknown("law", name, ("training", *LAWS)))
+    return LAWS[name]()
+
+
+def _row_terms(
+    params, law_state, example, level, x, cond, num_steps, *, model, law, num_levels, seed
+) -> VLB:
     """One noise level of one example in each row; nats."""
     chex.assert_equal_shape_prefix((example, level, x), 1)
     fold_in = jax.vmap(jax.random.fold_in)
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(example)
     offset_keys = jax.vmap(lambda k: jax.random.fold_in(k, num_levels))(keys)
     offset = jax.vmap(jax.random.uniform)(offset_keys)
-    times = jnp.mod(offset + level / num_levels, 1.0)
-    return model.vlb(params, fold_in(keys, level), x, cond, noise_levels=times, num_steps=num_steps)
+    where = jnp.mod(offset + level / num_levels, 1.0)
+    if num_steps is None:
+        # The bound weighs every level alike, whatever the training did.
+        where = law.levels(law_state, model.log_snr(params), where, stratified=True)
+    return model.vlb(params, fold_in(keys, level), x, cond, noise_levels=where, num_steps=num_steps)
 
 
 def _subset(dataset: Dataset, n: int) -> Dataset:
@@ -130,6 +154,7 @@ def _record(
     settings: EvaluateConfig,
     num_steps: int | None,
 ) -> dict[str, Any]:
+    law_name = settings.law if settings.law != "training" else trained.config.objective.law["name"]
     total = np.sum([terms[name] for name in TERMS], axis=0)
     if not np.all(np.isfinite(total)):
         raise UserError(f"the bound of {int((~np.isfinite(total)).sum())} examples is not finite")
@@ -142,7 +167,8 @@ def _record(
         "split": dataset.split,
         "num_dims": dataset.num_dims,
         "levels_per_example": settings.levels_per_example,
-        "params": "ema",
+        "law": law_name if num_steps is None else "schedule",
+        "params": trained.kind,
         "step": trained.step,
         "seed": settings.seed,
     }

@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vdm import adaptive, noise_levels, weightings
-from vdm.adaptive import Histogram
+from vdm import noise_levels, weightings
 from vdm.choices import unknown
 from vdm.model import VDM
 from vdm.noise_levels import NoiseLevels
 from vdm.run.config import ObjectiveConfig
 from vdm.run.errors import UserError, as_user_error
+from vdm.run.laws import LAWS, Law, ScheduleLaw, Weighting
+from vdm.schedules.base import LogSnrFn
 from vdm.schedules.learned import LearnedLinear, LearnedMonotone
 
 DRAWS = {
@@ -36,42 +37,12 @@ WEIGHTINGS: Mapping[str, Callable[..., jax.Array]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ScheduleLaw:
-    """Uniform times of the schedule."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SigmoidLaw:
-    """p(λ) ∝ sigmoid(λ) between the schedule's ends."""
-
-
-@dataclasses.dataclass(frozen=True)
-class AdaptiveLaw:
-    """A histogram that learns where the loss varies; see `vdm.adaptive`."""
-
-    num_bins: int = 100
-    decay: float = 0.99
-    floor: float = 0.05
-
-    def __post_init__(self):
-        if not (isinstance(self.num_bins, int) and self.num_bins >= 1):
-            raise ValueError(f"num_bins must be a whole number of at least 1: got {self.num_bins}")
-        if not (0 <= self.decay < 1 and 0 < self.floor <= 1):
-            raise ValueError(
-                f"decay must be in [0, 1) and floor in (0, 1]: got {self.decay}, {self.floor}"
-            )
-
-
-LAWS = {"schedule": ScheduleLaw, "sigmoid": SigmoidLaw, "adaptive": AdaptiveLaw}
-
-
-@dataclasses.dataclass(frozen=True)
 class Objective:
     """An objective that has been checked against its model."""
 
-    law: ScheduleLaw | SigmoidLaw | AdaptiveLaw
+    law: Law
     draw: str
-    weighting: Callable[[jax.Array], jax.Array] | None  # None is the bound
+    weighting: Weighting | None  # None is the bound
     num_steps: int | None
 
     @property
@@ -79,45 +50,15 @@ class Objective:
         """Whether the positions of a batch cover the interval evenly."""
         return self.draw != "uniform"
 
-    def init(self) -> Histogram | tuple[()]:
-        """Return the law's state before the first step."""
-        return adaptive.init(self.law.num_bins) if isinstance(self.law, AdaptiveLaw) else ()
-
     def positions(self, key: jax.Array, n: int) -> jax.Array:
-        """Return one set of positions for a whole batch, over all devices."""
+        """Return one set of positions for a whole batch, over all devices and micro-batches."""
         return DRAWS[self.draw](key, n)
 
-    def levels(
-        self, model: VDM, schedule_params: Any, state: Histogram | tuple[()], u: jax.Array
-    ) -> NoiseLevels:
-        """Return the batch's noise levels; differentiable in the schedule's parameters."""
-
-        def log_snr_fn(t):
-            return model.schedule.log_snr(schedule_params, t)
-
-        if isinstance(self.law, ScheduleLaw):
-            return noise_levels.from_times(log_snr_fn, u)
-        ends = log_snr_fn(jnp.zeros((), u.dtype)), log_snr_fn(jnp.ones((), u.dtype))
-        if isinstance(self.law, SigmoidLaw):
-            return noise_levels.sigmoid_law(u, *ends)
-        assert isinstance(state, Histogram)
-        return adaptive.levels(state, u, *ends, stratified=self.stratified, floor=self.law.floor)
-
-    def update(
-        self,
-        model: VDM,
-        schedule_params: Any,
-        state: Histogram | tuple[()],
-        levels: NoiseLevels,
-        loss: jax.Array,
-    ) -> Histogram | tuple[()]:
-        """Return the law's state after a batch whose losses are w(λ)‖ε − ε̂‖²/(2p(λ))."""
-        if not isinstance(self.law, AdaptiveLaw):
-            return state
-        assert isinstance(state, Histogram)
-        ends = (model.schedule.log_snr(schedule_params, jnp.asarray(t)) for t in (0.0, 1.0))
-        error = 2.0 * loss / levels.inverse_density
-        return adaptive.update(state, levels.log_snr, error, *ends, decay=self.law.decay)
+    def levels(self, state: Any, log_snr_fn: LogSnrFn, u: jax.Array) -> NoiseLevels:
+        """Return the batch's noise levels under the law."""
+        return self.law.levels(
+            state, log_snr_fn, u, stratified=self.stratified, weighting=self.weighting
+        )
 
 
 def build(config: ObjectiveConfig, model: VDM) -> Objective:

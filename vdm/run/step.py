@@ -53,13 +53,22 @@ class Trainer(NamedTuple):
     config: Config
 
 
+class Noise(NamedTuple):
+    """A step's randomness, drawn once for the whole batch over all devices and micro-batches."""
+
+    positions: jax.Array  # [b], uniform in [0, 1) and even together, for the law of λ
+    keys: jax.Array  # [b], one for each example's ε
+    dropout: jax.Array  # one for each micro-batch
+
+
 def init_state(trainer: Trainer, batch: Batch) -> TrainState:
     """Return the state before the first step."""
     params = trainer.model.init(init_key(trainer.config.seed), batch.x, batch.cond)
     # A copy: a donated buffer must not be donated twice.
     ema = jax.tree.map(jnp.copy, params)
     step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, ema, trainer.optimizer.init(params), trainer.objective.init())
+    levels = trainer.objective.law.init()
+    return TrainState(step, params, ema, trainer.optimizer.init(params), levels)
 
 
 def train_step(
@@ -73,11 +82,13 @@ def train_step(
     """
     model, objective, config = trainer.model, trainer.objective, trainer.config
     key = jax.random.fold_in(training_key(config.seed), state.step)
-    key_vlb, key_dropout = jax.random.split(key)
-    # The key that the model would draw its own times with: `vlb` is given levels instead.
-    key_levels = jax.random.split(key_vlb, 3)[0]
-    keys = (key_vlb, key_dropout, key_levels)
-    loss, terms, gradient, levels_state = gradients(trainer, state, batch, keys)
+    key_positions, key_noise, key_dropout = jax.random.split(key, 3)
+    noise = Noise(
+        objective.positions(key_positions, config.train.batch_size),
+        jax.random.split(key_noise, config.train.batch_size),
+        jax.random.split(key_dropout, config.train.accumulation_steps),
+    )
+    loss, terms, gradient, levels_state = gradients(trainer, state, batch, noise)
     updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = optim.ema_decay(config.optimizer, state.step)
@@ -96,7 +107,7 @@ def train_step(
 
 
 def gradients(
-    trainer: Trainer, state: TrainState, batch: Batch, keys: tuple[jax.Array, jax.Array, jax.Array]
+    trainer: Trainer, state: TrainState, batch: Batch, noise: Noise
 ) -> tuple[jax.Array, VLB, Any, Any]:
     """Return loss, mean terms (bits per dimension), two kinds of gradient, and the law's state.
 
@@ -106,23 +117,26 @@ def gradients(
     (VDM, appendix I). L_i depends on the interior through its own (λ_i, 1/p_i) only, and
     d mean L²/d(λ_i, 1/p_i) = 2 L_i d mean L/d(λ_i, 1/p_i): the same cotangents, scaled.
     """
-    model, objective = trainer.model, trainer.objective
-    key_vlb, key_dropout, key_levels = keys
-    size = trainer.config.train.batch_size
+    model, objective, size = trainer.model, trainer.objective, trainer.config.train.batch_size
     to_bpd = functools.partial(bits_per_dim, num_dims=math.prod(batch.x.shape[1:]))
-    u = objective.positions(key_levels, size)
+    chex.assert_equal_shape_prefix((batch.x, noise.positions, noise.keys), 1)
 
-    def loss_fn(params, where):
+    def levels_fn(schedule_params):
+        if objective.num_steps is not None:
+            return noise.positions  # times, as they are
+        log_snr_fn = functools.partial(model.schedule.log_snr, schedule_params)
+        return objective.levels(state.levels, log_snr_fn, noise.positions)
+
+    def loss_fn(params, where, examples, keys, dropout_key):
         terms = model.vlb(
             params,
-            key_vlb,
-            batch.x,
-            batch.cond,
+            keys,
+            examples.x,
+            examples.cond,
             noise_levels=where,
             num_steps=objective.num_steps,
-            dropout_key=key_dropout,
+            dropout_key=dropout_key,
         )
-        chex.assert_shape(tuple(terms), (size,))
         chex.assert_type(tuple(terms), float)
         terms = jax.tree.map(to_bpd, terms)
         if objective.weighting is None:
@@ -130,21 +144,52 @@ def gradients(
         weighted = objective.weighting(where.log_snr) * terms.diffusion
         return jnp.mean(weighted), (terms, weighted)
 
-    if objective.num_steps is not None:
-        (loss, (terms, _)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params, u)
-        return loss, jax.tree.map(jnp.mean, terms), gradient, state.levels
-
-    def levels_fn(schedule_params):
-        return objective.levels(model, schedule_params, state.levels, u)
-
     levels, pull = jax.vjp(levels_fn, state.params["schedule"])
-    (loss, (terms, each)), (gradient, by_level) = jax.value_and_grad(
-        loss_fn, argnums=(0, 1), has_aux=True
-    )(state.params, levels)
+    (loss, (terms, each)), (gradient, by_level) = _accumulate(
+        jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True),
+        state.params,
+        (levels, batch, noise.keys),
+        noise.dropout,
+    )
+    chex.assert_shape((*terms, each), (size,))
     (of_mean,) = pull(by_level)
     (of_square,) = pull(jax.tree.map(lambda g: 2.0 * each * g, by_level))
     ends = jax.tree.map(jnp.add, gradient["schedule"]["ends"], of_mean["ends"])
     gradient = {**gradient, "schedule": {"ends": ends, "shape": of_square["shape"]}}
-    nats = each / to_bpd(jnp.ones(()))
-    state_levels = objective.update(model, state.params["schedule"], state.levels, levels, nats)
-    return loss, jax.tree.map(jnp.mean, terms), gradient, state_levels
+    diffusion = terms.diffusion / to_bpd(jnp.ones(()))
+    log_snr_fn = model.log_snr(state.params)
+    levels_state = objective.law.update(state.levels, log_snr_fn, levels, diffusion)
+    return loss, jax.tree.map(jnp.mean, terms), gradient, levels_state
+
+
+def _accumulate(value_and_grad, params, per_example, dropout_keys):
+    """Return what value_and_grad(params, *per_example, dropout_key) gives of the whole batch.
+
+    With several dropout keys the batch is cut into as many micro-batches, one after the
+    other; gradients by parameters are averaged, all that belongs to an example put together.
+    """
+    parts = dropout_keys.shape[0]
+    if parts == 1:
+        return value_and_grad(params, *per_example, dropout_keys[0])
+
+    # Micro-batch k takes the examples k, k + m, ...: of every device's share a part.
+    def cut(leaf):
+        return jnp.swapaxes(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 0, 1)
+
+    def join(leaf):
+        return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+
+    def one(total, part):
+        examples, dropout_key = part
+        (loss, aux), (gradient, by_example) = value_and_grad(params, *examples, dropout_key)
+        total = jax.tree.map(jnp.add, total, (loss, gradient))
+        return total, (aux, by_example)
+
+    zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+    xs = jax.tree.map(cut, per_example), dropout_keys
+    (loss, gradient), rest = jax.lax.scan(one, zeros, xs)
+    loss, gradient = jax.tree.map(lambda leaf: leaf / parts, (loss, gradient))
+    aux, by_example = jax.tree.map(join, rest)
+    # The mean over the batch, not over a micro-batch, is what an example's share is of.
+    by_example = jax.tree.map(lambda leaf: leaf / parts, by_example)
+    return (loss, aux), (gradient, by_example)
