@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import interval, keys, within
 
+from oracles import interval, keys, within
 from vdm import adaptive, noise_levels
 
 HIGH, LOW = 7.0, -5.0

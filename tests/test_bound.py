@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from oracles import (
     ExactHead,
     entropy,
@@ -26,7 +27,6 @@ from oracles import (
     table,
     within,
 )
-
 from vdm import VDM, losses
 from vdm.likelihoods import discretised
 from vdm.schedules import cosine, linear

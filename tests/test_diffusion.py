@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import arrays, said_as, scales
 
+from oracles import arrays, said_as, scales
 from vdm import diffusion
 
 posterior = jax.jit(diffusion.posterior)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import keys
 from scipy import stats
 
+from oracles import keys
 from vdm import draws
 
 

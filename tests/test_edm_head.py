@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import SKEWED_2D, Mixture, arrays, exact_eps, scales
 
+from oracles import SKEWED_2D, Mixture, arrays, exact_eps, scales
 from vdm import VDM
 from vdm.likelihoods import gaussian
 from vdm.schedules import linear

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import arrays, expectation, normal, scales
 from scipy import stats
 
+from oracles import arrays, expectation, normal, scales
 from vdm import likelihoods, losses
 
 LEVELS = [2, 17, 256]

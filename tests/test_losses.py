@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from oracles import (
     SKEWED,
     SKEWED_2D,
@@ -21,7 +22,6 @@ from oracles import (
     normal,
     scales,
 )
-
 from vdm import likelihoods, losses, schedules
 
 ENDS = (5.0, -4.0)

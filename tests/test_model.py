@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import keys
 
+from oracles import keys
 from vdm import VDM, VLB, bits_per_dim, losses
 from vdm.likelihoods import discretised, gaussian
 from vdm.schedules import learned_linear, linear

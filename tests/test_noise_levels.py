@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
+
 from oracles import (
     SKEWED,
     exact_eps,
@@ -19,8 +21,6 @@ from oracles import (
     mutual_information,
     within,
 )
-from scipy import stats
-
 from vdm import adaptive, losses, noise_levels, schedules
 
 ALL = [noise_levels.uniform, noise_levels.low_discrepancy, noise_levels.stratified]

@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-import runs
 
+import runs
 from vdm.run import build, cli
 from vdm.run.errors import UserError
 

@@ -4,8 +4,8 @@ import copy
 import dataclasses
 
 import pytest
-import runs
 
+import runs
 from vdm.run import config as configs
 from vdm.run.errors import UserError
 

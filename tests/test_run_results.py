@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
 from PIL import Image
 
+import runs
 from vdm import VDM, likelihoods, schedules
 from vdm.run import config as configs, data, evaluate, figures, sample, train, trained
 from vdm.run.errors import UserError

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import arrays, keys, within
 
+from oracles import arrays, keys, within
 from vdm import VDM, adaptive, noise_levels, schedules, weightings
 from vdm.likelihoods import gaussian
 from vdm.run import config as configs, objective as objectives, optim
@@ -178,9 +178,7 @@ def test_only_the_variance_has_a_gradient_in_the_shape_on_average():
 def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting, parts):
     learned = weighting == "elbo"
     schedule = schedules.learned_linear(*ENDS) if learned else schedules.cosine(*ENDS)
-    trainer, state, batch = build(
-        schedule, parts, law={"name": law}, weighting={"name": weighting}
-    )
+    trainer, state, batch = build(schedule, parts, law={"name": law}, weighting={"name": weighting})
     if law == "adaptive":
         mass, first, more = np.random.default_rng(4).gamma(1.0, 1.0, (3, 100))
         histogram = (mass, mass * first, mass * (first**2 + more))

@@ -6,8 +6,8 @@ import json
 import jax
 import numpy as np
 import pytest
-import runs
 
+import runs
 from vdm.run import checkpoint, train
 from vdm.run.errors import UserError
 from vdm.run.train import METRICS_FILE

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import SKEWED, exact_eps, keys, scales, within
 
+from oracles import SKEWED, exact_eps, keys, scales, within
 from vdm import samplers
 from vdm.diffusion import convert
 

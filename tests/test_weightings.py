@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import arrays, interval
 from scipy import stats
 
+from oracles import arrays, interval
 from vdm import weightings
 
 EDGES = np.linspace(-6.0, 7.0, 27)

@@ -1,8 +1,9 @@
 """Evaluation: one exact pass over a split, in bits per dimension, with its standard error.
 
 Every example gets the same number of noise levels, spread evenly with an offset of its
-own under a law of λ, and all of its noise from a key made of the seed and its position among the examples
-that are evaluated: the result depends on neither the batch size nor the number of devices.
+own under a law of λ, and all of its noise from a key made of the seed and its position
+among the examples that are evaluated: the result depends on neither the batch size nor the
+number of devices.
 """
 
 import dataclasses
@@ -108,15 +109,16 @@ def _examples_bpd(
 
 
 def _law(trained: Trained, name: str) -> Law:
-    if name == "training" or isinstance(trained.law, LAWS.get(name, ())):
+    trained_with = trained.config.objective.law["name"]
+    if name in ("training", trained_with):
         return trained.law
+    if name not in LAWS:
+        raise UserError(unknown("law", name, ("training", *LAWS)))
     if name == "adaptive":
         raise UserError(
             "the law 'adaptive' has its histogram from training: this run was trained with "
-            f"{trained.config.objective.law['name']!r}"
+            f"the law {trained_with!r}"
         )
-    if name not in LAWS:
-        raise UserError(unknown("law", name, ("training", *LAWS)))
     return LAWS[name]()
 
 
