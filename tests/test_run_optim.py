@@ -11,11 +11,16 @@ from vdm.run import optim
 from vdm.run.config import OptimizerConfig
 
 PARAMS = {
-    "schedule": {"ends": {"log_snr_min": jnp.array(-6.0)}, "shape": {}},
+    "schedule": {"ends": {"log_snr_min": jnp.array(-6.0)}, "shape": {"hidden": jnp.zeros(4)}},
     "network": {"dense": {"kernel": jnp.full((2, 3), 0.5), "bias": jnp.full(3, 0.5)}},
 }
 CONFIG = OptimizerConfig(
-    learning_rate=0.1, schedule_learning_rate=0.3, warmup_steps=0, weight_decay=0.2, clip_norm=0.0
+    learning_rate=0.1,
+    schedule_learning_rate=0.3,
+    shape_learning_rate=0.7,
+    warmup_steps=0,
+    weight_decay=0.2,
+    clip_norm=0.0,
 )
 
 
@@ -39,6 +44,7 @@ def test_a_first_adam_step_has_the_size_of_its_groups_rate():
     updates = first_update(jax.tree.map(lambda p: jnp.full_like(p, 3.0), PARAMS), weight_decay=0.0)
     np.testing.assert_allclose(updates["network"]["dense"]["kernel"], -0.1, rtol=1e-5)
     np.testing.assert_allclose(updates["schedule"]["ends"]["log_snr_min"], -0.3, rtol=1e-5)
+    np.testing.assert_allclose(updates["schedule"]["shape"]["hidden"], -0.7, rtol=1e-5)
 
 
 def test_only_matrices_of_the_network_decay():
@@ -46,12 +52,14 @@ def test_only_matrices_of_the_network_decay():
     np.testing.assert_allclose(updates["network"]["dense"]["kernel"], -0.1 * 0.2 * 0.5, rtol=1e-6)
     assert not np.any(updates["network"]["dense"]["bias"])
     assert updates["schedule"]["ends"]["log_snr_min"] == 0.0
+    assert not np.any(updates["schedule"]["shape"]["hidden"])
 
 
-def test_each_group_is_clipped_by_its_own_norm():
+def test_network_and_ends_are_clipped_by_their_own_norm_and_the_shape_is_not():
     # Adam's first step is blind to the scale of a gradient; its first moment is not.
     gradient = jax.tree.map(jnp.ones_like, PARAMS)
     gradient["schedule"]["ends"]["log_snr_min"] = jnp.array(1e6)
+    gradient["schedule"]["shape"]["hidden"] = jnp.full(4, 1e6)
     optimizer = optim.build(dataclasses.replace(CONFIG, clip_norm=1.0), num_steps=10)
     _, state = optimizer.update(gradient, optimizer.init(PARAMS), PARAMS)
     moments = {
@@ -63,6 +71,8 @@ def test_each_group_is_clipped_by_its_own_norm():
     end = next(value for path, value in moments.items() if "log_snr_min" in path)
     np.testing.assert_allclose(kernel, 0.1 / np.sqrt(9), rtol=1e-6)  # 9 ones clipped to norm 1
     np.testing.assert_allclose(end, 0.1, rtol=1e-6)
+    shape = next(value for path, value in moments.items() if "hidden" in path)
+    np.testing.assert_allclose(shape, 1e5, rtol=1e-6)
 
 
 def test_the_average_remembers_more_as_it_goes():

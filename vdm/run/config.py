@@ -53,7 +53,7 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.99
     weight_decay: float = 0.01
-    clip_norm: float = 1.0  # of each group's gradient; 0 turns it off
+    clip_norm: float = 1.0  # of the network's gradient and of the ends'; 0 turns it off
     ema_decay: float = 0.9999
 
 

@@ -12,6 +12,9 @@ from vdm.schedules.base import Params, between, check_ends
 BISECTIONS = 50
 # Learned ends never come nearer to each other: softplus alone vanishes in rounding.
 MIN_RANGE = 0.01
+# The interior is never flatter than about this share of a straight line: in float32 too it
+# falls strictly, and no density of λ is higher than its inverse.
+LINEAR_SHARE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +57,17 @@ class LearnedMonotone:
             raise ValueError(f"width must be a whole number of at least 1: got {self.width!r}")
 
     def init(self, key: Key[Array, ""]) -> Params:
-        # Steps of the hidden units spread over the interval, each about a tenth of it wide;
-        # together they weigh as much as the linear part, so that the start is near linear.
+        # Steps of the hidden units spread over the interval, from a third to a three-hundredth
+        # of it wide; together they weigh as much as the linear part, so the start is near linear.
         key_slope, key_centre = jax.random.split(key)
-        slope = 10.0 * jnp.exp(jax.random.normal(key_slope, (self.width,)))
+        low, high = math.log(3.0), math.log(300.0)
+        slope = jnp.exp(jax.random.uniform(key_slope, (self.width,), minval=low, maxval=high))
         centre = jax.random.uniform(key_centre, (self.width,))
         shape = {
-            "slope": jnp.asarray(_inverse_softplus(1.0)),
+            "weight": jnp.asarray(math.log(self.width)),
             "hidden_slope": slope + jnp.log(-jnp.expm1(-slope)),
             "hidden_bias": -slope * centre,
-            "hidden_weight": jnp.full((self.width,), _inverse_softplus(1.0)),
+            "hidden_weight": jnp.zeros((self.width,)),
         }
         ends = _init_ends(self.log_snr_max, self.log_snr_min) if self.learn_ends else {}
         return {"ends": ends, "shape": shape}
@@ -81,12 +85,13 @@ class LearnedMonotone:
         return between(start, end, position.reshape(t.shape))
 
     def _height(self, shape: dict[str, Array], t: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The increasing network n(t) = w₁ t + mean_j w₃ⱼ sigmoid(w₂ⱼ t + b₂ⱼ), all w > 0."""
-        slope, weight = jax.nn.softplus(shape["hidden_slope"]), shape["hidden_weight"]
+        """The increasing network n(t) = w₁ t + Σ_j w₃ⱼ sigmoid(w₂ⱼ t + b₂ⱼ), all w > 0."""
+        weights = jax.nn.softmax(jnp.append(shape["weight"], shape["hidden_weight"]))
+        slope = jax.nn.softplus(shape["hidden_slope"])
         hidden = jax.nn.sigmoid(t[:, None] * slope[None] + shape["hidden_bias"][None])
-        bumps = jnp.mean(jax.nn.softplus(weight)[None] * hidden, axis=1)
-        # A network of vanished weights is a straight line, not 0/0.
-        return ((1e-6 + jax.nn.softplus(shape["slope"])) * t + bumps).astype(t.dtype)
+        steps = jnp.sum(weights[None, 1:] * hidden, axis=1)
+        # Where every step lies outside the interval this is a straight line, not 0/0.
+        return ((LINEAR_SHARE + weights[0]) * t + steps).astype(t.dtype)
 
     def inverse(self, params: Params, log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
         def halve(_, bracket):
@@ -117,8 +122,9 @@ def learned_monotone(
 
     s(t) = (n(t) − n(0))/(n(1) − n(0)) and n is the monotone network of the VDM paper
     (appendix on the noise schedule): a linear part and `width` sigmoids of t with positive
-    weights, here softplus of the parameters so that none can vanish. The ends are pinned
-    whatever the shape; they are parameters too where `learn_ends`.
+    slopes and weights. Here the weights are a softmax, for only their ratios matter, and the
+    linear part keeps at least a hundredth. The ends are pinned whatever the shape; they are
+    parameters too where `learn_ends`.
     Raises ValueError unless the ends are finite and in order and width is at least 1.
     """
     return LearnedMonotone(log_snr_max, log_snr_min, width, learn_ends)
