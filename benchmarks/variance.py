@@ -140,7 +140,7 @@ def step_keys(seed, step):
     return jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 3)
 
 
-def learn_schedule(problem, size, steps, rate=2e-2, optimizer=None):
+def learn_schedule(problem, size, steps, rate=3e-2):
     """Parameters of a monotone schedule before and after it has descended the variance."""
     schedule = schedules.learned_monotone(HIGH, LOW, learn_ends=False)
     model = dataclasses.replace(problem.model, schedule=schedule)
@@ -152,9 +152,7 @@ def learn_schedule(problem, size, steps, rate=2e-2, optimizer=None):
         }
     )
     objective = objectives.build(config.objective, model)
-    optimizer = optimizer or optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, steps))
-    )
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
     trainer = Trainer(model, optimizer, objective, config)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -336,7 +334,7 @@ def draw_laws(problem, moments, learned, before, after, histograms):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--train_steps", type=int, default=4000, help="of the digits model")
-    parser.add_argument("--fit_steps", type=int, default=3000, help="of schedule and histograms")
+    parser.add_argument("--fit_steps", type=int, default=15000, help="of schedule and histograms")
     parser.add_argument("--size", type=int, default=32, help="of a batch")
     parser.add_argument("--batches", type=int, default=4000, help="to measure a variance with")
     options = parser.parse_args()

@@ -13,19 +13,13 @@ Expected in that form: 1.759 ± 0.014 bits per dimension on the 297 test images,
 their classes, where the unconditional model takes 1.867 ± 0.014.
 """
 
-import importlib.util
-import pathlib
-
 from ml_collections import ConfigDict
+
+from vdm.run.config import neighbour
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
-    # Config files are loaded by path, so their neighbours are too.
-    path = pathlib.Path(__file__).with_name("digits.py")
-    spec = importlib.util.spec_from_file_location("digits", path)
-    digits = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(digits)
-    config = digits.get_config()
+    config = neighbour(__file__, "digits.py")
     config.model.network.num_classes = 10
     return config

@@ -71,7 +71,7 @@ def probabilities(
     state: Histogram,
     *,
     stratified: bool = True,
-    floor: float = 0.05,
+    floor: float = 0.02,
     weights: Float[Array, " n"] | None = None,
 ) -> Float[Array, " n"]:
     """Return the probability of every bin, given the weight w of each (None: all alike).
@@ -99,7 +99,7 @@ def levels(
     log_snr_min: Float[Array, ""] | float,
     *,
     stratified: bool = True,
-    floor: float = 0.05,
+    floor: float = 0.02,
     weighting: Callable[[Float[Array, " n"]], Float[Array, " n"]] | None = None,
 ) -> NoiseLevels:
     """Return noise levels drawn from the histogram, from uniform positions in [0, 1).

@@ -6,6 +6,7 @@ error that names the key (and the nearest valid one) before anything else happen
 """
 
 import dataclasses
+import importlib.util
 import math
 import pathlib
 import typing
@@ -47,7 +48,7 @@ class OptimizerConfig:
 
     learning_rate: float = 2e-4
     schedule_learning_rate: float = 1e-2  # of learned end points, in units of λ
-    shape_learning_rate: float = 1e-2  # of a learned interior
+    shape_learning_rate: float = 2e-2  # of a learned interior
     decay: str = "constant"  # after the warm-up: "constant" or "cosine" (to zero)
     warmup_steps: int = 100
     b1: float = 0.9
@@ -169,6 +170,17 @@ def default_values() -> ml_collections.ConfigDict:
     names = ("objective", "optimizer", "evaluate", "sample")
     values = {name: dataclasses.asdict(block()) for name, block in zip(names, blocks, strict=True)}
     return ml_collections.ConfigDict({"seed": 0, **values})
+
+
+def neighbour(config_file: str, name: str) -> ml_collections.ConfigDict:
+    """Return the config of the file `name` beside a config file (its `__file__`), to build on."""
+    # Config files are loaded by path, not imported, and so are their neighbours.
+    path = pathlib.Path(config_file).with_name(name)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
 
 
 def load(workdir: pathlib.Path) -> Config:

@@ -85,7 +85,7 @@ class AdaptiveLaw:
 
     num_bins: int = 100
     decay: float = 0.99
-    floor: float = 0.05
+    floor: float = 0.02
 
     def __post_init__(self):
         if not (isinstance(self.num_bins, int) and self.num_bins >= 1):

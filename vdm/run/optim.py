@@ -29,13 +29,13 @@ def build(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformati
         ),
     )
 
-    def adam(peak: float) -> optax.GradientTransformation:
-        return optax.adam(learning_rate(config, peak, num_steps), b1=config.b1, b2=config.b2)
-
+    ends_rate = learning_rate(config, config.schedule_learning_rate, num_steps)
+    shape_rate = learning_rate(config, config.shape_learning_rate, num_steps)
     groups = {
         "network": network,
-        "ends": _clipped(config, adam(config.schedule_learning_rate)),
-        "shape": adam(config.shape_learning_rate),
+        "ends": _clipped(config, optax.adam(ends_rate, b1=config.b1, b2=config.b2)),
+        # A long memory, for the same reason: a rare gradient must not be forgotten in between.
+        "shape": optax.adam(shape_rate, b1=config.b1, b2=0.999),
     }
     return optax.partition(groups, param_labels=_groups)
 

@@ -15,6 +15,8 @@ MIN_RANGE = 0.01
 # The interior is never flatter than about this share of a straight line: in float32 too it
 # falls strictly, and no density of λ is higher than its inverse.
 LINEAR_SHARE = 0.01
+# How near to an end, in t, its nearest steps are.
+NEAREST = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,17 +59,21 @@ class LearnedMonotone:
             raise ValueError(f"width must be a whole number of at least 1: got {self.width!r}")
 
     def init(self, key: Key[Array, ""]) -> Params:
-        # Steps of the hidden units spread over the interval, from a third to a three-hundredth
-        # of it wide; together they weigh as much as the linear part, so the start is near linear.
-        key_slope, key_centre = jax.random.split(key)
-        low, high = math.log(3.0), math.log(300.0)
-        slope = jnp.exp(jax.random.uniform(key_slope, (self.width,), minval=low, maxval=high))
-        centre = jax.random.uniform(key_centre, (self.width,))
+        # A hidden unit is a step of s at some t. Half of them lie anywhere; the others come
+        # ever nearer to the two ends, the nearer the steeper and the lighter, for there λ may
+        # have to hurry. The linear part weighs as much as all: the start is near linear.
+        key_centre, key_slope = jax.random.split(key)
+        u, v = (jax.random.uniform(k, (self.width,)) for k in (key_centre, key_slope))
+        near_end = jnp.arange(self.width) % 2 == 0
+        distance = 0.5 * NEAREST ** jnp.mod(2.0 * u, 1.0)
+        centre = jnp.where(near_end, jnp.where(u < 0.5, distance, 1.0 - distance), u)
+        slope = jnp.where(near_end, 2.0 * 5.0**v / distance, 3.0 * 30.0**v)
+        weight = jnp.where(near_end, distance / jnp.mean(distance), 1.0)
         shape = {
             "weight": jnp.asarray(math.log(self.width)),
             "hidden_slope": slope + jnp.log(-jnp.expm1(-slope)),
             "hidden_bias": -slope * centre,
-            "hidden_weight": jnp.zeros((self.width,)),
+            "hidden_weight": jnp.log(weight),
         }
         ends = _init_ends(self.log_snr_max, self.log_snr_min) if self.learn_ends else {}
         return {"ends": ends, "shape": shape}

@@ -1,0 +1,38 @@
+"""Every experiment is a config that fits its data, and says how to run it."""
+
+import pathlib
+
+import pytest
+
+from vdm.run import build, cli, data
+from vdm.run.train import make_batch
+
+EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("*.py"))
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_config_fits_its_data(path):
+    config = cli.read_config([f"--config={path}"])
+    dataset = data.load(config.data.name, "train")
+    trainer = build.trainer(config, dataset)
+    cond = build.condition(trainer.model.network, dataset)
+    assert (cond is not None) == ("conditional" in path.stem)
+    assert len(make_batch(dataset, cond, config, 0).x) == config.train.batch_size
+    text = path.read_text()
+    assert f"vdm train    --config=experiments/{path.name} --workdir=runs/{path.stem}" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "value"),
+    [
+        ("digits_learned", ("model", "schedule"), "learned_monotone"),
+        ("digits_adaptive", ("objective", "law"), "adaptive"),
+        ("digits_closed_form", ("objective", "law"), "sigmoid"),
+        ("digits_weighted", ("objective", "weighting"), "sigmoid"),
+    ],
+)
+def test_the_experiment_is_what_its_name_says(name, block, value):
+    (path,) = [path for path in EXPERIMENTS if path.stem == name]
+    config = cli.read_config([f"--config={path}"])
+    assert getattr(getattr(config, block[0]), block[1])["name"] == value
