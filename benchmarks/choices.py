@@ -12,8 +12,10 @@ share the work between two processes. The table is of all the seeds that are the
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
+import operator
 import pathlib
 import shutil
 
@@ -31,11 +33,16 @@ def schedule(name, **arguments):
     return {"model.schedule": {**LINEAR, "name": name, **arguments}}
 
 
+def head(prediction):
+    # Only a fresh ε̂ should be z; the others begin at 0.
+    return {"model.prediction": prediction, "model.network.residual": False}
+
+
 def weighted(name, **arguments):
     return {"objective.weighting": {"name": name, **arguments}}
 
 
-ADAPTIVE = {"objective.law": {"name": "adaptive"}, "objective.draw": "stratified"}
+ADAPTIVE = {"objective.law": {"name": "adaptive"}}
 SIGMOID_LAW = {"objective.law": {"name": "sigmoid"}}
 CHOICES = {
     # Where to look, all of them for the bound.
@@ -52,12 +59,13 @@ CHOICES = {
     "learned": schedule("learned_monotone", learn_ends=False),
     "learned_and_ends": schedule("learned_monotone"),
     "adaptive": ADAPTIVE,
+    "adaptive_stratified": ADAPTIVE | {"objective.draw": "stratified"},
     "adaptive_iid": ADAPTIVE | {"objective.draw": "uniform"},
     # What the network says; the bound is the same.
-    "v_head": {"model.prediction": "v"},
-    "v_head_sigmoid_law": {"model.prediction": "v"} | SIGMOID_LAW,
-    "x_head": {"model.prediction": "x"},
-    "edm_head": {"model.prediction": "edm"},
+    "v_head": head("v"),
+    "v_head_sigmoid_law": head("v") | SIGMOID_LAW,
+    "x_head": head("x"),
+    "edm_head": head("edm"),
     # Other objectives than the bound; the bound is still what is evaluated.
     "weight_simple": weighted("simple"),
     "weight_v": weighted("v"),
@@ -88,8 +96,8 @@ def make_config(choice, seed, steps):
     )
     values = ml_collections.ConfigDict(configs.to_dict(base))
     for key, value in CHOICES[choice].items():
-        block, name = key.split(".")
-        values[block][name] = value
+        *blocks, name = key.split(".")
+        functools.reduce(operator.getitem, blocks, values)[name] = value
     return configs.from_dict(values.to_dict())
 
 

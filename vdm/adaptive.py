@@ -22,8 +22,12 @@ from vdm.noise_levels import NoiseLevels
 
 
 class Histogram(NamedTuple):
-    """Running sums over bins of λ, from λ_max to λ_min; `mass` makes them averages."""
+    """Running sums over bins of λ, from λ_max to λ_min; `mass` makes them averages.
 
+    `count` is how many errors a bin has seen.
+    """
+
+    count: Float[Array, " n"]
     mass: Float[Array, " n"]
     first: Float[Array, " n"]
     second: Float[Array, " n"]
@@ -34,8 +38,8 @@ def init(num_bins: int = 100) -> Histogram:
     if num_bins < 1:
         raise ValueError(f"num_bins must be at least 1: got {num_bins}")
     zeros = jnp.zeros((num_bins,), float)
-    # Three buffers: a donated state must not hold one of them twice.
-    return Histogram(zeros, jnp.copy(zeros), jnp.copy(zeros))
+    # Buffers of their own: a donated state must not hold one of them twice.
+    return Histogram(*(jnp.copy(zeros) for _ in Histogram._fields))
 
 
 def update(
@@ -61,6 +65,7 @@ def update(
     kept = decay**count
     share = jnp.where(count > 0, (1.0 - kept) / jnp.maximum(count, 1.0), 0.0)
     return Histogram(
+        count=state.count + count,
         mass=kept * state.mass + share * count,
         first=kept * state.first + share * jax.ops.segment_sum(error, index, n),
         second=kept * state.second + share * jax.ops.segment_sum(jnp.square(error), index, n),
@@ -81,7 +86,10 @@ def probabilities(
     seen = state.mass > 0
     mass = jnp.where(seen, state.mass, 1.0)
     first, second = state.first / mass, state.second / mass
-    spread = jnp.sqrt(jnp.maximum(second - jnp.square(first) * stratified, 0.0))
+    # The variance of one or two errors says nothing, least of all that it is zero: what is
+    # subtracted grows with their number, or a bin once seen would hardly be seen again.
+    known = jnp.maximum(1.0 - 2.0 / jnp.maximum(state.count, 1.0), 0.0) * stratified
+    spread = jnp.sqrt(jnp.maximum(second - known * jnp.square(first), 0.0))
     typical = jnp.sum(jnp.where(seen, spread, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
     # Before the first error every bin is typical, and w alone decides.
     spread = jnp.where(seen, spread, jnp.where(jnp.any(seen), typical, 1.0))

@@ -162,7 +162,8 @@ class EDM:
         above = between(above_max, 1 - below_min, t)
         below = between(1 - above_max, below_min, t)
         # Each quantile from the smaller of the two masses, which float32 resolves.
-        small = jnp.minimum(above, below)
+        # Not their minimum, whose derivative is 0 where both are equal.
+        small = jnp.where(above < below, above, below)
         return self.mean + self.std * jnp.where(above < below, -1.0, 1.0) * ndtri(small)
 
     def inverse(self, params: Params, log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
