@@ -5,9 +5,10 @@
 
 Each choice is experiments/digits.py in the size of `make demo` with one thing changed, for
 three seeds: same steps, batch, warm-up and rate, and an average of parameters (EMA) whose
-half-life is a tenth of the run. Runs are kept in runs/choices/ and finished ones are not
-repeated, so the command may be stopped and started again, and `--seeds=0`, `--seeds=1`
-share the work between two processes. The table is of all the seeds that are there.
+half-life is at most a tenth of the run (its decay grows as (1 + n)/(10 + n)). Runs are kept
+in runs/choices/ and finished ones are not repeated, so the command may be stopped and started
+again, and `--seeds=0`, `--seeds=1` share the work between two processes. The table is of all
+the seeds that are there.
 """
 
 import argparse

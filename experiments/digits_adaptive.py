@@ -20,5 +20,4 @@ def get_config() -> ConfigDict:
     """Return the config."""
     config = neighbour(__file__, "digits.py")
     config.objective.law = ConfigDict({"name": "adaptive"})
-    config.objective.draw = "stratified"
     return config

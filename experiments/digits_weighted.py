@@ -20,7 +20,6 @@ from vdm.run.config import neighbour
 def get_config() -> ConfigDict:
     """Return the config."""
     config = neighbour(__file__, "digits.py")
-    config.objective.weighting = ConfigDict({"name": "sigmoid", "bias": 0.0})
+    config.objective.weighting = ConfigDict({"name": "sigmoid"})
     config.objective.law = ConfigDict({"name": "adaptive"})
-    config.objective.draw = "stratified"
     return config

@@ -22,14 +22,15 @@ def by_hand(state, log_snr, error, decay):
             kept = decay ** inside.sum()
             new = error[inside]
             moments = np.array([1.0, new.mean(), (new**2).mean()])
-            state[:, k] = kept * state[:, k] + (1 - kept) * moments
+            state[0, k] += inside.sum()
+            state[1:, k] = kept * state[1:, k] + (1 - kept) * moments
     return state
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.7, 0.99])
 def test_moments_are_those_of_a_plain_loop(decay):
     rng, state = np.random.default_rng(0), adaptive.init(11)
-    expected = np.zeros((3, 11))
+    expected = np.zeros((4, 11))
     for _ in range(5):
         log_snr, error = rng.uniform(LOW, HIGH, 49), rng.gamma(0.5, 3.0, 49)
         error[:3] = np.nan, np.inf, -np.inf
@@ -46,7 +47,7 @@ def test_levels_at_the_ends_fall_into_the_last_bins():
 
 
 def test_a_batch_of_errors_that_are_not_finite_changes_nothing():
-    state = adaptive.Histogram(*jnp.asarray(np.random.default_rng(1).random((3, 5))))
+    state = adaptive.Histogram(*jnp.asarray(np.random.default_rng(1).random((4, 5))))
     after = adaptive.update(state, jnp.linspace(LOW, HIGH, 9), jnp.full(9, jnp.nan), HIGH, LOW)
     np.testing.assert_array_equal(np.array(after), np.array(state))
 
@@ -56,7 +57,8 @@ def test_a_batch_of_errors_that_are_not_finite_changes_nothing():
 def test_probabilities_are_the_square_root_law_and_a_floor(stratified, floor):
     first, second = np.array([1.0, 2.0, 0.5, 3.0]), np.array([2.0, 5.0, 0.25, 18.0])
     mass = np.array([0.3, 1.0, 0.8, 0.01])
-    state = adaptive.Histogram(*map(jnp.asarray, (mass, mass * first, mass * second)))
+    many = np.full(4, 1e18)
+    state = adaptive.Histogram(*map(jnp.asarray, (many, mass, mass * first, mass * second)))
     spread = np.sqrt(second - first**2) if stratified else np.sqrt(second)
     expected = (1 - floor) * spread / spread.sum() + floor / 4
     probs = adaptive.probabilities(state, stratified=stratified, floor=floor)
@@ -65,7 +67,10 @@ def test_probabilities_are_the_square_root_law_and_a_floor(stratified, floor):
 
 def test_unseen_bins_count_as_average_ones():
     state = adaptive.Histogram(
-        jnp.asarray([0.5, 0.0, 0.5]), jnp.zeros(3), jnp.asarray([0.5, 0.0, 4.5])
+        jnp.asarray([9.0, 0.0, 9.0]),
+        jnp.asarray([0.5, 0.0, 0.5]),
+        jnp.zeros(3),
+        jnp.asarray([0.5, 0.0, 4.5]),
     )
     np.testing.assert_allclose(
         adaptive.probabilities(state, floor=0.0), np.array([1, 2, 3]) / 6, rtol=1e-12
@@ -76,9 +81,38 @@ def test_unseen_bins_count_as_average_ones():
 def test_without_any_spread_the_law_is_uniform(error):
     state = adaptive.init(7)
     if error is not None:
-        log_snr = jnp.linspace(LOW, HIGH, 50)
-        state = adaptive.update(state, log_snr, jnp.full(50, error), HIGH, LOW, decay=0.0)
+        log_snr = HIGH - (HIGH - LOW) * (jnp.arange(56) + 0.5) / 56  # eight in every bin
+        state = adaptive.update(state, log_snr, jnp.full(56, error), HIGH, LOW, decay=0.0)
     np.testing.assert_allclose(adaptive.probabilities(state), 1 / 7, atol=1e-6)
+
+
+def test_few_errors_say_little_of_their_variance():
+    """Bins of one and of two equal errors count with their whole square, one of eight with less."""
+    state, log_snr = adaptive.init(3), jnp.asarray([6.0] * 1 + [1.0] * 2 + [-4.0] * 8)
+    state = adaptive.update(state, log_snr, jnp.full(11, 3.0), HIGH, LOW)
+    spread = np.array([3.0, 3.0, 3.0 * np.sqrt(2 / 8)])
+    probs = adaptive.probabilities(state, floor=0.0)
+    np.testing.assert_allclose(probs, spread / spread.sum(), rtol=1e-6)
+
+
+def test_from_empty_it_is_never_much_worse_than_even_levels():
+    """The stratified variance ∫ Var/p of the histogram's own density, at every step."""
+    centre = HIGH - (HIGH - LOW) * (np.arange(60) + 0.5) / 60
+    even = np.mean(spread(centre) ** 2)
+
+    @jax.jit
+    def step(state, seed):
+        key_u, key_error = jax.random.split(jax.random.fold_in(jax.random.key(0), seed))
+        levels = adaptive.levels(state, noise_levels.stratified(key_u, 16), HIGH, LOW)
+        error = noisy_error(key_error, levels.log_snr)
+        return adaptive.update(state, levels.log_snr, error, HIGH, LOW)
+
+    state, worst = adaptive.init(60), []
+    for seed in range(300):
+        state = step(state, seed)
+        probs = np.asarray(adaptive.probabilities(state)) * 60
+        worst.append(np.mean(spread(centre) ** 2 / probs) / even)
+    assert max(worst) < 2.5 and worst[-1] < 1.1
 
 
 def test_no_bin_is_refused():

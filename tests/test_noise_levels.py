@@ -100,7 +100,8 @@ def some_histogram(seed=0, bins=13):
     mass = np.where(rng.random(bins) < 0.3, 0.0, rng.random(bins))
     first = rng.gamma(0.3, 4.0, bins)
     second = first**2 * (1 + rng.gamma(0.5, 2.0, bins))
-    return adaptive.Histogram(*(jnp.asarray(part) for part in (mass, mass * first, mass * second)))
+    parts = (100 * mass, mass, mass * first, mass * second)
+    return adaptive.Histogram(*(jnp.asarray(part) for part in parts))
 
 
 def from_schedule(schedule):

@@ -79,6 +79,14 @@ def test_rate_is_the_slope_of_each_time(schedule):
     np.testing.assert_allclose(log_snr, curve(schedule)(t), rtol=1e-13)
 
 
+def test_the_rate_of_edm_where_both_tails_weigh_the_same():
+    log_snr, rate = schedules.log_snr_and_rate(
+        curve(schedules.edm(12.4, -7.6)), jnp.asarray([0.5 - 1e-6, 0.5, 0.5 + 1e-6])
+    )
+    np.testing.assert_allclose(log_snr[1], 2.4, atol=1e-9)
+    np.testing.assert_allclose(rate[1], rate[0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["linear", "learned_linear"])
 def test_linear_is_linear(name):
     t = np.linspace(0, 1, 49)

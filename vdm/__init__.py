@@ -9,6 +9,7 @@ from vdm import (
     noise_levels,
     samplers,
     schedules,
+    variance,
     weightings,
 )
 from vdm.losses import bits_per_dim
@@ -27,5 +28,6 @@ __all__ = [
     "noise_levels",
     "samplers",
     "schedules",
+    "variance",
     "weightings",
 ]

@@ -24,10 +24,10 @@ from vdm.noise_levels import NoiseLevels
 class Histogram(NamedTuple):
     """Running sums over bins of λ, from λ_max to λ_min; `mass` makes them averages.
 
-    `count` is how many errors a bin has seen.
+    `seen` is how many errors each bin was given.
     """
 
-    count: Float[Array, " n"]
+    seen: Float[Array, " n"]
     mass: Float[Array, " n"]
     first: Float[Array, " n"]
     second: Float[Array, " n"]
@@ -65,7 +65,7 @@ def update(
     kept = decay**count
     share = jnp.where(count > 0, (1.0 - kept) / jnp.maximum(count, 1.0), 0.0)
     return Histogram(
-        count=state.count + count,
+        seen=state.seen + count,
         mass=kept * state.mass + share * count,
         first=kept * state.first + share * jax.ops.segment_sum(error, index, n),
         second=kept * state.second + share * jax.ops.segment_sum(jnp.square(error), index, n),
@@ -83,16 +83,16 @@ def probabilities(
 
     A bin without errors counts as an average one.
     """
-    seen = state.mass > 0
-    mass = jnp.where(seen, state.mass, 1.0)
+    met = state.seen > 0
+    mass = jnp.where(met, state.mass, 1.0)
     first, second = state.first / mass, state.second / mass
     # The variance of one or two errors says nothing, least of all that it is zero: what is
     # subtracted grows with their number, or a bin once seen would hardly be seen again.
-    known = jnp.maximum(1.0 - 2.0 / jnp.maximum(state.count, 1.0), 0.0) * stratified
+    known = jnp.maximum(1.0 - 2.0 / jnp.maximum(state.seen, 1.0), 0.0) * stratified
     spread = jnp.sqrt(jnp.maximum(second - known * jnp.square(first), 0.0))
-    typical = jnp.sum(jnp.where(seen, spread, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
+    typical = jnp.sum(jnp.where(met, spread, 0.0)) / jnp.maximum(jnp.sum(met), 1)
     # Before the first error every bin is typical, and w alone decides.
-    spread = jnp.where(seen, spread, jnp.where(jnp.any(seen), typical, 1.0))
+    spread = jnp.where(met, spread, jnp.where(jnp.any(met), typical, 1.0))
     spread = spread if weights is None else spread * weights
     total = jnp.sum(spread)
     even = 1.0 / spread.shape[0]

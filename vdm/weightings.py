@@ -33,7 +33,11 @@ def v(log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
 def edm(
     log_snr: Float[Array, "*b"], mean: float = 2.4, std: float = 2.4, sigma_data: float = 0.5
 ) -> Float[Array, "*b"]:
-    """Return N(λ; mean, std²)(e^{−λ} + σ_d²): EDM's loss and noise law (Karras et al. 2022)."""
+    """Return N(λ; mean, std²)(e^{−λ} + σ_d²): EDM's loss and noise law (Karras et al. 2022).
+
+    Raises ValueError unless std is positive.
+    """
+    _check_positive(std=std)
     density = jnp.exp(-0.5 * jnp.square((log_snr - mean) / std))
     return density * (jnp.exp(-log_snr) + sigma_data**2)
 
@@ -44,8 +48,10 @@ def edm_monotone(
     """Return EDM's weight, held at its peak for every noisier level (Kingma & Gao 2023).
 
     Non-increasing in λ, so the objective is an average of bounds of noised data.
-    Raises ValueError where EDM's weight has two peaks (a std well above 2).
+    Raises ValueError unless std is positive, and where EDM's weight has two peaks (a std
+    well above 2).
     """
+    _check_positive(std=std)
     # d log w/dλ = −(λ − mean)/std² − e^{−λ}/(e^{−λ} + σ_d²) is positive at the lower edge,
     # negative at the upper one, and falls throughout for std ≤ 2.
     grid = np.linspace(mean - std**2 - 1.0, mean, 100_001)
@@ -67,18 +73,29 @@ def min_snr(
     """Return sech(λ/2) min(1, γ e^{−λ}), or its soft form sech(λ/2) γ/(γ + e^λ).
 
     The error of ε at uniform times of the cosine schedule, no heavier than γ errors of x
-    (Hang et al. 2023; soft: Crowson et al. 2024).
+    (Hang et al. 2023; soft: Crowson et al. 2024). Raises ValueError unless γ is positive.
     """
+    _check_positive(gamma=gamma)
     ratio = jax.nn.sigmoid(jnp.log(gamma) - log_snr)
     hard = jnp.minimum(1.0, gamma * jnp.exp(-log_snr))
     return simple(log_snr) * (ratio if soft else hard)
 
 
 def p2(log_snr: Float[Array, "*b"], k: float = 1.0, gamma: float = 1.0) -> Float[Array, "*b"]:
-    """Return sech(λ/2)/(k + e^λ)^γ: perception-prioritised weights (Choi et al. 2022)."""
+    """Return sech(λ/2)/(k + e^λ)^γ: perception-prioritised weights (Choi et al. 2022).
+
+    Raises ValueError unless k is positive.
+    """
+    _check_positive(k=k)
     return simple(log_snr) * jnp.exp(-gamma * jnp.logaddexp(jnp.log(k), log_snr))
 
 
 def sigmoid(log_snr: Float[Array, "*b"], bias: float = 0.0) -> Float[Array, "*b"]:
     """Return a sigmoid of b − λ, which leaves out the finest details (Kingma & Gao 2023)."""
     return jax.nn.sigmoid(bias - log_snr)
+
+
+def _check_positive(**arguments: float) -> None:
+    for name, value in arguments.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be positive: got {value}")

@@ -20,7 +20,7 @@ class MLP(nn.Module):
     and dtype. Each block adds dense2(dropout(swish(dense1(swish(norm(h))) + cond_proj)))
     to h; dense2, cond_proj and dense_out start at zero, so a fresh network returns z
     where `residual` (a fresh ε̂ = z, as in the VDM paper) and 0 otherwise, the better
-    start for the x, v and score predictions.
+    start for the x, v, score and edm predictions.
 
     Fields: `width` of the layers, `num_blocks`, `dropout` (only with train=True),
     `num_classes` for integer conditions [b] or `cond_dim` for float ones [b, cond_dim],

@@ -28,7 +28,7 @@ class UNet(nn.Module):
     `num_blocks` residual blocks go down, each output is kept, the middle is block,
     attention, block, and `num_blocks` + 1 go up, each on what came before and the last
     output kept. A fresh network returns z where `residual` (ε̂ = z, as in the paper; made
-    for the eps prediction) and 0 otherwise, the better start for x, v and score.
+    for the eps prediction) and 0 otherwise, the better start for x, v, score and edm.
 
     Fields: `channels` of every block, `num_blocks` a side, `fourier_exponents` n of the
     features sin, cos(2π 2ⁿ z) appended to z (empty for none), `attention` "none",

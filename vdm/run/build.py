@@ -16,7 +16,7 @@ import numpy as np
 from vdm import likelihoods, networks, schedules
 from vdm.choices import unknown
 from vdm.model import HEADS, VDM
-from vdm.run import objective, optim
+from vdm.run import laws, objective, optim
 from vdm.run.config import Config
 from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
@@ -66,7 +66,9 @@ def trainer(config: Config, data: Dataset) -> Trainer:
     vdm = model(config)
     check_fit(vdm, data)
     optimizer = optim.build(config.optimizer, config.train.num_steps)
-    return Trainer(vdm, optimizer, objective.build(config.objective, vdm), config)
+    aim = objective.build(config.objective, vdm)
+    laws.for_evaluation(config.evaluate.law, aim.law)  # or `vdm evaluate` would be the first
+    return Trainer(vdm, optimizer, aim, config)
 
 
 def condition(network: Any, data: Dataset) -> np.ndarray | None:

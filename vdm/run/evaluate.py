@@ -18,15 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm.choices import unknown
 from vdm.losses import bits_per_dim
 from vdm.model import VLB
-from vdm.run import build, config as configs, data
+from vdm.run import build, config as configs, data, laws
 from vdm.run.config import EvaluateConfig
 from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError
 from vdm.run.files import check_writable, replacing, write_json
-from vdm.run.laws import LAWS, Law
 from vdm.run.progress import bar
 from vdm.run.trained import Trained
 
@@ -44,7 +42,7 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     written to or a result that is not finite.
     """
     values_of_t = configs.parse_num_steps(settings.num_steps)
-    law = _law(trained, settings.law)
+    law = laws.for_evaluation(settings.law, trained.law)
     check_writable(workdir)
     test = data.load(trained.config.data.name, split)
     subset = _subset(data.load(trained.config.data.name, "train"), len(test))
@@ -108,20 +106,6 @@ def _examples_bpd(
     return {name: np.asarray(mean[:, i]) for i, name in enumerate(TERMS)}
 
 
-def _law(trained: Trained, name: str) -> Law:
-    trained_with = trained.config.objective.law["name"]
-    if name in ("training", trained_with):
-        return trained.law
-    if name not in LAWS:
-        raise UserError(unknown("law", name, ("training", *LAWS)))
-    if name == "adaptive":
-        raise UserError(
-            "the law 'adaptive' has its histogram from training: this run was trained with "
-            f"the law {trained_with!r}"
-        )
-    return LAWS[name]()
-
-
 def _row_terms(
     params, law_state, example, level, x, cond, num_steps, *, model, law, num_levels, seed
 ) -> VLB:
@@ -156,7 +140,7 @@ def _record(
     settings: EvaluateConfig,
     num_steps: int | None,
 ) -> dict[str, Any]:
-    law_name = settings.law if settings.law != "training" else trained.config.objective.law["name"]
+    law_name = laws.name_of(laws.for_evaluation(settings.law, trained.law))
     total = np.sum([terms[name] for name in TERMS], axis=0)
     if not np.all(np.isfinite(total)):
         raise UserError(f"the bound of {int((~np.isfinite(total)).sum())} examples is not finite")

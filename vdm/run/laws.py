@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from vdm import adaptive, noise_levels
+from vdm.choices import unknown
 from vdm.noise_levels import NoiseLevels
+from vdm.run.errors import UserError
 from vdm.schedules.base import LogSnrFn
 
 Weighting = Callable[[jax.Array], jax.Array]
@@ -88,8 +90,11 @@ class AdaptiveLaw:
     floor: float = 0.02
 
     def __post_init__(self):
-        if not (isinstance(self.num_bins, int) and self.num_bins >= 1):
-            raise ValueError(f"num_bins must be a whole number of at least 1: got {self.num_bins}")
+        # Beyond, float32 no longer tells the edges of neighbouring bins apart.
+        if not (isinstance(self.num_bins, int) and 1 <= self.num_bins <= 10_000):
+            raise ValueError(
+                f"num_bins must be a whole number from 1 to 10,000: got {self.num_bins}"
+            )
         if not (0 <= self.decay < 1 and 0 < self.floor <= 1):
             raise ValueError(
                 f"decay must be in [0, 1) and floor in (0, 1]: got {self.decay}, {self.floor}"
@@ -119,6 +124,28 @@ LAWS: Mapping[str, Callable[..., Law]] = {
     "sigmoid": SigmoidLaw,
     "adaptive": AdaptiveLaw,
 }
+
+
+def name_of(law: Law) -> str:
+    """Return the name that a config calls a law by."""
+    return next(name for name, kind in LAWS.items() if kind is type(law))
+
+
+def for_evaluation(name: str, trained_with: Law) -> Law:
+    """Return the law that evaluation asks for; "training" is the one of the run itself.
+
+    Raises UserError for an unknown name, and for a histogram that the run does not have.
+    """
+    if name in ("training", name_of(trained_with)):
+        return trained_with
+    if name not in LAWS:
+        raise UserError(unknown("law", name, ("training", *LAWS)))
+    if name == "adaptive":
+        raise UserError(
+            "the law 'adaptive' has its histogram from training: this run's law is "
+            f"{name_of(trained_with)!r}"
+        )
+    return LAWS[name]()
 
 
 def _ends(log_snr_fn: LogSnrFn) -> tuple[jax.Array, jax.Array]:

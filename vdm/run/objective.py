@@ -17,7 +17,6 @@ from vdm.run.config import ObjectiveConfig
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.laws import LAWS, Law, ScheduleLaw, Weighting
 from vdm.schedules.base import LogSnrFn
-from vdm.schedules.learned import LearnedLinear, LearnedMonotone
 
 DRAWS = {
     "low_discrepancy": noise_levels.low_discrepancy,
@@ -84,11 +83,8 @@ def build(config: ObjectiveConfig, model: VDM) -> Objective:
     else:
         raise UserError(f"objective.num_steps must be inf or at least 1: got {config.num_steps!r}")
 
-    schedule = model.schedule
-    learned_shape = isinstance(schedule, LearnedMonotone)
-    learned_ends = isinstance(schedule, LearnedLinear) or (
-        isinstance(schedule, LearnedMonotone) and schedule.learn_ends
-    )
+    learned = jax.eval_shape(model.schedule.init, jax.random.key(0))
+    learned_shape, learned_ends = bool(learned["shape"]), bool(learned["ends"])
     if weighting is not None and learned_ends:
         raise UserError(
             f"learned end points need the elbo weighting: got {config.weighting['name']!r}; "
@@ -122,5 +118,7 @@ def _partial(what: str, block: Mapping[str, Any], options: Mapping[str, Any]) ->
     for key in arguments:
         if key not in known:
             names = [f"objective.{what}.{n}" for n in known]
+            if not names:
+                raise UserError(f"objective.{what} {name!r} takes no arguments: got {key!r}")
             raise UserError(unknown("config key", f"objective.{what}.{key}", names))
     return functools.partial(options[name], **arguments)

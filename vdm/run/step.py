@@ -15,6 +15,7 @@ from vdm.model import VDM, VLB
 from vdm.run import optim
 from vdm.run.config import Config
 from vdm.run.objective import Objective
+from vdm.variance import two_gradients
 
 
 class TrainState(NamedTuple):
@@ -111,11 +112,7 @@ def gradients(
 ) -> tuple[jax.Array, VLB, Any, Any]:
     """Return loss, mean terms (bits per dimension), two kinds of gradient, and the law's state.
 
-    With per-example losses L_i in bits per dimension, all from one backward pass: network
-    and end points get the gradient of mean L_i; the interior of a learned schedule, which
-    does not change that mean, gets the gradient of mean L_i², the variance of the estimate
-    (VDM, appendix I). L_i depends on the interior through its own (λ_i, 1/p_i) only, and
-    d mean L²/d(λ_i, 1/p_i) = 2 L_i d mean L/d(λ_i, 1/p_i): the same cotangents, scaled.
+    The losses L_i of `two_gradients` are the diffusion terms, weighted where the objective is.
     """
     model, objective, size = trainer.model, trainer.objective, trainer.config.train.batch_size
     to_bpd = functools.partial(bits_per_dim, num_dims=math.prod(batch.x.shape[1:]))
@@ -144,18 +141,12 @@ def gradients(
         weighted = objective.weighting(where.log_snr) * terms.diffusion
         return jnp.mean(weighted), (terms, weighted)
 
-    levels, pull = jax.vjp(levels_fn, state.params["schedule"])
-    (loss, (terms, each)), (gradient, by_level) = _accumulate(
-        jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True),
-        state.params,
-        (levels, batch, noise.keys),
-        noise.dropout,
-    )
-    chex.assert_shape((*terms, each), (size,))
-    (of_mean,) = pull(by_level)
-    (of_square,) = pull(jax.tree.map(lambda g: 2.0 * each * g, by_level))
-    ends = jax.tree.map(jnp.add, gradient["schedule"]["ends"], of_mean["ends"])
-    gradient = {**gradient, "schedule": {"ends": ends, "shape": of_square["shape"]}}
+    def value_and_grad(params, levels):
+        of_examples = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+        return _accumulate(of_examples, params, (levels, batch, noise.keys), noise.dropout)
+
+    (loss, terms), gradient, levels = two_gradients(value_and_grad, levels_fn, state.params)
+    chex.assert_shape(tuple(terms), (size,))
     diffusion = terms.diffusion / to_bpd(jnp.ones(()))
     log_snr_fn = model.log_snr(state.params)
     levels_state = objective.law.update(state.levels, log_snr_fn, levels, diffusion)

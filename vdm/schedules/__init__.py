@@ -4,7 +4,7 @@ A schedule is a frozen value with three functions: `init(key)` gives its paramet
 `log_snr(params, t)` gives λ and `inverse(params, log_snr)` gives t back. Parameters
 are always {"ends": ..., "shape": ...}, empty where nothing is learned, because the
 two groups are trained differently: the end points descend the bound, the shape
-between them descends the variance of its estimate.
+between them descends the variance of its estimate (`vdm.variance`).
 """
 
 from vdm.schedules.base import Params, Schedule, log_snr_and_rate

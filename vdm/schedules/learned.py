@@ -12,8 +12,8 @@ from vdm.schedules.base import Params, between, check_ends
 BISECTIONS = 50
 # Learned ends never come nearer to each other: softplus alone vanishes in rounding.
 MIN_RANGE = 0.01
-# The interior is never flatter than about this share of a straight line: in float32 too it
-# falls strictly, and no density of λ is higher than its inverse.
+# The interior is never flatter than about this share of a straight line, so that times that
+# float32 tells apart have levels that it tells apart, but for neighbours.
 LINEAR_SHARE = 0.01
 # How near to an end, in t, its nearest steps are.
 NEAREST = 1e-3
@@ -130,7 +130,9 @@ def learned_monotone(
     (appendix on the noise schedule): a linear part and `width` sigmoids of t with positive
     slopes and weights. Here the weights are a softmax, for only their ratios matter, and the
     linear part keeps at least a hundredth. The ends are pinned whatever the shape; they are
-    parameters too where `learn_ends`.
+    parameters too where `learn_ends`. Under jax.grad of the bound the interior's gradient is
+    pure noise: train it with `vdm.variance.two_gradients`, as `vdm train` does.
+    `inverse` is a bisection, without derivatives.
     Raises ValueError unless the ends are finite and in order and width is at least 1.
     """
     return LearnedMonotone(log_snr_max, log_snr_min, width, learn_ends)
