@@ -65,6 +65,29 @@ def test_probabilities_are_the_square_root_law_and_a_floor(stratified, floor):
     np.testing.assert_allclose(probs, expected, rtol=1e-7)
 
 
+@pytest.mark.parametrize("stratified", [True, False])
+def test_a_weighted_loss_is_looked_at_where_weight_and_spread_are(stratified):
+    first, second = np.array([1.0, 2.0, 0.0, 3.0]), np.array([2.0, 5.0, 0.0, 18.0])
+    met = np.array([1.0, 1, 0, 1])
+    state = adaptive.Histogram(*map(jnp.asarray, (1e18 * met, met, first, second)))
+    spread = np.sqrt(second - first**2) if stratified else np.sqrt(second)
+    spread[2] = spread[[0, 1, 3]].mean()
+    share = np.exp(-0.5 * np.array([5.5, 2.5, -0.5, -3.5])) * spread  # at the bins' centres
+    expected = 0.7 * share / share.sum() + 0.3 / 4
+    levels = adaptive.levels(
+        state,
+        jnp.linspace(0.001, 0.999, 200),
+        HIGH,
+        LOW,
+        stratified=stratified,
+        floor=0.3,
+        weighting=lambda log_snr: jnp.exp(-0.5 * log_snr),
+    )
+    place = np.floor((HIGH - np.asarray(levels.log_snr)) / 3).astype(int)
+    assert set(place) == {0, 1, 2, 3}
+    np.testing.assert_allclose(1 / levels.inverse_density, expected[place] / 3, rtol=1e-7)
+
+
 def test_unseen_bins_count_as_average_ones():
     state = adaptive.Histogram(
         jnp.asarray([9.0, 0.0, 9.0]),

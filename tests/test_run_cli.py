@@ -37,6 +37,11 @@ def test_evaluate_and_sample_need_only_the_workdir(folder, capsys):
     assert "bits per dimension" in capsys.readouterr().out
     record = json.loads((folder / "run/evaluation.json").read_text())
     assert record["bpd"]["n"] == 4000 and len(record["results"]) == 4
+    assert (record["law"], record["params"]) == ("schedule", "ema")
+    chosen = ["--params=raw", "--law=sigmoid", "--levels_per_example=1"]
+    assert cli.main(["evaluate", workdir, *chosen]) == 0
+    record = json.loads((folder / "run/evaluation.json").read_text())
+    assert (record["law"], record["params"]) == ("sigmoid", "raw")
     out = folder / "points.png"
     assert cli.main(["sample", workdir, "--num=9", "--steps=3", f"--out={out}"]) == 0
     assert out.stat().st_size > 1000
@@ -165,6 +170,9 @@ def test_a_workdir_with_another_config_is_refused(folder, capsys):
         (["evaluate", "--split=tset"], "'test'?"),
         (["evaluate", "--num_steps=0"], "num_steps"),
         (["evaluate", "--levels_per_example=0"], "at least 1"),
+        (["evaluate", "--params=emma"], "'ema'?"),
+        (["evaluate", "--law=sigmod"], "'sigmoid'?"),
+        (["evaluate", "--law=adaptive"], "this run was trained with the law 'schedule'"),
         (["sample", "--sampler=ancestrul"], "'ancestral'?"),
         (["sample", "--num=0"], "num must be at least 1"),
         (["sample", "--steps=0"], "at least 1"),

@@ -40,6 +40,19 @@ def test_defaults_for_config_files_are_those_of_the_dataclasses():
         (lambda v: v["optimizer"].update(learning_rate=-1), "must be positive: got -1"),
         (lambda v: v["optimizer"].update(ema_decay=1.0), "must be in [0, 1): got 1.0"),
         (lambda v: v["optimizer"].update(decay="cosin"), "'cosine'?"),
+        (lambda v: v["train"].update(accumulation_steps=0), "'train.accumulation_steps' must be"),
+        (
+            lambda v: v["train"].update(batch_size=9, accumulation_steps=6),
+            "multiple of train.accumulation_steps: got 9 and 6",
+        ),
+        (lambda v: v["optimizer"].update(shape_learning_rate=0), "'optimizer.shape_learning_rate'"),
+        (lambda v: v["optimizer"].update(b2=-0.1), "'optimizer.b2' must be in [0, 1)"),
+        (lambda v: v["optimizer"].update(clip_norm=-1), "'optimizer.clip_norm' must be at least"),
+        (lambda v: v["optimizer"].update(clip_norm=True), "must be of type float: got True"),
+        (lambda v: v["evaluate"].update(num_steps="9,ten"), "num_steps must be positive"),
+        (lambda v: v.update(seed=2**32), "'seed' must be in"),
+        (lambda v: v["model"]["network"].update(dropout=float("nan")), "must be finite: got nan"),
+        (lambda v: v["model"]["network"].update(width={}), "must be a plain value: got {}"),
         (lambda v: v.update(train=7), "'train' must be a block: got 7"),
         (lambda v: v["model"].update(schedule="linear"), "must be a block with a 'name'"),
     ],
@@ -50,6 +63,22 @@ def test_a_mistake_is_named(change, message):
     with pytest.raises(UserError) as error:
         configs.from_dict(wrong)
     assert message in str(error.value)
+
+
+def test_the_lowest_values_are_fine():
+    lowest = values()
+    lowest["train"] = dict.fromkeys(lowest["train"], 1)
+    lowest["optimizer"].update(warmup_steps=0, clip_norm=0, weight_decay=0, b1=0, ema_decay=0)
+    assert configs.from_dict(lowest).train.batch_size == 1
+
+
+def test_a_list_of_arguments_is_the_same_config_after_its_file(tmp_path):
+    wanted = values()
+    wanted["model"]["schedule"] = {"name": "from_betas", "betas": [0.1, 0.2]}
+    config = configs.from_dict(wanted)
+    configs.keep(config, tmp_path)
+    configs.keep(config, tmp_path)
+    assert configs.load(tmp_path) == config
 
 
 def test_an_integer_is_a_fine_float():
@@ -66,16 +95,35 @@ def changed(**blocks):
     )
 
 
-def test_a_workdir_keeps_one_config(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": {"b1": 0.8}}, "optimizer.b1 is 0.9 there and 0.8 here"),
+        ({"train": {"batch_size": 7}}, "train.batch_size is 49 there and 7 here"),
+        ({"train": {"num_steps": 3}}, "train.num_steps is 4 there and 3 here"),
+        (
+            {"evaluate": {"seed": 5}, "optimizer": {"b1": 0.8, "b2": 0.8}},
+            r"0.8 here \(and 1 more\)",
+        ),
+    ],
+)
+def test_a_workdir_keeps_one_config(tmp_path, change, message):
     configs.keep(runs.points(), tmp_path)
-    with pytest.raises(UserError, match=r"optimizer.b1 is 0.9 there and 0.8 here"):
-        configs.keep(changed(optimizer={"b1": 0.8}), tmp_path)
+    with pytest.raises(UserError, match=message):
+        configs.keep(changed(**change), tmp_path)
     assert configs.load(tmp_path) == runs.points()
+
+
+def test_a_workdir_keeps_its_seed(tmp_path):
+    configs.keep(runs.points(), tmp_path)
+    with pytest.raises(UserError, match="seed is 0 there and 1 here"):
+        configs.keep(dataclasses.replace(runs.points(), seed=1), tmp_path)
 
 
 def test_what_changes_no_step_may_change(tmp_path):
     configs.keep(runs.points(), tmp_path)
-    longer = changed(train={"num_steps": 9, "log_every": 3}, evaluate={"seed": 5})
+    often = {"log_every": 3, "checkpoint_every": 7, "checkpoints_kept": 1}
+    longer = changed(train={"num_steps": 9, **often}, evaluate={"seed": 5}, sample={"seed": 5})
     configs.keep(longer, tmp_path)
     assert configs.load(tmp_path) == longer
 

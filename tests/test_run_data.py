@@ -29,7 +29,12 @@ def test_the_mixture_has_the_moments_of_its_definition():
     weights = np.array([0.6, 0.3, 0.1])
     means = np.array([[-1.0, -0.5], [1.0, 0.2], [1.5, 1.8]])
     widths = np.array([0.5, 0.25, 0.15])
-    x = data.load("mixture", "train").x.astype(np.float64)
+    train = data.load("mixture", "train")
+    x = train.x.astype(np.float64)
+    for k in range(train.num_classes):
+        part = x[train.labels == k]
+        assert np.all(np.abs(part.mean(0) - means[k]) < 5 * widths[k] / np.sqrt(len(part)))
+        np.testing.assert_allclose(part.std(0), widths[k], rtol=5 / np.sqrt(2 * len(part)))
     mean = weights @ means
     variance = weights @ (means**2 + widths[:, None] ** 2) - mean**2
     assert np.all(np.abs(x.mean(0) - mean) < 5 * np.sqrt(variance / len(x)))
@@ -50,12 +55,17 @@ def test_the_swirl_is_a_spiral():
     # radius turns the nearest point of the spiral by up to 3π of it.
     assert 0.03 < away < 4.5 * 0.03 * (1 + 3 * np.pi)
     assert 0.5 < x.std() < 1.2
+    # Even along the length: the square of the radius is uniform, apart from the noise.
+    square = radius**2 - 2 * (0.03 / 1.6) ** 2
+    assert abs(square.mean() - (0.04 + 1) / 2) < 5 * square.std() / np.sqrt(len(x))
 
 
 def test_train_and_test_toys_are_different_draws():
     for name in ("swirl", "mixture"):
         train, test = data.load(name, "train"), data.load(name, "test")
         assert not set(map(tuple, train.x)) & set(map(tuple, test.x))
+        for one, other in zip(train.x[: len(test)].T, test.x.T, strict=True):
+            assert abs(np.corrcoef(one, other)[0, 1]) < 5 / np.sqrt(len(test))
 
 
 def test_every_epoch_shows_every_example_once():

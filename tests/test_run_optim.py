@@ -47,12 +47,35 @@ def test_a_first_adam_step_has_the_size_of_its_groups_rate():
     np.testing.assert_allclose(updates["schedule"]["shape"]["hidden"], -0.7, rtol=1e-5)
 
 
+def test_every_group_is_adam_at_its_own_rate_and_warms_up():
+    rates = {"learning_rate": 0.1, "schedule_learning_rate": 0.3, "shape_learning_rate": 0.7}
+    betas = {"b1": 0.6, "b2": 0.8}
+    config = dataclasses.replace(CONFIG, **rates, **betas, weight_decay=0.0, warmup_steps=2)
+    optimizer = optim.build(config, num_steps=10)
+    state, first, squares = optimizer.init(PARAMS), 0.0, {0.8: 0.0, 0.999: 0.0}
+    for n, size in enumerate([2.0, -1.0, 5.0]):
+        gradient = jax.tree.map(lambda p, size=size: jnp.full_like(p, size), PARAMS)
+        updates, state = optimizer.update(gradient, state, PARAMS)
+        first = 0.6 * first + 0.4 * size
+        squares = {b2: b2 * squares[b2] + (1 - b2) * size**2 for b2 in squares}
+        unit, shape_unit = (
+            min(1.0, n / 2) * first / (1 - 0.6 ** (n + 1)) / np.sqrt(square / (1 - b2 ** (n + 1)))
+            for b2, square in squares.items()
+        )
+        np.testing.assert_allclose(updates["network"]["dense"]["bias"], -0.1 * unit, rtol=1e-5)
+        np.testing.assert_allclose(
+            updates["schedule"]["ends"]["log_snr_min"], -0.3 * unit, rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            updates["schedule"]["shape"]["hidden"], -0.7 * shape_unit, rtol=1e-5
+        )
+
+
 def test_only_matrices_of_the_network_decay():
     updates = first_update(jax.tree.map(jnp.zeros_like, PARAMS))
     np.testing.assert_allclose(updates["network"]["dense"]["kernel"], -0.1 * 0.2 * 0.5, rtol=1e-6)
     assert not np.any(updates["network"]["dense"]["bias"])
-    assert updates["schedule"]["ends"]["log_snr_min"] == 0.0
-    assert not np.any(updates["schedule"]["shape"]["hidden"])
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates["schedule"]))
 
 
 def test_network_and_ends_are_clipped_by_their_own_norm_and_the_shape_is_not():

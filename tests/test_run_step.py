@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from oracles import arrays, keys, within
 from vdm import VDM, adaptive, noise_levels, schedules, weightings
 from vdm.likelihoods import gaussian
-from vdm.run import config as configs, objective as objectives, optim
+from vdm.run import config as configs, objective as objectives, optim, step as steps
 from vdm.run.errors import UserError
 from vdm.run.step import Batch, Noise, Trainer, gradients, init_state
 
@@ -32,6 +33,7 @@ class Denoiser(nn.Module):
 
 INTERIOR = schedules.learned_monotone(*ENDS, width=5, learn_ends=False)
 MONOTONE = schedules.learned_monotone(*ENDS, width=5)
+LINEAR = schedules.linear(*ENDS)
 
 
 def make_noise(positions, parts=1, seed=0):
@@ -51,6 +53,7 @@ def build(schedule, parts=1, **objective):
             "model": {key: {"name": "elsewhere"} for key in ("schedule", "network", "likelihood")},
             "train": {"num_steps": 1, "batch_size": SIZE, "accumulation_steps": parts},
             "objective": objective,
+            "optimizer": {"warmup_steps": 0},
         }
     )
     objective = objectives.build(config.objective, model)
@@ -174,13 +177,21 @@ def test_only_the_variance_has_a_gradient_in_the_shape_on_average():
 
 
 @pytest.mark.parametrize("law", ["sigmoid", "adaptive"])
-@pytest.mark.parametrize(("weighting", "parts"), [("elbo", 2), ("v", 1)])
-def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting, parts):
+@pytest.mark.parametrize(
+    ("weighting", "parts", "draw"), [("elbo", 2, "low_discrepancy"), ("v", 1, "uniform")]
+)
+def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting, parts, draw):
     learned = weighting == "elbo"
     schedule = schedules.learned_linear(*ENDS) if learned else schedules.cosine(*ENDS)
-    trainer, state, batch = build(schedule, parts, law={"name": law}, weighting={"name": weighting})
+    block = {"name": law}
     if law == "adaptive":
-        mass, first, more = np.random.default_rng(4).gamma(1.0, 1.0, (3, 100))
+        block |= {"num_bins": 70, "decay": 0.9, "floor": 0.2}
+    trainer, state, batch = build(
+        schedule, parts, law=block, weighting={"name": weighting}, draw=draw
+    )
+    if law == "adaptive":
+        assert all(part.shape == (70,) for part in state.levels)
+        mass, first, more = np.random.default_rng(4).gamma(1.0, 1.0, (3, 70))
         histogram = (100 * mass, mass, mass * first, mass * (first**2 + more))
         state = state._replace(levels=adaptive.Histogram(*map(jnp.asarray, histogram)))
     u = low_discrepancy()
@@ -193,7 +204,8 @@ def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting, part
         if law == "sigmoid":
             return noise_levels.sigmoid_law(u, *ends)
         weight = None if learned else weightings.v
-        return adaptive.levels(state.levels, u, *ends, weighting=weight)
+        even = draw != "uniform"
+        return adaptive.levels(state.levels, u, *ends, stratified=even, floor=0.2, weighting=weight)
 
     def mean_loss(params):
         levels = levels_of(params)
@@ -213,15 +225,82 @@ def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting, part
         return
     error = 2 * np.asarray(each.diffusion / levels.inverse_density)
     high, low = trainer.model.schedule.log_snr(state.params["schedule"], jnp.asarray([0.0, 1.0]))
-    bins = np.floor((high - np.asarray(levels.log_snr)) / (high - low) * 100).astype(int)
+    bins = np.floor((high - np.asarray(levels.log_snr)) / (high - low) * 70).astype(int)
     expected = [np.array(part) for part in state.levels]
     assert len(set(bins.tolist())) == SIZE
     for k, value in zip(bins, error, strict=True):
         expected[0][k] += 1
         for part, new in zip(expected[1:], (1.0, value, value**2), strict=True):
-            part[k] = 0.99 * part[k] + 0.01 * new
+            part[k] = 0.9 * part[k] + 0.1 * new
     for part, other in zip(histogram, expected, strict=True):
         np.testing.assert_allclose(part, other, rtol=1e-10)
+
+
+def one_step(trainer, state, batch, monkeypatch):
+    """A training step, with the noise that it drew and the gradients that it got."""
+    seen = []
+
+    def spy(trainer, state, batch, noise):
+        seen.append((noise, gradients(trainer, state, batch, noise)))
+        return seen[0][1]
+
+    monkeypatch.setattr(steps, "gradients", spy)
+    return jax.jit(lambda: (*steps.train_step(state, batch, trainer=trainer), *seen))()
+
+
+@pytest.mark.parametrize("weighting", ["elbo", "v"])
+def test_a_step_is_one_of_the_optimiser_and_of_the_average(weighting, monkeypatch):
+    law = {"name": "adaptive", "num_bins": 9}
+    trainer, state, batch = build(LINEAR, 2, law=law, weighting={"name": weighting})
+    ema = jax.tree.map(lambda p: p + 1.0, state.params)
+    state = state._replace(step=jnp.asarray(5, jnp.int32), ema=ema)
+    after, metrics, (_, (loss, terms, gradient, levels)) = one_step(
+        trainer, state, batch, monkeypatch
+    )
+    assert len(levels.mass) == 9
+    updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
+    params = jax.tree.map(jnp.add, state.params, updates)
+    average = jax.tree.map(lambda old, new: 0.4 * old + 0.6 * new, ema, params)  # 6/15 of the old
+    expected = steps.TrainState(jnp.asarray(6, jnp.int32), params, average, opt_state, levels)
+    chex.assert_trees_all_close(after, expected, rtol=1e-10)
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+    expected = {
+        **{"loss": terms.total, **terms._asdict(), "gradient_norm": norm},
+        **{"log_snr_max": ENDS[0], "log_snr_min": ENDS[1]},
+        **({} if weighting == "elbo" else {"objective": loss}),
+    }
+    assert set(metrics) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_allclose(metrics[key], value, rtol=1e-10)
+    assert weighting == "elbo" or not np.isclose(loss, terms.total)
+
+
+@pytest.mark.parametrize(
+    ("draw", "parts"), [("low_discrepancy", 1), ("stratified", 2), ("uniform", 3)]
+)
+def test_every_step_draws_its_own_noise_for_every_example(draw, parts, monkeypatch):
+    trainer, state, batch = build(LINEAR, parts, draw=draw)
+    # The gradients are not looked at.
+    nothing = jnp.zeros(()), steps.VLB(*jnp.zeros((3,))), state.params, ()
+    monkeypatch.setattr(f"{__name__}.gradients", lambda *args: nothing)
+    every = []
+    for step in range(4):
+        now = state._replace(step=jnp.asarray(step, jnp.int32))
+        noise = one_step(trainer, now, batch, monkeypatch)[2][0]
+        assert noise.keys.shape == noise.positions.shape == (SIZE,)
+        assert noise.dropout.shape == (parts,)
+        every.append(noise)
+    for leaves in zip(*((*n[1:], n.positions) for n in every), strict=True):
+        words = np.concatenate([jax.random.key_data(x) if x.dtype != float else x for x in leaves])
+        assert len(np.unique(words, axis=0)) == len(words)
+    u = np.sort([n.positions for n in every], axis=1)
+    even = np.allclose(np.diff(u, axis=1), 1 / SIZE)
+    one_each = np.all(np.floor(u * SIZE) == np.arange(SIZE))
+    assert (even, one_each) == {
+        "low_discrepancy": (True, True),
+        "stratified": (False, True),
+        "uniform": (False, False),
+    }[draw]
 
 
 def test_finite_steps_are_a_plain_gradient_of_their_bound():
@@ -255,7 +334,6 @@ def test_gradients_do_not_depend_on_the_devices():
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10 * np.abs(one).max())
 
 
-LINEAR = schedules.linear(*ENDS)
 V = {"name": "v"}
 
 
@@ -302,6 +380,7 @@ V = {"name": "v"}
         ),
         (LINEAR, {"weighting": {"name": "p2", "k": -1.0}}, "k must be positive: got -1.0"),
         (LINEAR, {"weighting": {"name": "sigmoid", "bias": "a"}}, "objective.weighting"),
+        (LINEAR, {"weighting": {"name": "edm_monotone", "mean": 9.4, "std": 4.0}}, "two peaks"),
     ],
 )
 def test_refused_objectives(schedule, objective, message, unchecked):

@@ -1,14 +1,17 @@
 """Training: bit-exact when resumed, honest when it fails."""
 
 import dataclasses
+import functools
 import json
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 
 import runs
-from vdm.run import checkpoint, train
+from vdm.run import build, checkpoint, data, step, train
+from vdm.run.dataset import batch_indices
 from vdm.run.errors import UserError
 from vdm.run.train import METRICS_FILE
 
@@ -33,6 +36,36 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, config)
     assert_equal_bits(whole, resumed)
     losses = [[line["loss"] for line in metrics(tmp_path / part)] for part in ("whole", "parts")]
     assert losses[0] == losses[1]
+
+
+def test_training_is_its_steps_one_after_the_other(tmp_path):
+    config = runs.images(num_classes=10)
+    dataset = data.load("digits", "train")
+    trainer = build.trainer(config, dataset)
+    step_fn = jax.jit(functools.partial(step.train_step, trainer=trainer))
+    state = None
+    for n in range(3):
+        index = batch_indices(0, n, 5, 1500)
+        batch = step.Batch(dataset.x[index], dataset.labels[index])
+        state = step.init_state(trainer, batch) if state is None else state
+        state, _ = step_fn(state, batch)
+    trained = train.train(config, tmp_path)
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(trained), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_written_and_when(tmp_path):
+    often = train.train(runs.points(num_steps=5, log_every=1), tmp_path / "often")
+    rarely = runs.points(num_steps=5, log_every=3, checkpoint_every=2, checkpoints_kept=2)
+    assert_equal_bits(often, train.train(rarely, tmp_path / "rarely"))
+    with checkpoint.manager(tmp_path / "rarely", kept=2) as checkpoints:
+        assert checkpoints.all_steps() == [4, 5]
+    each, lines = metrics(tmp_path / "often"), metrics(tmp_path / "rarely")
+    assert [line["step"] for line in each] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in lines] == [2, 3, 4, 5]
+    # A line is the mean of the steps since the line before.
+    assert lines[0]["loss"] == pytest.approx((each[0]["loss"] + each[1]["loss"]) / 2)
+    assert lines[1]["loss"] == pytest.approx(each[2]["loss"])
 
 
 def test_training_lowers_the_loss_and_says_so(tmp_path):
@@ -73,6 +106,23 @@ def test_a_run_that_diverges_names_the_step(tmp_path):
         train.train(dataclasses.replace(config, optimizer=optimizer), tmp_path)
     with checkpoint.manager(tmp_path, kept=2) as checkpoints:
         assert checkpoints.all_steps() == []
+
+
+def test_parameters_that_are_not_finite_are_not_kept(tmp_path):
+    config = runs.points(num_steps=1)
+    # A finite loss, and an update beyond float32.
+    rate = {"learning_rate": 3e38, "weight_decay": 10.0, "warmup_steps": 0}
+    optimizer = dataclasses.replace(config.optimizer, **rate)
+    with pytest.raises(UserError, match="parameters are not finite after step 1: stopped"):
+        train.train(dataclasses.replace(config, optimizer=optimizer), tmp_path)
+    with checkpoint.manager(tmp_path, kept=2) as checkpoints:
+        assert checkpoints.all_steps() == []
+
+
+def test_a_workdir_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with checkpoint.manager(pathlib.Path("run"), kept=1) as checkpoints:
+        assert pathlib.Path(checkpoints.directory) == tmp_path / "run/checkpoints"
 
 
 def test_the_batch_must_fit_the_split(tmp_path):

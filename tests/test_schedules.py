@@ -8,6 +8,7 @@ from scipy import special, stats
 
 from vdm import schedules
 from vdm.schedules import learned
+from vdm.schedules.chain import Chain
 from vdm.schedules.fixed import Linear
 
 ENDS = (13.3, -5.0)
@@ -177,6 +178,21 @@ def test_ddpm_chain_is_the_product_of_its_betas():
     assert (schedule.log_snr_max, schedule.log_snr_min) == pytest.approx(expected[[0, -1]])
 
 
+def test_the_rate_at_a_step_of_a_chain_is_that_of_the_interval_it_begins():
+    schedule = Chain((6.0, 5.0, 1.0, -3.0, -4.0))
+    _, rate = schedules.log_snr_and_rate(curve(schedule), jnp.arange(5) / 4)
+    np.testing.assert_allclose(rate, [-4, -16, -16, -4, -4], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("log_snrs", "message"),
+    [((1.0,), "at least 2 noise levels: got 1"), ((3.0, 1.0, 2.0), "log_snr_max must be above")],
+)
+def test_bad_chains(log_snrs, message):
+    with pytest.raises(ValueError, match=message):
+        Chain(log_snrs)
+
+
 @pytest.mark.parametrize(
     ("betas", "message"),
     [
@@ -304,16 +320,22 @@ def test_learned_ends_that_start_too_near(learned_schedule):
         learned_schedule(1.005, 1.0)
 
 
+def test_ends_that_are_not_learned_may_be_near():
+    schedules.learned_monotone(1.005, 1.0, learn_ends=False)
+
+
 @pytest.mark.parametrize("width", [0, -1, 2.5])
 def test_bad_width(width, unchecked):
     with pytest.raises(ValueError, match="width must be a whole number"):
         schedules.learned_monotone(*ENDS, width=width)
 
 
-@pytest.mark.parametrize("std", [0.0, -1.0, float("inf")])
-def test_bad_edm_law(std):
+@pytest.mark.parametrize(
+    "law", [{"std": 0.0}, {"std": -1.0}, {"std": float("inf")}, {"mean": float("nan")}]
+)
+def test_bad_edm_law(law):
     with pytest.raises(ValueError, match="std positive"):
-        schedules.edm(*ENDS, std=std)
+        schedules.edm(*ENDS, **law)
 
 
 def test_learned_parameters_are_the_ends_alone():

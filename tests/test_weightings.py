@@ -129,6 +129,14 @@ def test_monotone_edm_is_edm_held_at_its_peak(arguments):
     assert np.all(np.diff(held) <= 1e-6 * plain[peak])
 
 
+@pytest.mark.parametrize("arguments", [(9.4, 4.0, 0.5), (3.1, 3.0, 2.0)])
+def test_two_peaks_of_edm_are_refused(arguments):
+    plain = np.asarray(weightings.edm(jnp.linspace(-30, 30, 60_001), *arguments))
+    assert np.sum(np.diff(np.sign(np.diff(plain))) == -2) == 2
+    with pytest.raises(ValueError, match=f"two peaks for mean={arguments[0]}, std={arguments[1]}"):
+        weightings.edm_monotone(jnp.zeros(3), *arguments)
+
+
 @pytest.mark.parametrize(
     "weighting", [weightings.elbo, weightings.v, weightings.edm_monotone, weightings.sigmoid]
 )
