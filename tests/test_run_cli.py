@@ -172,7 +172,7 @@ def test_a_workdir_with_another_config_is_refused(folder, capsys):
         (["evaluate", "--levels_per_example=0"], "at least 1"),
         (["evaluate", "--params=emma"], "'ema'?"),
         (["evaluate", "--law=sigmod"], "'sigmoid'?"),
-        (["evaluate", "--law=adaptive"], "this run was trained with the law 'schedule'"),
+        (["evaluate", "--law=adaptive"], "this run's law is 'schedule'"),
         (["sample", "--sampler=ancestrul"], "'ancestral'?"),
         (["sample", "--num=0"], "num must be at least 1"),
         (["sample", "--steps=0"], "at least 1"),
