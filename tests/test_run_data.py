@@ -8,15 +8,21 @@ import pytest
 from sklearn.datasets import load_digits
 
 from vdm.run import data
-from vdm.run.dataset import batch_indices
+from vdm.run.batches import batch_indices
+from vdm.run.config import DataConfig
 from vdm.run.errors import UserError
+
+
+def load(name, split):
+    return data.load(DataConfig(name), split)
+
 
 PREPARED = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
 
 
 def test_digits_are_split_as_written_down():
     order = np.random.RandomState(0).permutation(1797)
-    train, test = data.load("digits", "train"), data.load("digits", "test")
+    train, test = load("digits", "train"), load("digits", "test")
     assert (len(train), len(test), train.levels, train.num_dims) == (1500, 297, 17, 64)
     bunch = load_digits()
     for split, where in ((train, np.sort(order[:1500])), (test, np.sort(order[1500:]))):
@@ -29,7 +35,7 @@ def test_the_mixture_has_the_moments_of_its_definition():
     weights = np.array([0.6, 0.3, 0.1])
     means = np.array([[-1.0, -0.5], [1.0, 0.2], [1.5, 1.8]])
     widths = np.array([0.5, 0.25, 0.15])
-    x = data.load("mixture", "train").x.astype(np.float64)
+    x = load("mixture", "train").x.astype(np.float64)
     mean = weights @ means
     variance = weights @ (means**2 + widths[:, None] ** 2) - mean**2
     assert np.all(np.abs(x.mean(0) - mean) < 5 * np.sqrt(variance / len(x)))
@@ -38,7 +44,7 @@ def test_the_mixture_has_the_moments_of_its_definition():
 
 
 def test_the_swirl_is_a_spiral():
-    x = data.load("swirl", "test").x.astype(np.float64)
+    x = load("swirl", "test").x.astype(np.float64)
     radius = np.linalg.norm(x, axis=-1) / 1.6
     away = np.abs(
         x
@@ -54,7 +60,7 @@ def test_the_swirl_is_a_spiral():
 
 def test_train_and_test_toys_are_different_draws():
     for name in ("swirl", "mixture"):
-        train, test = data.load(name, "train"), data.load(name, "test")
+        train, test = load(name, "train"), load(name, "test")
         assert not set(map(tuple, train.x)) & set(map(tuple, test.x))
 
 
@@ -68,15 +74,15 @@ def test_every_epoch_shows_every_example_once():
 
 def test_unknown_names_are_named():
     with pytest.raises(UserError, match=r"unknown data set 'digit'.*'digits'\?"):
-        data.load("digit", "train")
+        load("digit", "train")
     with pytest.raises(UserError, match=r"unknown split 'tests'.*'test'\?"):
-        data.load("digits", "tests")
+        load("digits", "tests")
 
 
 @pytest.mark.skipif(not PREPARED.exists(), reason="no prepared tensorflow-datasets at hand")
 def test_an_image_set_is_read_whole(monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(PREPARED))
-    mnist = data.load("mnist", "test")
+    mnist = load("mnist", "test")
     # The counts and the mean of the original files.
     assert mnist.x.shape == (10_000, 28, 28, 1) and mnist.x.dtype == np.uint8
     assert mnist.x.mean() == pytest.approx(33.791, abs=5e-4)
@@ -88,4 +94,4 @@ def test_a_set_that_is_not_prepared_says_what_to_run(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
     data.load.cache_clear()
     with pytest.raises(UserError, match=r"prepare the set once.*tfds.builder\('mnist'"):
-        data.load("mnist", "test")
+        load("mnist", "test")

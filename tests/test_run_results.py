@@ -81,7 +81,7 @@ def test_the_exact_denoiser_measures_the_entropy_of_the_data(tmp_path):
     record = evaluate.evaluate(
         trained.Trained(config, model, params, 0), "test", settings, tmp_path
     )
-    x = data.load("mixture", "test").x.astype(np.float64)
+    x = data.load(config.data, "test").x.astype(np.float64)
     means = np.array([[-1.0, -0.5], [1.0, 0.2], [1.5, 1.8]])
     widths, weights = np.array([0.5, 0.25, 0.15]), np.array([0.6, 0.3, 0.1])
     squares = ((x[:, None] - means) ** 2).sum(-1)
