@@ -13,6 +13,7 @@ from PIL import Image
 import runs
 from vdm import VDM, likelihoods, schedules
 from vdm.run import config as configs, data, evaluate, figures, sample, train, trained
+from vdm.run.dataset import ids_checksum
 from vdm.run.errors import UserError
 
 pytestmark = pytest.mark.float32
@@ -41,6 +42,13 @@ def test_the_record_says_what_was_measured(run):
     assert record == json.loads((run[1] / evaluate.RESULT_FILE).read_text())
     assert (record["bound"], record["num_steps"], record["split"]) == ("vlb", "inf", "test")
     assert (record["dataset"], record["step"], record["bpd"]["n"]) == ("digits", 3, 297)
+    assert (record["dataset_version"], record["num_examples"]) == ("digits:1", 297)
+    own = data.load(run[0].config.data, "test")
+    subset = data.load(run[0].config.data, "train").subset(
+        np.linspace(0, 1499, 297).round().astype(int)
+    )
+    checksums = [ids_checksum(dataset) for dataset in (own, subset) for _ in range(3)]
+    assert [row["ids_checksum"] for row in record["results"]] == checksums
     rows = [(row["split"], row["num_steps"]) for row in record["results"]]
     assert rows == [(split, t) for split in ("test", "train") for t in (10, 100, "inf")]
     kept = np.load(run[1] / "evaluation_test.npz")

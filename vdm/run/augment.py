@@ -72,7 +72,7 @@ def flags(name: str, which: np.ndarray) -> np.ndarray:
 
 def num_flags(name: str, shape: tuple[int, ...]) -> int:
     """Return how many flags there are for images of a shape."""
-    return int(flags(name, np.array(len(group(shape)) - 1))) + 1
+    return 1 + int(flags(name, np.arange(len(group(shape)))).max())
 
 
 AUGMENTATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -114,7 +114,7 @@ def _builder(name: str, others: list[str]) -> Any:
 def _not_prepared(name: str, builder: Any) -> UserError:
     return UserError(
         f"{name} is not prepared (as array_record) in {builder.data_dir}: prepare the set once, "
-        "with TensorFlow installed, by python -c \"import tensorflow_datasets as tfds; "
+        'with TensorFlow installed, by python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\", or point "
         "TFDS_DATA_DIR to where it is"
     )
