@@ -95,7 +95,7 @@ def digits(steps):
     )
     train.train(config, WORKDIR / "digits")
     run = trained.load(WORKDIR / "digits")
-    x = data.load("digits", "train").x
+    x = data.load(config.data, "train").x
     return Problem("digits", run.model, run.params["network"], x)
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
@@ -108,12 +109,14 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
 
     run = trained.load(options.workdir)
     settings = _override(run.config.sample, options, ("num_steps", "sampler", "batch_size", "seed"))
-    dataset = data.load(run.config.data.name, "train")
+    dataset = data.load(run.config.data, "train")
+    levels = getattr(run.model.likelihood, "levels", None)
     out = options.out or options.workdir / "samples.png"
-    figures.kind(out, dataset.x.shape[1:], dataset.levels)  # refused before the work, not after
+    figures.kind(out, dataset.shape, levels)  # refused before the work, not after
     check_writable(out.parent)
     x = sample.sample(run, options.num, settings)
-    figures.write(x, out, levels=dataset.levels, data=dataset.x)
+    some = dataset.take(np.arange(min(len(x), len(dataset)))).x
+    figures.write(x, out, levels=levels, data=some)
     print(f"written to {out}")
     return 0
 

@@ -26,9 +26,17 @@ MAX_STEPS = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which data set."""
+    """Which data set, and what is done with it in training.
+
+    `name` is one of `vdm.run.data` or an image set of tensorflow-datasets; `path` is the file
+    or folder of "arrays" and "images". `augment`: "none", "vdm" or "group" (see
+    `vdm.run.augment`). `in_memory`: "yes" or "no" (read while training), or "auto", by size.
+    """
 
     name: str
+    path: str = ""
+    augment: str = "none"
+    in_memory: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +136,7 @@ class Config:
 # What may differ from the config in the workdir when a run is resumed: none of it
 # changes what the steps already taken have computed.
 RESUMABLE = (
+    "data.in_memory",
     "train.log_every",
     "train.checkpoint_every",
     "train.checkpoints_kept",
@@ -312,6 +321,11 @@ def _check(config: Config) -> None:
         if not 0 <= value < 1:
             raise UserError(f"config key 'optimizer.{key}' must be in [0, 1): got {value}")
     parse_num_steps(config.evaluate.num_steps)
-    if config.optimizer.decay not in ("constant", "cosine"):
-        decays = ("constant", "cosine")
-        raise UserError(unknown("optimizer.decay", config.optimizer.decay, decays))
+    choices = {
+        "data.augment": (config.data.augment, ("none", "vdm", "group")),
+        "data.in_memory": (config.data.in_memory, ("auto", "yes", "no")),
+        "optimizer.decay": (config.optimizer.decay, ("constant", "cosine")),
+    }
+    for key, (word, words) in choices.items():
+        if word not in words:
+            raise UserError(unknown(key, word, words))

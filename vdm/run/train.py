@@ -10,13 +10,13 @@ import chex
 import jax
 import numpy as np
 
-from vdm.run import build, checkpoint, config as configs, data
+from vdm.run import build, checkpoint, condition, config as configs, data
+from vdm.run.batches import batches, make_batch
 from vdm.run.config import Config
-from vdm.run.dataset import Dataset, batch_indices
 from vdm.run.errors import UserError
 from vdm.run.files import replacing
 from vdm.run.progress import bar
-from vdm.run.step import Batch, TrainState, init_state, train_step
+from vdm.run.step import TrainState, init_state, train_step
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -28,20 +28,20 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
     the workdir. Raises UserError for a config that does not fit, and for a loss that is
     not finite: then the last good checkpoint stays the latest.
     """
-    dataset = data.load(config.data.name, "train")
+    dataset = data.load(config.data, "train")
     if config.train.batch_size > len(dataset):
         raise UserError(
             f"train.batch_size is {config.train.batch_size}, but the train split of "
             f"{dataset.name} has {len(dataset)} examples"
         )
     trainer = build.trainer(config, dataset)
-    cond = build.condition(trainer.model.network, dataset)
+    told = condition.build(trainer.model.network, dataset, config.data.augment)
     configs.keep(config, workdir)
 
     step_fn = jax.jit(functools.partial(train_step, trainer=trainer), donate_argnums=0)
     init_fn = functools.partial(init_state, trainer)
     with checkpoint.manager(workdir, kept=config.train.checkpoints_kept) as checkpoints:
-        batch = make_batch(dataset, cond, config, 0)
+        batch = make_batch(dataset, told, config, 0)
         if checkpoints.latest_step() is None:
             # Drawing parameters once is no work; compiling it with every optimisation is.
             fast = {"xla_backend_optimization_level": 0}
@@ -49,13 +49,13 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         else:
             state = checkpoint.restore(checkpoints, jax.eval_shape(init_fn, batch))
         first = int(state.step)
+        upcoming = batches(dataset, told, config, first)
         _cut_metrics(workdir / METRICS_FILE, first)
         window: list[dict[str, Any]] = []
         started = time.perf_counter()
         with bar("train", config.train.num_steps, first) as advance:
             for step in range(first, config.train.num_steps):
-                batch = make_batch(dataset, cond, config, step)
-                state, metrics = step_fn(state, batch)
+                state, metrics = step_fn(state, next(upcoming))
                 window.append(metrics)
                 last = step + 1 == config.train.num_steps
                 save = last or (step + 1) % config.train.checkpoint_every == 0
@@ -70,16 +70,6 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                     _check_finite(state.params, step + 1)
                     checkpoint.save(checkpoints, state)
     return state
-
-
-def make_batch(dataset: Dataset, cond: np.ndarray | None, config: Config, step: int) -> Batch:
-    """Return the batch of a step, on the host."""
-    size = config.train.batch_size
-    index = batch_indices(config.seed, step, size, len(dataset))
-    batch = Batch(dataset.x[index], None if cond is None else cond[index])
-    chex.assert_shape(batch.x, (size, *dataset.x.shape[1:]))
-    chex.assert_type(batch.x, dataset.x.dtype)
-    return batch
 
 
 def _summary(window: list[dict[str, Any]], step: int) -> dict[str, Any]:
