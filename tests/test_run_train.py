@@ -10,7 +10,7 @@ import pytest
 import runs
 from vdm.run import checkpoint, train
 from vdm.run.errors import UserError
-from vdm.run.train import METRICS_FILE
+from vdm.run.metrics import METRICS_FILE
 
 pytestmark = pytest.mark.float32
 

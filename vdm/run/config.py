@@ -22,6 +22,7 @@ from vdm.run.files import read_json, write_json
 CONFIG_FILE = "config.json"
 # Beyond this T, float32 no longer resolves the difference of λ between two steps.
 MAX_STEPS = 100_000
+ON_NAN = ("stop", "roll_back")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,11 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long to train, and how often to write things down (all in steps)."""
+    """How long to train, and how often to write things down (all in steps).
+
+    `on_nan`, when the loss is not finite: "stop", or "roll_back" to the last checkpoint and go
+    on from there with other noise, a few times at most.
+    """
 
     num_steps: int
     batch_size: int = 128
@@ -84,6 +89,9 @@ class TrainConfig:
     log_every: int = 100
     checkpoint_every: int = 1000
     checkpoints_kept: int = 2
+    sample_every: int = 0  # a page of samples; 0 for never
+    tensorboard: bool = False  # metrics as TensorBoard's events too
+    on_nan: str = "stop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +139,9 @@ RESUMABLE = (
     "train.log_every",
     "train.checkpoint_every",
     "train.checkpoints_kept",
+    "train.sample_every",
+    "train.tensorboard",
+    "train.on_nan",
     "evaluate.",
     "sample.",
 )
@@ -285,6 +296,7 @@ def _check(config: Config) -> None:
         "train.log_every": (config.train.log_every, 1),
         "train.checkpoint_every": (config.train.checkpoint_every, 1),
         "train.checkpoints_kept": (config.train.checkpoints_kept, 1),
+        "train.sample_every": (config.train.sample_every, 0),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
         "evaluate.levels_per_example": (config.evaluate.levels_per_example, 1),
         "sample.batch_size": (config.sample.batch_size, 1),
@@ -312,6 +324,8 @@ def _check(config: Config) -> None:
         if not 0 <= value < 1:
             raise UserError(f"config key 'optimizer.{key}' must be in [0, 1): got {value}")
     parse_num_steps(config.evaluate.num_steps)
+    if config.train.on_nan not in ON_NAN:
+        raise UserError(unknown("train.on_nan", config.train.on_nan, ON_NAN))
     if config.optimizer.decay not in ("constant", "cosine"):
         decays = ("constant", "cosine")
         raise UserError(unknown("optimizer.decay", config.optimizer.decay, decays))
