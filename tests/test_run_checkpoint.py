@@ -153,7 +153,7 @@ def test_a_disk_too_full_for_the_checkpoints_is_refused_before_the_first_step(
 def test_room_counts_what_old_checkpoints_will_free(tmp_path, monkeypatch):
     usage = type(shutil.disk_usage(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(3000, 2000, 1000))
-    with pytest.raises(UserError, match="2 checkpoints of 1.0 kB"):
+    with pytest.raises(UserError, match=r"2 checkpoints of 1\.0 kB"):
         disk.check_room(tmp_path, 1000, 1)
     (tmp_path / "old").write_bytes(bytes(1000))
     disk.check_room(tmp_path, 1000, 1)

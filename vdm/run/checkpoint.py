@@ -7,6 +7,7 @@ lies in the workdir already.
 """
 
 import contextlib
+import logging
 import pathlib
 import shutil
 import sys
@@ -159,15 +160,22 @@ def _as_write_error(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop what tensorstore's threads complain of when an error has ended their event loop."""
-    hook = sys.unraisablehook
+    """Keep tracebacks off stderr: what goes wrong comes to us as an exception, told in a line.
+
+    orbax logs the exceptions of its threads as well, and those of tensorstore complain when an
+    error has ended their event loop.
+    """
+    hook, logger = sys.unraisablehook, logging.getLogger("absl")
+    level = logger.level
 
     def drop(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
     sys.unraisablehook = drop
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         sys.unraisablehook = hook
+        logger.setLevel(level)

@@ -32,11 +32,10 @@ PEAK_FLOPS: Mapping[str, float] = {
 }
 
 
-def peak_flops(devices: set[jax.Device]) -> float | None:
-    """Return what devices of one kind can do together in FLOP/s, None where it is not known."""
-    kind = next(iter(devices)).device_kind
-    fitting = [name for name in PEAK_FLOPS if kind.startswith(name)]
-    return len(devices) * PEAK_FLOPS[max(fitting, key=len)] if fitting else None
+def peak_flops(device_kind: str) -> float | None:
+    """Return what one device of a kind can do in FLOP/s, None where it is not known."""
+    fitting = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
+    return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
 
 
 def step_flops(trainer: Trainer, state: TrainState, batch: Batch) -> float | None:
@@ -55,11 +54,12 @@ def step_flops(trainer: Trainer, state: TrainState, batch: Batch) -> float | Non
 
 def full_speed(trainer: Trainer, state: TrainState, batch: Batch) -> float | None:
     """Return the steps per second at the devices' peak, None where that is not known."""
-    peak = peak_flops(state.step.sharding.device_set)
+    devices = state.step.sharding.device_set
+    peak = peak_flops(next(iter(devices)).device_kind)
     if peak is None:  # as on a CPU: nothing is traced for nothing
         return None
     flops = step_flops(trainer, state, batch)
-    return peak / flops if flops else None
+    return len(devices) * peak / flops if flops else None
 
 
 def rates(

@@ -99,7 +99,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                     window, started = [], time.perf_counter()
                 if save:
                     checkpoint.save(checkpoints, state)
-                if every.sample_every and step % every.sample_every == 0:
+                if every.sample_every and step % every.sample_every == 0 and not stop:
                     jax.block_until_ready(state)
                     before = time.perf_counter()
                     run = Trained(config, trainer.model, state.ema, step)
