@@ -14,7 +14,7 @@ from vdm.run import build, checkpoint, data, step, train
 from vdm.run.config import DataConfig
 from vdm.run.dataset import batch_indices
 from vdm.run.errors import UserError
-from vdm.run.train import METRICS_FILE
+from vdm.run.metrics import METRICS_FILE
 
 pytestmark = pytest.mark.float32
 

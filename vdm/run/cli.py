@@ -18,9 +18,11 @@ from vdm.choices import unknown
 from vdm.run import config as configs
 from vdm.run.errors import UserError
 from vdm.run.files import check_writable
+from vdm.run.signals import Terminated
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143  # 128 + SIGTERM, what schedulers expect of a job that they have ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vdm: interrupted; the same command starts or goes on again", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Terminated as stop:
+        print(f"vdm: {stop}; the same command goes on from there", file=sys.stderr)
+        return EXIT_TERMINATED
 
 
 def _parser() -> argparse.ArgumentParser:
