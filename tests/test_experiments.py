@@ -1,8 +1,10 @@
 """Every experiment is a config that fits its data, and says how to run it."""
 
+import os
 import pathlib
 
 import pytest
+from test_run_data import PREPARED
 
 from vdm.run import build, cli, condition, data
 from vdm.run.batches import make_batch
@@ -12,7 +14,11 @@ EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("*
 
 @pytest.mark.float32
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_the_config_fits_its_data(path):
+def test_the_config_fits_its_data(path, monkeypatch):
+    if path.stem == "mnist":
+        if not (PREPARED / "mnist").exists():
+            pytest.skip("no prepared mnist in TFDS_DATA_DIR")
+        monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(PREPARED))
     config = cli.read_config([f"--config={path}"])
     dataset = data.load(config.data, "train")
     trainer = build.trainer(config, dataset)

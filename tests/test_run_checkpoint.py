@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import runs
 from vdm.run import build, checkpoint, cli, data, disk, train, trained
 from vdm.run.checksum import checksum
+from vdm.run.config import DataConfig
 from vdm.run.errors import UserError
 from vdm.run.step import Batch, init_state
 
@@ -105,8 +106,8 @@ def test_when_no_checkpoint_can_be_read_the_latest_is_named(workdir):
 
 def test_a_state_is_restored_to_the_devices_that_are_asked_for(whole):
     state, workdir = whole
-    trainer = build.trainer(config(), data.load("mixture", "train"))
-    batch = Batch(data.load("mixture", "train").x[:1], None)
+    trainer = build.trainer(config(), data.load(DataConfig("mixture"), "train"))
+    batch = Batch(data.load(DataConfig("mixture"), "train").x[:1], None)
     mesh = Mesh(np.array(jax.devices()[:2]), ("devices",))
     everywhere = NamedSharding(mesh, PartitionSpec())
     template = jax.tree.map(

@@ -14,6 +14,7 @@ import pytest
 import runs
 from lives import Lives
 from vdm.run import build, checkpoint, cli, data, lock
+from vdm.run.config import DataConfig
 from vdm.run.errors import UserError
 from vdm.run.metrics import METRICS_FILE
 from vdm.run.step import Batch, init_state
@@ -38,7 +39,7 @@ def arguments(tmp_path_factory):
 @pytest.fixture(scope="module")
 def template():
     config = runs.points()
-    dataset = data.load("mixture", "train")
+    dataset = data.load(DataConfig("mixture"), "train")
     trainer = build.trainer(config, dataset)
     return jax.eval_shape(lambda: init_state(trainer, Batch(dataset.x[:1], None)))
 

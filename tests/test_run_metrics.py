@@ -13,6 +13,7 @@ import pytest
 
 import runs
 from vdm.run import build, data, figures, sample, signals, step, throughput, train, trained
+from vdm.run.config import DataConfig
 from vdm.run.errors import UserError
 from vdm.run.metrics import EVENTS_FOLDER, METRICS_FILE
 
@@ -65,14 +66,14 @@ def test_pages_of_samples_are_those_of_the_sample_command(tmp_path):
     pages = sorted((tmp_path / "samples").iterdir())
     assert [page.name for page in pages] == ["step_000002.png", "step_000004.png"]
     assert pages[0].read_bytes() != pages[1].read_bytes()
-    run, dataset = trained.load(tmp_path), data.load("digits", "train")
+    run, dataset = trained.load(tmp_path), data.load(DataConfig("digits"), "train")
     x = sample.sample(run, 64, config.sample)
     figures.write(x, tmp_path / "again.png", levels=dataset.levels, data=dataset.x)
     assert pages[1].read_bytes() == (tmp_path / "again.png").read_bytes()
 
 
 def test_data_without_a_picture_is_refused_before_the_first_step(tmp_path, monkeypatch):
-    dataset = data.load("mixture", "train")
+    dataset = data.load(DataConfig("mixture"), "train")
     x = np.concatenate([dataset.x, dataset.x], axis=1)
     monkeypatch.setattr(data, "load", lambda name, split: type(dataset)("mixture", split, x))
     with pytest.raises(UserError, match=r"no picture for data of shape \[4\]"):
@@ -110,7 +111,7 @@ def test_the_peak_of_a_device_goes_by_its_name(kind, peak):
 def step_flops(**changed):
     config = runs.points(batch_size=64, **changed)
     config.model.network.update(width=512, num_blocks=2)
-    trainer = build.trainer(config, data.load("mixture", "train"))
+    trainer = build.trainer(config, data.load(DataConfig("mixture"), "train"))
     batch = step.Batch(np.zeros((64, 2), np.float32), None)
     state = jax.eval_shape(lambda: step.init_state(trainer, batch))
     return throughput.step_flops(trainer, state, batch), state

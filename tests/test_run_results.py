@@ -190,7 +190,8 @@ def telling(terms_fn):
         return VLB(*(bits * term for term in terms_fn(x=x, cond=cond, t=noise_levels, u=u)))
 
     network = types.SimpleNamespace(num_classes=3)
-    return with_law("schedule")._replace(model=types.SimpleNamespace(network=network, vlb=vlb))
+    model = types.SimpleNamespace(network=network, vlb=vlb, likelihood=None)
+    return with_law("schedule")._replace(model=model)
 
 
 def test_every_row_has_its_own_time_and_noise(tmp_path):
@@ -285,7 +286,7 @@ def test_a_sample_depends_on_its_own_key_alone(run):
 def test_sampling_asks_the_model_for_what_is_asked(run, monkeypatch):
     asked = set()
 
-    def draw(self, params, keys, *, shape, num_steps, sampler, cond):
+    def draw(self, params, keys, shape, *, num_steps, sampler, cond):
         asked.add((num_steps, sampler))
         row = jnp.stack([cond.astype(float), jax.vmap(jax.random.uniform)(keys)], 1)
         return jnp.broadcast_to(jnp.tile(row, (1, 32)).reshape(-1, 8, 8, 1), shape)

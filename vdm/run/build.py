@@ -74,15 +74,15 @@ def trainer(config: Config, data: Dataset) -> Trainer:
 
 def check_fit(vdm: VDM, data: Dataset, told: Condition) -> None:
     """Raise UserError unless the model can take this data: levels, dtype, shape, condition."""
-    check_values(vdm, data)
+    check_values(vdm.likelihood, data)
     x = data.take(np.arange(1)).x
     with as_user_error(f"the model does not fit {data.version} {list(data.shape)}"):
         jax.eval_shape(vdm.init, jax.random.key(0), x, told.of_samples(np.arange(1)))
 
 
-def check_values(vdm: VDM, data: Dataset) -> None:
+def check_values(likelihood: Any, data: Dataset) -> None:
     """Raise UserError unless integer data stays within the levels of the likelihood."""
-    levels = getattr(vdm.likelihood, "levels", None)
+    levels = getattr(likelihood, "levels", None)
     if levels is None:
         return
     if data.levels is not None and levels != data.levels:

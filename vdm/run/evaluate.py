@@ -46,7 +46,7 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     check_writable(workdir)
     test = data.load(trained.config.data, split)
     subset = _subset(data.load(trained.config.data, "train"), len(test))
-    build.check_values(trained.model, test)
+    build.check_values(trained.model.likelihood, test)
     datasets = [test] if split == "train" else [test, subset]
     row_terms = jax.jit(
         functools.partial(
