@@ -149,7 +149,8 @@ def test_a_workdir_is_one_runs_and_free_after_kill_9(lives, arguments, tmp_path,
 
 def test_a_disk_that_fills_up_is_one_line_and_no_traceback(lives, arguments, tmp_path):
     # Large enough for the config and the metrics, too small for the parameters.
-    code, stderr = lives.run(*arguments, f"--workdir={tmp_path}", largest_file=4096)
+    often = ["--config.train.checkpoint_every=2", "--config.train.log_every=1000"]
+    code, stderr = lives.run(*arguments, *often, f"--workdir={tmp_path}", largest_file=4096)
     assert code == cli.EXIT_USER_ERROR
     last = stderr.splitlines()[-1]
     assert last.startswith("vdm: cannot write a checkpoint into") and "Traceback" not in stderr

@@ -7,12 +7,9 @@ lies in the workdir already.
 """
 
 import contextlib
-import logging
 import pathlib
 import shutil
-import sys
 from collections.abc import Iterator
-from typing import Any
 
 import chex
 import jax
@@ -22,7 +19,11 @@ from vdm.run.checksum import checksum
 from vdm.run.errors import UserError
 from vdm.run.files import check_writable
 from vdm.run.progress import say
+from vdm.run.quiet import quiet
 from vdm.run.step import TrainState
+
+# Named, or orbax would guess from the latest checkpoint, damaged or not, what there is in all.
+ITEMS = ("state",)
 
 
 def folder_of(workdir: pathlib.Path) -> pathlib.Path:
@@ -39,8 +40,8 @@ def manager(workdir: pathlib.Path, *, kept: int) -> Iterator[ocp.CheckpointManag
     folder = folder_of(workdir)
     check_writable(folder)
     options = ocp.CheckpointManagerOptions(max_to_keep=kept, cleanup_tmp_directories=True)
-    with _quiet():
-        checkpoints = ocp.CheckpointManager(folder, options=options)
+    with quiet():
+        checkpoints = ocp.CheckpointManager(folder, item_names=ITEMS, options=options)
         try:
             yield checkpoints
         except BaseException:
@@ -60,7 +61,11 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState) -> None:
     values = {**state._asdict(), "checksum": checksum(state)}
     with _as_write_error(pathlib.Path(checkpoints.directory)):
         # Forced: orbax would silently leave out a step that it finds not due.
-        checkpoints.save(int(state.step), args=ocp.args.StandardSave(values), force=True)
+        checkpoints.save(
+            int(state.step),
+            args=ocp.args.Composite(state=ocp.args.StandardSave(values)),
+            force=True,
+        )
 
 
 def resume(checkpoints: ocp.CheckpointManager, template: TrainState) -> TrainState | None:
@@ -69,11 +74,12 @@ def resume(checkpoints: ocp.CheckpointManager, template: TrainState) -> TrainSta
     Later checkpoints, which are damaged, are set aside into checkpoints_damaged/ so that their
     steps can be saved again. Raises UserError as `restore`.
     """
-    checkpoints.wait_until_finished()
+    folder = pathlib.Path(checkpoints.directory)
+    with _as_write_error(folder):
+        checkpoints.wait_until_finished()
     if checkpoints.latest_step() is None:
         return None
     state = restore(checkpoints, template)
-    folder = pathlib.Path(checkpoints.directory)
     aside = folder.with_name(f"{folder.name}_damaged")
     for step in checkpoints.all_steps():
         if step > int(state.step):
@@ -115,7 +121,8 @@ def read(checkpoints: ocp.CheckpointManager, step: int, template: TrainState) ->
         {**template._asdict(), "checksum": jax.ShapeDtypeStruct((), "uint32")},
     )
     try:
-        values = checkpoints.restore(step, args=ocp.args.StandardRestore(target))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        values = checkpoints.restore(step, args=args)["state"]
         chex.assert_trees_all_equal_shapes_and_dtypes(values, target)
         written = int(values.pop("checksum"))
         state = TrainState(**values)
@@ -136,7 +143,7 @@ def load(workdir: pathlib.Path, template: TrainState) -> TrainState:
     if not folder.is_dir():
         raise _no_checkpoint(workdir)
     options = ocp.CheckpointManagerOptions(read_only=True)
-    with _quiet(), ocp.CheckpointManager(folder, options=options) as checkpoints:
+    with quiet(), ocp.CheckpointManager(folder, item_names=ITEMS, options=options) as checkpoints:
         return restore(checkpoints, template)
 
 
@@ -156,26 +163,3 @@ def _as_write_error(folder: pathlib.Path) -> Iterator[None]:
     # As above: a full disk reaches us as whatever the writing library makes of it.
     except Exception as error:
         raise UserError(f"cannot write a checkpoint into {folder}: {_first_line(error)}") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep tracebacks off stderr: what goes wrong comes to us as an exception, told in a line.
-
-    orbax logs the exceptions of its threads as well, and those of tensorstore complain when an
-    error has ended their event loop.
-    """
-    hook, logger = sys.unraisablehook, logging.getLogger("absl")
-    level = logger.level
-
-    def drop(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    sys.unraisablehook = drop
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        logger.setLevel(level)

@@ -29,8 +29,11 @@ def _of_leaf(leaf: jax.Array) -> jax.Array:
     place = jnp.zeros(words.shape, jnp.uint32)
     for axis, size in enumerate(words.shape):
         place = place * jnp.uint32(size) + lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    # Odd weights have inverses modulo 2³²: no change of a single word is lost.
-    return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
+    # Weights without a pattern (the steps of a hash), for exchanged numbers to be noticed; and
+    # odd, since such weights have inverses modulo 2³²: no change of a single word is lost.
+    weight = place * jnp.uint32(0x9E3779B1)
+    weight = (weight ^ (weight >> 15)) * jnp.uint32(0x85EBCA6B)
+    return jnp.sum(words * ((weight ^ (weight >> 13)) | 1), dtype=jnp.uint32)
 
 
 def _words(leaf: jax.Array) -> jax.Array:
