@@ -1,5 +1,6 @@
 """What a run shows of itself: records, TensorBoard's events, pages of samples, rates."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 import runs
 from vdm.run import build, data, figures, sample, signals, step, throughput, train, trained
 from vdm.run.config import DataConfig
+from vdm.run.dataset import Examples
 from vdm.run.errors import UserError
 from vdm.run.metrics import EVENTS_FOLDER, METRICS_FILE
 
@@ -74,8 +76,9 @@ def test_pages_of_samples_are_those_of_the_sample_command(tmp_path):
 
 def test_data_without_a_picture_is_refused_before_the_first_step(tmp_path, monkeypatch):
     dataset = data.load(DataConfig("mixture"), "train")
-    x = np.concatenate([dataset.x, dataset.x], axis=1)
-    monkeypatch.setattr(data, "load", lambda name, split: type(dataset)("mixture", split, x))
+    wider = Examples(np.concatenate([dataset.x, dataset.x], axis=1))
+    wider = dataclasses.replace(dataset, examples=wider)
+    monkeypatch.setattr(data, "load", lambda name, split: wider)
     with pytest.raises(UserError, match=r"no picture for data of shape \[4\]"):
         train.train(runs.points(sample_every=1), tmp_path)
     assert not list(tmp_path.iterdir())

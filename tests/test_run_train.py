@@ -11,8 +11,8 @@ import pytest
 
 import runs
 from vdm.run import build, checkpoint, data, step, train
+from vdm.run.batches import batch_indices
 from vdm.run.config import DataConfig
-from vdm.run.dataset import batch_indices
 from vdm.run.errors import UserError
 from vdm.run.metrics import METRICS_FILE
 
