@@ -4,13 +4,13 @@ import hashlib
 import io
 import json
 import os
-import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import runs
 from vdm.run import data
 from vdm.run.config import DataConfig
 from vdm.run.dataset import ids_checksum, in_memory
@@ -21,10 +21,8 @@ def load(name, split):
     return data.load(DataConfig(name), split)
 
 
-BESIDE = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
-PREPARED = pathlib.Path(os.environ.get("TFDS_DATA_DIR", BESIDE))
 needs_real_sets = pytest.mark.skipif(
-    not (PREPARED / "mnist").exists(), reason="no prepared mnist and cifar10 in TFDS_DATA_DIR"
+    not (runs.PREPARED / "mnist").exists(), reason="no prepared mnist and cifar10 in TFDS_DATA_DIR"
 )
 
 
@@ -107,7 +105,7 @@ def test_the_checksum_is_of_position_and_content_where_a_set_has_no_ids():
     ],
 )
 def test_a_prepared_set_is_what_its_authors_published(name, version, shape, mean, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(PREPARED))
+    monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(runs.PREPARED))
     data.load.cache_clear()
     test = load(name, "test")
     whole = in_memory(test.examples)

@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -124,19 +124,19 @@ def in_memory(examples: Examples | Stored) -> Examples:
     # Filled in place: a list of parts to join would need the memory twice.
     x = np.empty((len(examples), *examples.shape), examples.dtype)
 
-    def fill(index: np.ndarray) -> Examples:
+    def fill(index: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         part = examples.take(index)
         x[index] = part.x
-        return dataclasses.replace(part, x=part.x[:0])
+        return part.labels, part.ids
 
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
         work = [pool.submit(fill, index) for index in chunks(len(examples))]
         try:
-            parts = [done.result() for done in work]
+            labels, ids = zip(*(done.result() for done in work), strict=True)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return Examples(x, _join([part.labels for part in parts]), _join([part.ids for part in parts]))
+    return Examples(x, _join(labels), _join(ids))
 
 
 def ids_checksum(dataset: Dataset) -> str:
@@ -175,6 +175,6 @@ def chunks(size: int) -> Iterator[np.ndarray]:
         yield np.arange(start, min(start + CHUNK, size))
 
 
-def _join(parts: list[np.ndarray | None]) -> np.ndarray | None:
+def _join(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
     there = [part for part in parts if part is not None]
     return np.concatenate(there) if there else None
