@@ -13,7 +13,8 @@ DEMO_CONFIG := experiments/digits.py
 # A smaller network for fewer steps than the config itself asks for.
 DEMO_FLAGS := --config.train.num_steps=4000 --config.train.batch_size=16 \
 	--config.train.log_every=250 --config.model.network.num_blocks=1 \
-	--config.model.network.attention=none --config.model.network.dropout=0.0
+	--config.model.network.attention=none --config.model.network.dropout=0.0 \
+	--config.optimizer.ema_decay=0.998
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format clean

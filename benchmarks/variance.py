@@ -285,11 +285,16 @@ def study(problem, options):
                 for kind, fixed in (("redrawn", False), ("fixed", True))
             }
             advance(i + 1, name)
+    means, sems = (
+        np.array([row["redrawn"][key] for row in rows.values()]) for key in ("mean", "mean_sem")
+    )
+    pooled = np.average(means, weights=1 / sems**2)
     linear = rows["iid uniform λ"]["redrawn"]["variance"]
     official = rows["low-discrepancy uniform λ"]["redrawn"]["variance"]
     print(f"\n{problem.name}: diffusion term {bound:.4f} bpd, batch {options.size}, per slot")
     print(f"iid optimum {best_iid:.4f} (uniform λ / optimum {linear / best_iid:.1f}), ", end="")
     print(f"stratified optimum {best_even:.4f}")
+    print(f"all means are {pooled:.4f} within {np.abs((means - pooled) / sems).max():.1f} sem")
     print("| law | mean | variance | / optimum | iid uniform / it | low-d. uniform / it | fixed |")
     for name, row in rows.items():
         one, fixed = row["redrawn"], row["fixed"]

@@ -5,7 +5,9 @@
 
 Everything but the law of λ is that of experiments/digits.py. Under this law every level's
 error of v counts alike (Zheng et al. 2023), so it draws the noisy levels rarely.
-@@EXPECT@@
+
+In the demo's form, 4,000 steps of 16, three seeds: 1.827 ± 0.004 bits per dimension, where
+the linear schedule takes 1.864 ± 0.003 (benchmarks/README.md). This form: not measured.
 """
 
 from ml_collections import ConfigDict

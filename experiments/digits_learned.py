@@ -7,7 +7,9 @@ Everything but the schedule is that of experiments/digits.py. The end points of 
 bound, the shape between them the variance of its estimate, the network the bound, all from
 one backward pass. `--config.model.schedule.learn_ends=False` keeps the ends where they are,
 which a weighting other than the bound needs.
-@@EXPECT@@
+
+In the demo's form, 4,000 steps of 16, three seeds: 1.833 ± 0.004 bits per dimension, where
+the linear schedule takes 1.864 ± 0.003 (benchmarks/README.md). This form: not measured.
 """
 
 from ml_collections import ConfigDict

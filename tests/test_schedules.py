@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from vdm import schedules
 from vdm.schedules import learned
@@ -248,8 +248,8 @@ def test_learned_monotone_is_the_network_of_the_paper():
     high = low + 0.01 + np.log1p(np.exp(float(params["ends"]["width"])))
 
     def network(t):
-        slopes, weights = np.log1p(np.exp(shape["hidden_slope"])), np.exp(shape["hidden_weight"])
-        hidden = 1 / (1 + np.exp(-(np.multiply.outer(t, slopes) + shape["hidden_bias"])))
+        slopes, weights = np.logaddexp(0, shape["hidden_slope"]), np.exp(shape["hidden_weight"])
+        hidden = special.expit(np.multiply.outer(t, slopes) + shape["hidden_bias"])
         total = np.exp(shape["weight"]) + weights.sum()
         return (0.01 + np.exp(shape["weight"]) / total) * t + hidden @ weights / total
 

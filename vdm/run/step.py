@@ -187,7 +187,8 @@ def _accumulate(value_and_grad, params, per_example, dropout_keys):
 
     zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
     xs = jax.tree.map(cut, per_example), dropout_keys
-    (loss, gradient), rest = jax.lax.scan(one, zeros, xs)
+    # XLA's CPU backend is dozens of times slower at convolutions in a loop: none there.
+    (loss, gradient), rest = jax.lax.scan(one, zeros, xs, unroll=jax.default_backend() == "cpu")
     loss, gradient = jax.tree.map(lambda leaf: leaf / parts, (loss, gradient))
     aux, by_example = jax.tree.map(join, rest)
     # The mean over the batch, not over a micro-batch, is what an example's share is of.
