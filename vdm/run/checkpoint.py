@@ -25,7 +25,9 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState) -> None:
 
 
 def restore(checkpoints: ocp.CheckpointManager, template: TrainState) -> TrainState:
-    """Return the latest state, laid out like the template of shapes.
+    """Return the latest state, with the template's shapes, where the template says.
+
+    It may have been saved on another number of devices.
 
     Raises UserError when there is none or when it cannot be read.
     """
@@ -33,11 +35,7 @@ def restore(checkpoints: ocp.CheckpointManager, template: TrainState) -> TrainSt
     folder = pathlib.Path(checkpoints.directory)
     if step is None:
         raise UserError(f"{folder.parent} holds no checkpoint: train first with `vdm train`")
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        template._asdict(),
-    )
+    target = template._asdict()
     try:
         values = checkpoints.restore(step, args=ocp.args.StandardRestore(target))
         chex.assert_trees_all_equal_shapes_and_dtypes(values, target)
