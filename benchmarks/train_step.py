@@ -12,20 +12,20 @@ import time
 
 import jax
 
-from vdm.run import build, cli, data
+from vdm.run import build, cli, condition, data
+from vdm.run.batches import make_batch
 from vdm.run.step import init_state, train_step
-from vdm.run.train import make_batch
 
 REPETITIONS = 30
 
 
 def main(arguments):
     config = cli.read_config(arguments)
-    dataset = data.load(config.data.name, "train")
+    dataset = data.load(config.data, "train")
     trainer = build.trainer(config, dataset)
     model = trainer.model
-    cond = build.condition(model.network, dataset)
-    batch = jax.device_put(make_batch(dataset, cond, config, 0))
+    told = condition.build(model.network, dataset, config.data.augment)
+    batch = jax.device_put(make_batch(dataset, told, config, 0))
     state = init_state(trainer, batch)
     key = jax.random.key(1)
 
@@ -39,7 +39,7 @@ def main(arguments):
         "whole step": lambda: whole(state, batch),
         "bound and its gradient": lambda: gradient(state.params),
         "bound alone": lambda: bound(state.params),
-        "host: gathering the batch": lambda: make_batch(dataset, cond, config, 1),
+        "host: gathering the batch": lambda: make_batch(dataset, told, config, 1),
     }
     times = {name: [] for name in work}
     for repetition in range(REPETITIONS + 1):

@@ -1,7 +1,13 @@
 """Small runs for the tests of the machinery: configs that compile in seconds."""
 
+import os
+import pathlib
+
 from vdm.run import config as configs
 
+# Where prepared sets of tensorflow-datasets are, if there are any.
+BESIDE = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
+PREPARED = pathlib.Path(os.environ.get("TFDS_DATA_DIR", BESIDE))
 MLP = {"name": "mlp", "width": 16, "num_blocks": 1, "dropout": 0.1}
 UNET = {
     "name": "unet",

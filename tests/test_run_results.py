@@ -16,6 +16,7 @@ from scipy import stats
 import runs
 from vdm import VDM, VLB, adaptive, likelihoods, schedules
 from vdm.run import config as configs, data, evaluate, figures, laws, sample, train, trained
+from vdm.run.dataset import ids_checksum
 from vdm.run.errors import UserError
 
 pytestmark = pytest.mark.float32
@@ -45,6 +46,13 @@ def test_the_record_says_what_was_measured(run):
     assert (record["bound"], record["num_steps"], record["split"]) == ("vlb", "inf", "test")
     assert (record["dataset"], record["step"], record["bpd"]["n"]) == ("digits", 3, 297)
     assert (record["law"], record["params"], record["seed"]) == ("schedule", "ema", 0)
+    assert (record["dataset_version"], record["num_examples"]) == ("digits:1", 297)
+    own = data.load(run[0].config.data, "test")
+    subset = data.load(run[0].config.data, "train").subset(
+        np.linspace(0, 1499, 297).round().astype(int)
+    )
+    checksums = [ids_checksum(dataset) for dataset in (own, subset) for _ in range(3)]
+    assert [row["ids_checksum"] for row in record["results"]] == checksums
     rows = [(row["split"], row["num_steps"]) for row in record["results"]]
     assert rows == [(split, t) for split in ("test", "train") for t in (10, 100, "inf")]
     kept = np.load(run[1] / "evaluation_test.npz")
@@ -85,7 +93,7 @@ def test_the_exact_denoiser_measures_the_entropy_of_the_data(tmp_path):
     record = evaluate.evaluate(
         trained.Trained(config, model, params, 0), "test", settings, tmp_path
     )
-    x = data.load("mixture", "test").x.astype(np.float64)
+    x = data.load(config.data, "test").x.astype(np.float64)
     means = np.array([[-1.0, -0.5], [1.0, 0.2], [1.5, 1.8]])
     widths, weights = np.array([0.5, 0.25, 0.15]), np.array([0.6, 0.3, 0.1])
     squares = ((x[:, None] - means) ** 2).sum(-1)
@@ -182,7 +190,8 @@ def telling(terms_fn):
         return VLB(*(bits * term for term in terms_fn(x=x, cond=cond, t=noise_levels, u=u)))
 
     network = types.SimpleNamespace(num_classes=3)
-    return with_law("schedule")._replace(model=types.SimpleNamespace(network=network, vlb=vlb))
+    model = types.SimpleNamespace(network=network, vlb=vlb, likelihood=None)
+    return with_law("schedule")._replace(model=model)
 
 
 def test_every_row_has_its_own_time_and_noise(tmp_path):
@@ -210,11 +219,11 @@ def test_every_row_is_of_its_own_example(tmp_path):
     run = telling(lambda x, cond, t, u: (x[:, 0], x[:, 1], cond.astype(x.dtype)))
     settings = dataclasses.replace(run.config.evaluate, num_steps="9", batch_size=999)
     record = evaluate.evaluate(run, "test", settings, tmp_path)
-    kept, test = np.load(tmp_path / "evaluation_test.npz"), data.load("mixture", "test")
+    kept, test = np.load(tmp_path / "evaluation_test.npz"), data.load(runs.points().data, "test")
     told = np.stack([kept[f"{name}_9"] for name in evaluate.TERMS], 1)
     np.testing.assert_allclose(told, np.column_stack([test.x, test.labels]), rtol=1e-6)
     # As many training examples, from the first to the last.
-    train_split = data.load("mixture", "train")
+    train_split = data.load(runs.points().data, "train")
     spread = np.linspace(0, 19_999, 4000).round().astype(int)
     expected = np.column_stack([train_split.x, train_split.labels])[spread].mean(0)
     terms = record["results"][1]["terms"]
@@ -277,7 +286,7 @@ def test_a_sample_depends_on_its_own_key_alone(run):
 def test_sampling_asks_the_model_for_what_is_asked(run, monkeypatch):
     asked = set()
 
-    def draw(self, params, keys, *, shape, num_steps, sampler, cond):
+    def draw(self, params, keys, shape, *, num_steps, sampler, cond):
         asked.add((num_steps, sampler))
         row = jnp.stack([cond.astype(float), jax.vmap(jax.random.uniform)(keys)], 1)
         return jnp.broadcast_to(jnp.tile(row, (1, 32)).reshape(-1, 8, 8, 1), shape)

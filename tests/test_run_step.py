@@ -261,7 +261,9 @@ def test_a_step_is_one_of_the_optimiser_and_of_the_average(weighting, monkeypatc
     updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(jnp.add, state.params, updates)
     average = jax.tree.map(lambda old, new: 0.4 * old + 0.6 * new, ema, params)  # 6/15 of the old
-    expected = steps.TrainState(jnp.asarray(6, jnp.int32), params, average, opt_state, levels)
+    expected = steps.TrainState(
+        jnp.asarray(6, jnp.int32), params, average, opt_state, levels, state.rollbacks
+    )
     chex.assert_trees_all_close(after, expected, rtol=1e-10)
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
     expected = {

@@ -11,9 +11,10 @@ import pytest
 
 import runs
 from vdm.run import build, checkpoint, data, step, train
-from vdm.run.dataset import batch_indices
+from vdm.run.batches import batch_indices
+from vdm.run.config import DataConfig
 from vdm.run.errors import UserError
-from vdm.run.train import METRICS_FILE
+from vdm.run.metrics import METRICS_FILE
 
 pytestmark = pytest.mark.float32
 
@@ -40,7 +41,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, config)
 
 def test_training_is_its_steps_one_after_the_other(tmp_path):
     config = runs.images(num_classes=10)
-    dataset = data.load("digits", "train")
+    dataset = data.load(DataConfig("digits"), "train")
     trainer = build.trainer(config, dataset)
     step_fn = jax.jit(functools.partial(step.train_step, trainer=trainer))
     state = None

@@ -16,9 +16,10 @@ import numpy as np
 from vdm import likelihoods, networks, schedules
 from vdm.choices import unknown
 from vdm.model import HEADS, VDM
-from vdm.run import laws, objective, optim
+from vdm.run import condition, laws, objective, optim
+from vdm.run.condition import Condition
 from vdm.run.config import Config
-from vdm.run.dataset import Dataset
+from vdm.run.dataset import Dataset, chunks
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.step import Trainer
 from vdm.samplers import SAMPLERS
@@ -64,40 +65,44 @@ def model(config: Config) -> VDM:
 def trainer(config: Config, data: Dataset) -> Trainer:
     """Return all that a training step is made of; raises UserError for what does not fit."""
     vdm = model(config)
-    check_fit(vdm, data)
+    check_fit(vdm, data, condition.build(vdm.network, data, config.data.augment))
     optimizer = optim.build(config.optimizer, config.train.num_steps)
     aim = objective.build(config.objective, vdm)
     laws.for_evaluation(config.evaluate.law, aim.law)  # or `vdm evaluate` would be the first
     return Trainer(vdm, optimizer, aim, config)
 
 
-def condition(network: Any, data: Dataset) -> np.ndarray | None:
-    """Return the labels when the network is built for classes, else None.
-
-    Raises UserError when the data set cannot give what the network is built for.
-    """
-    if network.num_classes is None:
-        return None
-    if data.num_classes != network.num_classes:
-        have = "no classes" if data.num_classes is None else f"{data.num_classes} classes"
-        raise UserError(
-            f"model.network.num_classes is {network.num_classes}, but {data.name} has {have}"
-        )
-    return data.labels
-
-
-def check_fit(vdm: VDM, data: Dataset) -> None:
+def check_fit(vdm: VDM, data: Dataset, told: Condition) -> None:
     """Raise UserError unless the model can take this data: levels, dtype, shape, condition."""
-    levels = getattr(vdm.likelihood, "levels", None)
-    if levels is not None and data.levels is not None and levels != data.levels:
+    check_values(vdm.likelihood, data)
+    x = data.take(np.arange(1)).x
+    with as_user_error(f"the model does not fit {data.version} {list(data.shape)}"):
+        jax.eval_shape(vdm.init, jax.random.key(0), x, told.of_samples(np.arange(1)))
+
+
+def check_values(likelihood: Any, data: Dataset) -> None:
+    """Raise UserError unless integer data stays within the levels of the likelihood."""
+    levels = getattr(likelihood, "levels", None)
+    if levels is None:
+        return
+    if data.levels is not None and levels != data.levels:
         raise UserError(
             f"model.likelihood.levels is {levels}, but {data.name} has {data.levels} levels "
             f"(0 to {data.levels - 1})"
         )
-    cond = condition(vdm.network, data)
-    x = data.x[:1]
-    with as_user_error(f"the model does not fit {data.name} {list(data.x.shape[1:])}"):
-        jax.eval_shape(vdm.init, jax.random.key(0), x, None if cond is None else cond[:1])
+    if data.value_range is not None and data.value_range[1] >= levels:
+        raise UserError(
+            f"model.likelihood.levels is {levels} (0 to {levels - 1}), but the values of "
+            f"{data.version} ({data.split}) reach {data.value_range[1]}: {_example(data, levels)}"
+        )
+
+
+def _example(data: Dataset, levels: int) -> str:
+    for index in chunks(len(data)):
+        outside = np.argwhere(data.take(index).x >= levels)
+        if len(outside):
+            return f"the first is at {[int(index[outside[0][0]]), *outside[0][1:].tolist()]}"
+    return "it is in the other split"
 
 
 def _construct(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
@@ -17,9 +18,11 @@ from vdm.choices import unknown
 from vdm.run import config as configs
 from vdm.run.errors import UserError
 from vdm.run.files import check_writable
+from vdm.run.signals import Terminated
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143  # 128 + SIGTERM, what schedulers expect of a job that they have ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vdm: interrupted; the same command starts or goes on again", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Terminated as stop:
+        print(f"vdm: {stop}; the same command goes on from there", file=sys.stderr)
+        return EXIT_TERMINATED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,12 +114,14 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
 
     run = trained.load(options.workdir)
     settings = _override(run.config.sample, options, ("num_steps", "sampler", "batch_size", "seed"))
-    dataset = data.load(run.config.data.name, "train")
+    dataset = data.load(run.config.data, "train")
+    levels = getattr(run.model.likelihood, "levels", None)
     out = options.out or options.workdir / "samples.png"
-    figures.kind(out, dataset.x.shape[1:], dataset.levels)  # refused before the work, not after
+    figures.kind(out, dataset.shape, levels)  # refused before the work, not after
     check_writable(out.parent)
     x = sample.sample(run, options.num, settings)
-    figures.write(x, out, levels=dataset.levels, data=dataset.x)
+    some = dataset.take(np.arange(min(len(x), len(dataset)))).x
+    figures.write(x, out, levels=levels, data=some)
     print(f"written to {out}")
     return 0
 

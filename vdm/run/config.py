@@ -22,13 +22,22 @@ from vdm.run.files import read_json, write_json
 CONFIG_FILE = "config.json"
 # Beyond this T, float32 no longer resolves the difference of λ between two steps.
 MAX_STEPS = 100_000
+ON_NAN = ("stop", "roll_back")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which data set."""
+    """Which data set, and what is done with it in training.
+
+    `name` is one of `vdm.run.data` or an image set of tensorflow-datasets; `path` is the file
+    or folder of "arrays" and "images". `augment`: "none", "vdm" or "group" (see
+    `vdm.run.augment`). `in_memory`: "yes" or "no" (read while training), or "auto", by size.
+    """
 
     name: str
+    path: str = ""
+    augment: str = "none"
+    in_memory: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +85,11 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long to train, and how often to write things down (all in steps)."""
+    """How long to train, and how often to write things down (all in steps).
+
+    `on_nan`, when the loss is not finite: "stop", or "roll_back" to the last checkpoint and go
+    on from there with other noise, a few times at most.
+    """
 
     num_steps: int
     batch_size: int = 128
@@ -84,6 +97,9 @@ class TrainConfig:
     log_every: int = 100
     checkpoint_every: int = 1000
     checkpoints_kept: int = 2
+    sample_every: int = 0  # a page of samples; 0 for never
+    tensorboard: bool = False  # metrics as TensorBoard's events too
+    on_nan: str = "stop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +144,13 @@ class Config:
 # What may differ from the config in the workdir when a run is resumed: none of it
 # changes what the steps already taken have computed.
 RESUMABLE = (
+    "data.in_memory",
     "train.log_every",
     "train.checkpoint_every",
     "train.checkpoints_kept",
+    "train.sample_every",
+    "train.tensorboard",
+    "train.on_nan",
     "evaluate.",
     "sample.",
 )
@@ -285,6 +305,7 @@ def _check(config: Config) -> None:
         "train.log_every": (config.train.log_every, 1),
         "train.checkpoint_every": (config.train.checkpoint_every, 1),
         "train.checkpoints_kept": (config.train.checkpoints_kept, 1),
+        "train.sample_every": (config.train.sample_every, 0),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
         "evaluate.levels_per_example": (config.evaluate.levels_per_example, 1),
         "sample.batch_size": (config.sample.batch_size, 1),
@@ -312,6 +333,12 @@ def _check(config: Config) -> None:
         if not 0 <= value < 1:
             raise UserError(f"config key 'optimizer.{key}' must be in [0, 1): got {value}")
     parse_num_steps(config.evaluate.num_steps)
-    if config.optimizer.decay not in ("constant", "cosine"):
-        decays = ("constant", "cosine")
-        raise UserError(unknown("optimizer.decay", config.optimizer.decay, decays))
+    choices = {
+        "data.augment": (config.data.augment, ("none", "vdm", "group")),
+        "data.in_memory": (config.data.in_memory, ("auto", "yes", "no")),
+        "train.on_nan": (config.train.on_nan, ON_NAN),
+        "optimizer.decay": (config.optimizer.decay, ("constant", "cosine")),
+    }
+    for key, (word, words) in choices.items():
+        if word not in words:
+            raise UserError(unknown(key, word, words))

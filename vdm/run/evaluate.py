@@ -6,7 +6,6 @@ among the examples that are evaluated: the result depends on neither the batch s
 number of devices.
 """
 
-import dataclasses
 import functools
 import math
 import pathlib
@@ -20,9 +19,10 @@ import numpy as np
 
 from vdm.losses import bits_per_dim
 from vdm.model import VLB
-from vdm.run import build, config as configs, data, laws
+from vdm.run import build, condition, config as configs, data, laws
+from vdm.run.condition import Condition
 from vdm.run.config import EvaluateConfig
-from vdm.run.dataset import Dataset
+from vdm.run.dataset import Dataset, ids_checksum
 from vdm.run.errors import UserError
 from vdm.run.files import check_writable, replacing, write_json
 from vdm.run.progress import bar
@@ -44,8 +44,9 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     values_of_t = configs.parse_num_steps(settings.num_steps)
     law = laws.for_evaluation(settings.law, trained.law)
     check_writable(workdir)
-    test = data.load(trained.config.data.name, split)
-    subset = _subset(data.load(trained.config.data.name, "train"), len(test))
+    test = data.load(trained.config.data, split)
+    subset = _subset(data.load(trained.config.data, "train"), len(test))
+    build.check_values(trained.model.likelihood, test)
     datasets = [test] if split == "train" else [test, subset]
     row_terms = jax.jit(
         functools.partial(
@@ -59,10 +60,12 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     results: list[dict[str, Any]] = []
     kept: dict[str, np.ndarray] = {}
     for dataset in datasets:
-        cond = build.condition(trained.model.network, dataset)
+        told = condition.build(trained.model.network, dataset, trained.config.data.augment)
+        checksum = ids_checksum(dataset)
         for num_steps in values_of_t:
-            terms = _examples_bpd(row_terms, trained, dataset, cond, settings, num_steps)
-            results.append(_record(terms, trained, dataset, settings, num_steps))
+            terms = _examples_bpd(row_terms, trained, dataset, told, settings, num_steps)
+            record = _record(terms, trained, dataset, settings, num_steps)
+            results.append({**record, "ids_checksum": checksum})
             if dataset is test:
                 label = "inf" if num_steps is None else str(num_steps)
                 kept |= {f"{name}_{label}": terms[name] for name in TERMS}
@@ -79,7 +82,7 @@ def _examples_bpd(
     row_terms: Callable[..., VLB],
     trained: Trained,
     dataset: Dataset,
-    cond: np.ndarray | None,
+    told: Condition,
     settings: EvaluateConfig,
     num_steps: int | None,
 ) -> dict[str, np.ndarray]:
@@ -93,10 +96,13 @@ def _examples_bpd(
             # The last batch is filled up with its own last row; the copies are dropped.
             row = np.minimum(np.arange(start, start + size), num_rows - 1)
             example, level = row // levels, row % levels
-            x = dataset.x[example]
-            row_cond = None if cond is None else cond[example]
+            # Every example is read once, however many of its levels are in the batch.
+            distinct, where = np.unique(example, return_inverse=True)
+            part = dataset.take(distinct)
+            cond = told.of(len(distinct), part.labels)
+            cond = None if cond is None else cond[where]
             terms = row_terms(
-                trained.params, trained.levels, example, level, x, row_cond, num_steps
+                trained.params, trained.levels, example, level, part.x[where], cond, num_steps
             )
             here = min(size, num_rows - start)
             rows[start : start + here] = np.stack(jax.device_get(tuple(terms)), axis=-1)[:here]
@@ -125,8 +131,7 @@ def _row_terms(
 def _subset(dataset: Dataset, n: int) -> Dataset:
     """Evenly spaced examples, so that the subset is the same in every run."""
     index = np.linspace(0, len(dataset) - 1, min(n, len(dataset))).round().astype(int)
-    labels = None if dataset.labels is None else dataset.labels[index]
-    return dataclasses.replace(dataset, x=dataset.x[index], labels=labels)
+    return dataset.subset(index)
 
 
 def _bpd(rows: np.ndarray, dataset: Dataset) -> float:
@@ -150,7 +155,9 @@ def _record(
         "bound": "vlb",
         "num_steps": "inf" if num_steps is None else num_steps,
         "dataset": dataset.name,
+        "dataset_version": dataset.version,
         "split": dataset.split,
+        "num_examples": len(dataset),
         "num_dims": dataset.num_dims,
         "levels_per_example": settings.levels_per_example,
         "law": law_name if num_steps is None else "schedule",

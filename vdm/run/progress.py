@@ -32,3 +32,8 @@ def bar(what: str, total: int, done: int = 0) -> Iterator[Advance]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total, completed=done, text="")
         yield lambda done, text: progress.update(task, completed=done, text=text)
+
+
+def say(text: str) -> None:
+    """Print a line that is not to be missed, beside the bar if there is one."""
+    print(f"vdm: {text}", file=sys.stderr, flush=True)

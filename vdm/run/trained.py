@@ -4,10 +4,11 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from vdm.choices import unknown
 from vdm.model import VDM
-from vdm.run import build, checkpoint, config as configs, data
+from vdm.run import build, checkpoint, condition, config as configs, data
 from vdm.run.config import Config
 from vdm.run.errors import UserError
 from vdm.run.laws import Law, ScheduleLaw
@@ -37,10 +38,11 @@ def load(workdir: pathlib.Path, params: str = "ema") -> Trained:
     if params not in PARAMS:
         raise UserError(unknown("params", params, PARAMS))
     config = configs.load(workdir)
-    dataset = data.load(config.data.name, "train")
+    dataset = data.load(config.data, "train")
     trainer = build.trainer(config, dataset)
-    cond = build.condition(trainer.model.network, dataset)
-    example = Batch(dataset.x[:1], None if cond is None else cond[:1])
+    told = condition.build(trainer.model.network, dataset, config.data.augment)
+    one = np.arange(1)
+    example = Batch(dataset.take(one).x, told.of_samples(one))
     template = jax.eval_shape(lambda: init_state(trainer, example))
     state = checkpoint.load(workdir, template)
     return Trained(

@@ -1,0 +1,140 @@
+"""Arrays of the user's own, of any shape, from .npy and .npz files.
+
+    x.npy                         examples, the batch axis first; a tenth is held out as test
+    x.npz                         x and, if there are classes, labels; or train and test with,
+                                  if there are classes, train_labels and test_labels
+    folder/train.npy, test.npy    one array a split, and train_labels.npy, test_labels.npy
+    folder/train.npz, test.npz    x and, if there are classes, labels
+
+Integers go with a discretised likelihood, real numbers with a Gaussian one. A .npy file may
+be larger than the memory; a .npz is always read whole.
+"""
+
+import math
+import pathlib
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+from vdm.run.dataset import Dataset, Examples, Stored, held_out
+from vdm.run.errors import UserError
+
+CHUNK_BYTES = 2**26  # of an array that are looked at together
+
+
+def load(path: str, split: str) -> Dataset:
+    """Return a split of the arrays at a path; real numbers of any width become float32.
+
+    Raises UserError for files that are missing, damaged or not laid out as above, for real
+    numbers that are not finite and for negative integers.
+    """
+    arrays = _open(pathlib.Path(path))
+    # Each array of examples with the one of its classes.
+    pairs = {"x": "labels"}
+    if "x" not in arrays:
+        pairs = {"train": "train_labels", "test": "test_labels"}
+        if missing := [name for name in pairs if name not in arrays]:
+            have = ", ".join(arrays) or "no array"
+            raise UserError(f"{path} has no array 'x', and no {missing[0]!r} either: got {have}")
+    for name, labels_name in pairs.items():
+        _check_shape(arrays[name], f"{path} ({name})")
+        _check_labels(arrays.get(labels_name), len(arrays[name]), f"{path} ({labels_name})")
+    if len({arrays[name].shape[1:] for name in pairs}) > 1:
+        shapes = " and ".join(str(list(arrays[name].shape[1:])) for name in pairs)
+        raise UserError(f"{path}: examples to train and to test on differ in shape: got {shapes}")
+    classes = [arrays[name] for name in pairs.values() if name in arrays]
+    if classes and len(classes) < len(pairs):
+        raise UserError(f"{path}: only one of train and test has labels: expected both or none")
+
+    name = "x" if "x" in arrays else split
+    x, labels = arrays[name], arrays.get(pairs[name])
+    rows = held_out(len(x), split) if name == "x" else np.arange(len(x))
+    dtype, value_range = _numbers(x, f"{path} ({name})")
+
+    def take(index: np.ndarray) -> Examples:
+        chosen = rows[index]
+        part = None if labels is None else labels[chosen].astype(np.int32)
+        return Examples(np.asarray(x[chosen]).astype(dtype), part)
+
+    return Dataset(
+        "arrays",
+        split,
+        Stored(len(rows), x.shape[1:], dtype, take),
+        version=f"arrays/{pathlib.Path(path).name}",
+        num_classes=1 + max(int(part.max()) for part in classes) if classes else None,
+        value_range=value_range,
+    )
+
+
+def _open(path: pathlib.Path) -> Mapping[str, np.ndarray]:
+    if not path.exists():
+        raise UserError(
+            f"no file or folder {str(path)!r} (data.path), looked for from {path.cwd()}"
+        )
+    if not path.is_dir():
+        return _read(path)
+    arrays: dict[str, np.ndarray] = {}
+    for split in ("train", "test"):
+        for file in sorted(path.glob(f"{split}*.np[yz]")):
+            whole = _read(file)
+            if file.suffix == ".npy":
+                arrays[file.stem] = whole["x"]
+            elif file.stem == split:
+                named = {"x": split, "labels": f"{split}_labels"}
+                arrays |= {named[key]: value for key, value in whole.items() if key in named}
+    return arrays
+
+
+def _read(file: pathlib.Path) -> Mapping[str, np.ndarray]:
+    if file.suffix not in (".npy", ".npz"):
+        raise UserError(f"arrays are read from .npy and .npz files or a folder: got {file.name!r}")
+    try:
+        if file.suffix == ".npy":
+            return {"x": np.load(file, mmap_mode="r", allow_pickle=False)}
+        with np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read {file}: {' '.join(str(error).split())}") from error
+
+
+def _check_shape(x: np.ndarray, what: str) -> None:
+    if x.ndim < 2 or 0 in x.shape:
+        raise UserError(
+            f"{what} must be examples along the first axis, each of one value or more: got "
+            f"shape {list(x.shape)}"
+        )
+
+
+def _check_labels(labels: np.ndarray | None, size: int, what: str) -> None:
+    if labels is None:
+        return
+    if labels.shape != (size,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        lowest = f" from {labels.min()}" if labels.dtype.kind == "i" and labels.size else ""
+        raise UserError(
+            f"{what} must be a class 0, 1, ... for each of the {size} examples: got "
+            f"{labels.dtype}{lowest} of shape {list(labels.shape)}"
+        )
+
+
+def _numbers(x: np.ndarray, what: str) -> tuple[np.dtype, tuple[int, int] | None]:
+    """Return the type to give the values, and the range of integers; one look at all of them."""
+    if x.dtype.kind not in "fiub":
+        raise UserError(f"{what} must be integers or real numbers: got {x.dtype}")
+    rows = max(1, CHUNK_BYTES // (x.dtype.itemsize * math.prod(x.shape[1:])))
+    low, high = [], []
+    for start in range(0, len(x), rows):
+        part = np.asarray(x[start : start + rows])
+        bad = part < 0 if x.dtype.kind == "i" else ~np.isfinite(part)
+        if bad.any():
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            expected = "whole numbers from 0" if x.dtype.kind == "i" else "finite numbers"
+            raise UserError(
+                f"{what} must be {expected}: got {part[first]} at {[start + first[0], *first[1:]]}"
+            )
+        low.append(part.min())
+        high.append(part.max())
+    if x.dtype.kind == "f":
+        return np.dtype(np.float32), None
+    value_range = int(min(low)), int(max(high))
+    return np.min_scalar_type(value_range[1]), value_range

@@ -1,0 +1,43 @@
+"""The guard against NaN and infinity: found when metrics are read, answered as the config says."""
+
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+
+from vdm.run.errors import UserError
+
+MAX_ROLLBACKS = 3  # in a run; noise that is bad so often is not the noise's fault
+
+
+def problem(metrics: dict[str, np.ndarray], params: Any, step: int) -> str | None:
+    """Return what is not finite in the metrics of the steps up to `step`, or after it, if any.
+
+    `params` is None where no checkpoint is due, which spares looking through them.
+    """
+    for key in ("loss", "gradient_norm"):
+        bad = ~np.isfinite(metrics[key])
+        if bad.any():
+            at = step - len(bad) + 1 + int(np.argmax(bad))
+            return f"{key} is {metrics[key][bad][0]} at step {at}"
+    if params is not None:
+        # A finite loss can still lead to an update that is not.
+        try:
+            chex.assert_tree_all_finite(params)
+        except AssertionError:
+            return f"parameters are not finite after step {step}"
+    return None
+
+
+def next_rollback(what: str, on_nan: str, rollbacks: jax.Array) -> jax.Array:
+    """Return the number of the roll-back that a problem leads to; raises UserError to stop."""
+    stopped = "stopped"
+    if on_nan == "roll_back":
+        if int(rollbacks) < MAX_ROLLBACKS:
+            return rollbacks + 1
+        stopped = f"stopped after {MAX_ROLLBACKS} roll-backs"
+    raise UserError(
+        f"{what}: {stopped}; checkpoints before it are kept. Try a lower "
+        "optimizer.learning_rate in a new workdir, or look at the data"
+    )
