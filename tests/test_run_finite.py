@@ -73,11 +73,12 @@ def test_without_a_checkpoint_a_run_goes_back_to_its_start(tmp_path, monkeypatch
     assert capsys.readouterr().err.count("loss is nan at step 1: back to step 0") == 2
 
 
-def test_a_run_that_stays_bad_stops_and_keeps_its_checkpoints(tmp_path, monkeypatch):
+def test_a_run_that_stays_bad_stops_and_keeps_its_checkpoints(tmp_path, monkeypatch, capsys):
     poison(monkeypatch, at=4, rollbacks=100)
     message = rf"loss is nan at step 4: stopped after {finite.MAX_ROLLBACKS} roll-backs"
     with pytest.raises(UserError, match=message):
         train.train(config(), tmp_path)
+    assert capsys.readouterr().err.count("back to step 2") == finite.MAX_ROLLBACKS
     assert saved(tmp_path) == [2]
 
 
