@@ -65,12 +65,19 @@ def lose_the_index(step):
     (step / "state/_METADATA").unlink()
 
 
+def lose_the_state(step):
+    shutil.rmtree(step / "state")
+
+
 def empty(step):
     shutil.rmtree(step)
     step.mkdir()
 
 
-@pytest.mark.parametrize("damage", [truncate, garble, lose_the_numbers, lose_the_index, empty])
+DAMAGES = [truncate, garble, lose_the_numbers, lose_the_index, lose_the_state, empty]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, whole, workdir, capsys):
     damage(workdir / "checkpoints/4")
     before = sorted(workdir.rglob("*"))

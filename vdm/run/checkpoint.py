@@ -22,9 +22,6 @@ from vdm.run.progress import say
 from vdm.run.quiet import quiet
 from vdm.run.step import TrainState
 
-# Named, or orbax would guess from the latest checkpoint, damaged or not, what there is in all.
-ITEMS = ("state",)
-
 
 def folder_of(workdir: pathlib.Path) -> pathlib.Path:
     """Return where the checkpoints of a workdir are."""
@@ -41,7 +38,7 @@ def manager(workdir: pathlib.Path, *, kept: int) -> Iterator[ocp.CheckpointManag
     check_writable(folder)
     options = ocp.CheckpointManagerOptions(max_to_keep=kept, cleanup_tmp_directories=True)
     with quiet():
-        checkpoints = ocp.CheckpointManager(folder, item_names=ITEMS, options=options)
+        checkpoints = ocp.CheckpointManager(folder, options=options)
         try:
             yield checkpoints
         except BaseException:
@@ -60,7 +57,8 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState) -> None:
     """
     values = {**state._asdict(), "checksum": checksum(state)}
     with _as_write_error(pathlib.Path(checkpoints.directory)):
-        # Forced: orbax would silently leave out a step that it finds not due.
+        # Forced: orbax would silently leave out a step that it finds not due. Named ("state"):
+        # it would judge by the latest checkpoint, damaged or not, how to read all of them.
         checkpoints.save(
             int(state.step),
             args=ocp.args.Composite(state=ocp.args.StandardSave(values)),
@@ -143,7 +141,7 @@ def load(workdir: pathlib.Path, template: TrainState) -> TrainState:
     if not folder.is_dir():
         raise _no_checkpoint(workdir)
     options = ocp.CheckpointManagerOptions(read_only=True)
-    with quiet(), ocp.CheckpointManager(folder, item_names=ITEMS, options=options) as checkpoints:
+    with quiet(), ocp.CheckpointManager(folder, options=options) as checkpoints:
         return restore(checkpoints, template)
 
 

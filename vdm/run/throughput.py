@@ -54,7 +54,7 @@ def step_flops(trainer: Trainer, state: TrainState, batch: Batch) -> float | Non
 
 def full_speed(trainer: Trainer, state: TrainState, batch: Batch) -> float | None:
     """Return the steps per second at the devices' peak, None where that is not known."""
-    devices: Any = state.step.sharding.device_set
+    devices: set[Any] = state.step.sharding.device_set
     peak = peak_flops(next(iter(devices)).device_kind)
     if peak is None:  # as on a CPU: nothing is traced for nothing
         return None
