@@ -45,13 +45,13 @@ def low_discrepancy():
     return noise_levels.low_discrepancy(keys(7, 1)[0], SIZE)
 
 
-def build(schedule, parts=1, **objective):
+def build(schedule, parts=1, size=SIZE, **objective):
     model = VDM(schedule, Denoiser(), gaussian(0.1), "v")
     config = configs.from_dict(
         {
             "data": {"name": "mixture"},
             "model": {key: {"name": "elsewhere"} for key in ("schedule", "network", "likelihood")},
-            "train": {"num_steps": 1, "batch_size": SIZE, "accumulation_steps": parts},
+            "train": {"num_steps": 1, "batch_size": size, "accumulation_steps": parts},
             "objective": objective,
             "optimizer": {"warmup_steps": 0},
         }

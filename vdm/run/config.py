@@ -103,6 +103,19 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DevicesConfig:
+    """How the work is cut: over how many devices parameters are, and steps a dispatch.
+
+    All devices of all processes take part; those that do not cut parameters cut the batch
+    alone. Several steps a dispatch spare an accelerator the wait for the host between two
+    short steps; on CPU they are slower, for XLA's convolutions are slow in a loop there.
+    """
+
+    fsdp: int = 1
+    steps_per_dispatch: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
     """How carefully to evaluate.
 
@@ -136,6 +149,7 @@ class Config:
     train: TrainConfig
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    devices: DevicesConfig = DevicesConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     sample: SampleConfig = SampleConfig()
     seed: int = 0
@@ -151,6 +165,7 @@ RESUMABLE = (
     "train.sample_every",
     "train.tensorboard",
     "train.on_nan",
+    "devices.",
     "evaluate.",
     "sample.",
 )
@@ -186,8 +201,8 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def default_values() -> ml_collections.ConfigDict:
     """Return the optional blocks with their default values, for config files to build on."""
-    blocks = (ObjectiveConfig, OptimizerConfig, EvaluateConfig, SampleConfig)
-    names = ("objective", "optimizer", "evaluate", "sample")
+    blocks = (ObjectiveConfig, OptimizerConfig, DevicesConfig, EvaluateConfig, SampleConfig)
+    names = ("objective", "optimizer", "devices", "evaluate", "sample")
     values = {name: dataclasses.asdict(block()) for name, block in zip(names, blocks, strict=True)}
     return ml_collections.ConfigDict({"seed": 0, **values})
 
@@ -306,6 +321,8 @@ def _check(config: Config) -> None:
         "train.checkpoint_every": (config.train.checkpoint_every, 1),
         "train.checkpoints_kept": (config.train.checkpoints_kept, 1),
         "train.sample_every": (config.train.sample_every, 0),
+        "devices.fsdp": (config.devices.fsdp, 1),
+        "devices.steps_per_dispatch": (config.devices.steps_per_dispatch, 1),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
         "evaluate.levels_per_example": (config.evaluate.levels_per_example, 1),
         "sample.batch_size": (config.sample.batch_size, 1),
