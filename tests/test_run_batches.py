@@ -8,7 +8,7 @@ import pytest
 
 import runs
 from vdm.run import condition, data
-from vdm.run.batches import batch_indices, batches, make_batch, process_slice
+from vdm.run.batches import batch_indices, batches, make_batch
 from vdm.run.dataset import Stored, settle
 from vdm.run.errors import UserError
 
@@ -55,16 +55,11 @@ def test_any_number_of_processes_sees_the_same_batch_together(count):
     config, dataset = augmented(), data.load(runs.images().data, "train")
     for step in (0, 31):  # the second one crosses into another epoch
         whole = make_batch(dataset, TOLD, config, step)
-        rows = [process_slice(48, i, count) for i in range(count)]
+        rows = np.arange(48).reshape(count, -1)
         parts = [make_batch(dataset, TOLD, config, step, part) for part in rows]
         assert [len(part.x) for part in parts] == [48 // count] * count
         np.testing.assert_array_equal(np.concatenate([part.x for part in parts]), whole.x)
         np.testing.assert_array_equal(np.concatenate([part.cond for part in parts]), whole.cond)
-
-
-def test_uneven_shares_are_refused():
-    with pytest.raises(UserError, match="multiple of the number of processes: got 10 and 4"):
-        process_slice(10, 0, 4)
 
 
 @pytest.mark.parametrize("first", [0, 33])

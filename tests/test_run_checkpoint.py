@@ -136,7 +136,7 @@ def no_step(monkeypatch):
     def taken(*arguments, **settings):
         raise AssertionError("a step was taken")
 
-    monkeypatch.setattr(train, "train_step", taken)
+    monkeypatch.setattr(program, "train_step", taken)
 
 
 @pytest.mark.usefixtures("no_step")

@@ -100,7 +100,7 @@ def changed(**blocks):
     ("change", "message"),
     [
         ({"optimizer": {"b1": 0.8}}, "optimizer.b1 is 0.9 there and 0.8 here"),
-        ({"train": {"batch_size": 7}}, "train.batch_size is 49 there and 7 here"),
+        ({"train": {"batch_size": 7}}, "train.batch_size is 50 there and 7 here"),
         ({"train": {"num_steps": 3}}, "train.num_steps is 4 there and 3 here"),
         (
             {"evaluate": {"seed": 5}, "optimizer": {"b1": 0.8, "b2": 0.8}},

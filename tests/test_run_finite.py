@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import runs
-from vdm.run import checkpoint, finite, train
+from vdm.run import checkpoint, finite, program, train
 from vdm.run.errors import UserError
 from vdm.run.metrics import METRICS_FILE
 from vdm.run.step import train_step
@@ -31,7 +31,7 @@ def poison(monkeypatch, at, rollbacks):
         params = jax.tree.map(lambda leaf: leaf * spoilt, state.params)
         return state._replace(params=params), {**metrics, "loss": metrics["loss"] * spoilt}
 
-    monkeypatch.setattr(train, "train_step", poisoned)
+    monkeypatch.setattr(program, "train_step", poisoned)
 
 
 def steps(workdir):

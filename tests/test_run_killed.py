@@ -13,11 +13,11 @@ import pytest
 
 import runs
 from lives import Lives
-from vdm.run import build, checkpoint, cli, data, lock
+from vdm.run import build, checkpoint, cli, data, lock, mesh, program
 from vdm.run.config import DataConfig
 from vdm.run.errors import UserError
 from vdm.run.metrics import METRICS_FILE
-from vdm.run.step import Batch, init_state
+from vdm.run.step import Batch
 
 pytestmark = pytest.mark.float32
 
@@ -41,7 +41,8 @@ def template():
     config = runs.points()
     dataset = data.load(DataConfig("mixture"), "train")
     trainer = build.trainer(config, dataset)
-    return jax.eval_shape(lambda: init_state(trainer, Batch(dataset.x[:1], None)))
+    # The killed runs have one device, this process two.
+    return program.template(trainer, mesh.for_training(config), Batch(dataset.x[:1], None))
 
 
 def wait_for(happened, timeout=600.0):

@@ -15,11 +15,23 @@ from scipy import stats
 
 import runs
 from vdm import VDM, VLB, adaptive, likelihoods, schedules
-from vdm.run import config as configs, data, evaluate, figures, laws, sample, train, trained
+from vdm.run import (
+    config as configs,
+    data,
+    evaluate,
+    figures,
+    laws,
+    mesh,
+    sample,
+    train,
+    trained,
+)
 from vdm.run.dataset import ids_checksum
 from vdm.run.errors import UserError
 
 pytestmark = pytest.mark.float32
+
+MESH = mesh.make(configs.DevicesConfig())
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +103,7 @@ def test_the_exact_denoiser_measures_the_entropy_of_the_data(tmp_path):
     config = runs.points()
     settings = dataclasses.replace(config.evaluate, levels_per_example=64, batch_size=4096)
     record = evaluate.evaluate(
-        trained.Trained(config, model, params, 0), "test", settings, tmp_path
+        trained.Trained(config, model, MESH, params, 0), "test", settings, tmp_path
     )
     x = data.load(config.data, "test").x.astype(np.float64)
     means = np.array([[-1.0, -0.5], [1.0, 0.2], [1.5, 1.8]])
@@ -118,7 +130,7 @@ def with_law(name):
             *map(jnp.asarray, (1e9 * np.ones(100), np.ones(100), first, first**2 + more))
         )
     params = {"schedule": {"ends": {}, "shape": {}}, "network": {}}
-    return trained.Trained(config, model, params, 0, "raw", law, levels)
+    return trained.Trained(config, model, MESH, params, 0, "raw", law, levels)
 
 
 def total_bits(trained_run, folder, **settings):

@@ -36,7 +36,8 @@ class UNet(nn.Module):
     `dropout` (only with train=True), `num_classes` for integer conditions [b] or
     `cond_dim` for float ones [b, cond_dim], `residual`, the range `log_snr_max`,
     `log_snr_min` on which λ is normalised, the compute `dtype`, parameters being float32
-    always, and `remat`, which computes every block twice to spare its memory. Raises ValueError or TypeError for fields or inputs that do not fit.
+    always, and `remat`, which computes every block twice to spare its memory. Raises
+    ValueError or TypeError for fields or inputs that do not fit.
     """
 
     channels: int = 128

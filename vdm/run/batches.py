@@ -42,23 +42,12 @@ def _epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return np.random.RandomState([seed, epoch]).permutation(num_examples)
 
 
-def process_slice(batch_size: int, process_index: int, process_count: int) -> slice:
-    """Return the rows of a batch that belong to a process; raises UserError for uneven shares."""
-    if batch_size % process_count:
-        raise UserError(
-            f"train.batch_size must be a multiple of the number of processes: got {batch_size} "
-            f"and {process_count}"
-        )
-    share = batch_size // process_count
-    return slice(process_index * share, (process_index + 1) * share)
-
-
 def make_batch(
     dataset: Dataset,
     condition: Condition,
     config: Config,
     step: int,
-    rows: slice = slice(None),
+    rows: np.ndarray | slice = slice(None),
 ) -> Batch:
     """Return the batch of a step, on the host, or only some of its rows.
 
@@ -70,7 +59,7 @@ def make_batch(
     if config.data.augment != "none":
         which = augment.draw(config.data.augment, dataset.shape, config.seed, step, size)[rows]
         x, flags = augment.apply(x, which), augment.flags(config.data.augment, which)
-    chex.assert_shape(x, (len(range(size)[rows]), *dataset.shape))
+    chex.assert_shape(x, (len(np.arange(size)[rows]), *dataset.shape))
     chex.assert_type(x, dataset.examples.dtype)
     return Batch(x, condition.of(len(x), examples.labels, flags))
 
@@ -80,7 +69,7 @@ def batches(
     condition: Condition,
     config: Config,
     first: int,
-    rows: slice = slice(None),
+    rows: np.ndarray | slice = slice(None),
 ) -> Iterator[Batch]:
     """Yield the batches of the steps from `first` to the last.
 

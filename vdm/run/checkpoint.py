@@ -15,9 +15,9 @@ import chex
 import jax
 import orbax.checkpoint as ocp
 
+from vdm.run import processes
 from vdm.run.checksum import checksum
 from vdm.run.errors import UserError
-from vdm.run.files import check_writable
 from vdm.run.progress import say
 from vdm.run.quiet import quiet
 from vdm.run.step import TrainState
@@ -32,10 +32,9 @@ def folder_of(workdir: pathlib.Path) -> pathlib.Path:
 def manager(workdir: pathlib.Path, *, kept: int) -> Iterator[ocp.CheckpointManager]:
     """Yield orbax's manager of a workdir's checkpoints; leaving waits for a save in progress.
 
-    Raises UserError where checkpoints cannot be written.
+    Raises UserError where the last of them could not be written.
     """
     folder = folder_of(workdir)
-    check_writable(folder)
     options = ocp.CheckpointManagerOptions(max_to_keep=kept, cleanup_tmp_directories=True)
     with quiet():
         checkpoints = ocp.CheckpointManager(folder, options=options)
@@ -78,22 +77,26 @@ def resume(checkpoints: ocp.CheckpointManager, template: TrainState) -> TrainSta
     if checkpoints.latest_step() is None:
         return None
     state = restore(checkpoints, template)
-    aside = folder.with_name(f"{folder.name}_damaged")
-    for step in checkpoints.all_steps():
-        if step > int(state.step):
+    damaged = [step for step in checkpoints.all_steps() if step > int(state.step)]
+
+    def set_aside() -> None:
+        aside = folder.with_name(f"{folder.name}_damaged")
+        for step in damaged:
             shutil.rmtree(aside / str(step), ignore_errors=True)
             aside.mkdir(exist_ok=True)
             (folder / str(step)).rename(aside / str(step))
+
+    processes.first_alone(set_aside)
     checkpoints.reload()
     return state
 
 
 def restore(checkpoints: ocp.CheckpointManager, template: TrainState) -> TrainState:
-    """Return the latest state that can be read, laid out like the template of shapes.
+    """Return the latest state that can be read, with the template's shapes and shardings.
 
-    A leaf of the template that has a sharding is restored to it, whatever devices it was saved
-    from; any other goes to the first device. Says on stderr which checkpoints it has passed
-    over. Raises UserError when there is none, or none that can be read.
+    It may have been saved from other devices, of another number of processes. Says on stderr
+    which checkpoints it has passed over. Raises UserError when there is none, or none that can
+    be read.
     """
     steps = sorted(checkpoints.all_steps(), reverse=True)
     if not steps:
@@ -113,11 +116,10 @@ def restore(checkpoints: ocp.CheckpointManager, template: TrainState) -> TrainSt
 
 def read(checkpoints: ocp.CheckpointManager, step: int, template: TrainState) -> TrainState:
     """Return the state saved under a step, laid out like the template; see `restore`."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or device),
-        {**template._asdict(), "checksum": jax.ShapeDtypeStruct((), "uint32")},
-    )
+    whole = template.step.sharding
+    checksum_shape = jax.ShapeDtypeStruct((), "uint32", sharding=whole)
+    target = {**template._asdict(), "checksum": checksum_shape}
+    problem: Exception | None = None
     try:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         values = checkpoints.restore(step, args=args)["state"]
@@ -128,11 +130,15 @@ def read(checkpoints: ocp.CheckpointManager, step: int, template: TrainState) ->
             raise ValueError("its numbers are not those that were written")
     # What orbax and tensorstore raise for a damaged file is not of one type.
     except Exception as error:
-        raise UserError(
-            f"the checkpoint {pathlib.Path(checkpoints.directory) / str(step)} is damaged or of "
-            f"another model: {_first_line(error)}"
-        ) from error
-    return state
+        problem = error
+    # Every process reads a part, and all go on from the same checkpoint.
+    if processes.all_agree(problem is None):
+        return state
+    reason = "another process could not read it" if problem is None else _first_line(problem)
+    raise UserError(
+        f"the checkpoint {pathlib.Path(checkpoints.directory) / str(step)} is damaged or of "
+        f"another model: {reason}"
+    ) from problem
 
 
 def load(workdir: pathlib.Path, template: TrainState) -> TrainState:

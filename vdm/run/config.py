@@ -336,6 +336,13 @@ def _check(config: Config) -> None:
     for key, (value, lowest) in at_least.items():
         if not value >= lowest:
             raise UserError(f"config key {key!r} must be at least {lowest}: got {value}")
+    for key in ("num_steps", "log_every", "checkpoint_every", "sample_every"):
+        value = getattr(config.train, key)
+        if value % config.devices.steps_per_dispatch:
+            raise UserError(
+                f"train.{key} must be a multiple of devices.steps_per_dispatch: got {value} and "
+                f"{config.devices.steps_per_dispatch}"
+            )
     if config.train.batch_size % config.train.accumulation_steps:
         raise UserError(
             f"train.batch_size must be a multiple of train.accumulation_steps: got "

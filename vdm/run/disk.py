@@ -25,14 +25,15 @@ def check_room(folder: pathlib.Path, size: int, kept: int) -> None:
     need = size * (kept + 1)
     if need > room:
         raise UserError(
-            f"{folder} has room for {_readable(room)}, but {kept + 1} checkpoints of "
-            f"{_readable(size)} (train.checkpoints_kept is {kept}, and one is being written) take "
-            f"{_readable(need)}: make room, keep fewer or use another --workdir"
+            f"{folder} has room for {readable(room)}, but {kept + 1} checkpoints of "
+            f"{readable(size)} (train.checkpoints_kept is {kept}, and one is being written) take "
+            f"{readable(need)}: make room, keep fewer or use another --workdir"
         )
 
 
-def _readable(size: int) -> str:
+def readable(size: float) -> str:
+    """Return a number of bytes as people read it."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale:
             return f"{size / scale:.1f} {unit}"
-    return f"{size} bytes"
+    return f"{size:.0f} bytes"

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vdm.run.errors import UserError
@@ -21,12 +21,9 @@ def problem(metrics: dict[str, np.ndarray], params: Any, step: int) -> str | Non
         if bad.any():
             at = step - len(bad) + 1 + int(np.argmax(bad))
             return f"{key} is {metrics[key][bad][0]} at step {at}"
-    if params is not None:
-        # A finite loss can still lead to an update that is not.
-        try:
-            chex.assert_tree_all_finite(params)
-        except AssertionError:
-            return f"parameters are not finite after step {step}"
+    # A finite loss can still lead to an update that is not.
+    if params is not None and not _all_finite(params):
+        return f"parameters are not finite after step {step}"
     return None
 
 
@@ -41,3 +38,8 @@ def next_rollback(what: str, on_nan: str, rollbacks: jax.Array) -> jax.Array:
         f"{what}: {stopped}; checkpoints before it are kept. Try a lower "
         "optimizer.learning_rate in a new workdir, or look at the data"
     )
+
+
+@jax.jit  # where the parameters are, which may be on the devices of several processes
+def _all_finite(params: Any) -> jax.Array:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))

@@ -5,43 +5,47 @@ over `fsdp` and copied over `data`; XLA inserts the communication. Positions of 
 and keys are drawn for the whole batch, so what is computed does not depend on the mesh.
 """
 
-from collections.abc import Callable
+import math
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vdm.run.config import DevicesConfig
+from vdm.run.config import Config, DevicesConfig
 from vdm.run.errors import UserError
 
 AXES = ("data", "fsdp")
 
 
-def start_processes(coordinator: str | None, num_processes: int | None, index: int | None) -> None:
-    """Join this process to the others of a run, before anything is computed.
+def for_training(config: Config) -> Mesh:
+    """Return the mesh over all devices of all processes.
 
-    Without arguments JAX finds the others itself (SLURM, Kubernetes, TPU pods). Raises
-    UserError where they are not found.
+    Raises UserError unless the number of devices is a multiple of `devices.fsdp`, and the
+    batch one of the number of devices times that of its micro-batches.
     """
-    try:
-        jax.distributed.initialize(coordinator, num_processes, index)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"cannot join the other processes: {str(error).splitlines()[0]}; give --coordinator="
-            "HOST:PORT, --num_processes and --process_index"
-        ) from error
+    mesh = make(config.devices)
+    parts = config.train.accumulation_steps
+    if config.train.batch_size % (mesh.size * parts):
+        what = f"{mesh.size} devices" + (f" times {parts} accumulation steps" * (parts > 1))
+        raise UserError(f"train.batch_size is {config.train.batch_size}, not a multiple of {what}")
+    return mesh
+
+
+def for_results(config: Config) -> Mesh:
+    """Return the mesh to evaluate and sample on, whatever devices the run was trained on.
+
+    Parameters are cut as in training as far as the number of devices allows it.
+    """
+    return make(DevicesConfig(fsdp=math.gcd(config.devices.fsdp, jax.device_count())))
 
 
 def make(config: DevicesConfig) -> Mesh:
-    """Return the mesh over all devices of all processes.
-
-    Raises UserError unless the number of devices is a multiple of `devices.fsdp`.
-    """
+    """Return the mesh over all devices; raises UserError where `fsdp` does not divide them."""
     count = jax.device_count()
     if count % config.fsdp:
         raise UserError(
-            f"devices.fsdp is {config.fsdp}, which does not divide the {count} devices there are"
+            f"devices.fsdp is {config.fsdp}, which does not divide the {count} device(s) there are"
         )
     shape = (count // config.fsdp, config.fsdp)
     # Auto: with explicit axes every operation of the network would have to name its sharding.
@@ -53,50 +57,52 @@ def whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def rows(mesh: Mesh) -> NamedSharding:
+def cut(mesh: Mesh) -> NamedSharding:
     """Return the sharding of a batch: its first axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def of_state(mesh: Mesh, shapes: Any) -> Any:
-    """Return a sharding for each array of a training state, given its shapes.
+    """Return the arrays' shapes each with its sharding, for a tree of parameters and the like.
 
     The largest axis that `fsdp` divides is cut; where there is none, or nothing to gain, the
     array is whole on every device.
     """
     parts = mesh.shape["fsdp"]
 
-    def sharding(leaf):
+    def place(leaf):
         divisible = [n if n % parts == 0 else 0 for n in leaf.shape]
-        if parts == 1 or not leaf.ndim or max(divisible) == 0:
-            return whole(mesh)
-        axis = int(np.argmax(divisible))
-        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+        sharding = whole(mesh)
+        if parts > 1 and any(divisible):
+            axis = int(np.argmax(divisible))
+            sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(sharding, shapes)
-
-
-def check_batch(mesh: Mesh, batch_size: int, accumulation_steps: int) -> None:
-    """Raise UserError unless every micro-batch is cut into equal parts."""
-    if batch_size % (mesh.size * accumulation_steps):
-        what = f"{mesh.size} devices"
-        if accumulation_steps > 1:
-            what += f" times {accumulation_steps} accumulation steps"
-        raise UserError(f"train.batch_size is {batch_size}, not a multiple of {what}")
+    return jax.tree.map(place, shapes)
 
 
-def batch(mesh: Mesh, size: int, take: Callable[[np.ndarray], Any]) -> Any:
-    """Return a batch over all devices, each of this process's devices given its own rows.
+def padded(mesh: Mesh, size: int) -> int:
+    """Return the least size from `size` on of a batch that is cut into equal parts."""
+    return -(-size // mesh.size) * mesh.size
 
-    `take(rows)` returns those rows of the batch, on the host: arrays with a leading axis.
-    """
-    sharding = rows(mesh)
-    places = sharding.addressable_devices_indices_map((size,))
-    parts = {device: take(np.arange(size)[where]) for device, where in places.items()}
 
-    def join(*leaves):
-        shape = (size, *leaves[0].shape[1:])
-        put = [jax.device_put(leaf, device) for leaf, device in zip(leaves, parts, strict=True)]
-        return jax.make_array_from_single_device_arrays(shape, sharding, put)
+def rows_here(mesh: Mesh, size: int) -> np.ndarray:
+    """Return which rows of a batch this process has to provide, in increasing order."""
+    places = cut(mesh).addressable_devices_indices_map((size,))
+    return np.unique(np.concatenate([np.arange(size)[where] for where in places.values()]))
 
-    return jax.tree.map(join, *parts.values())
+
+def put(mesh: Mesh, size: int, rows: np.ndarray, here: Any) -> Any:
+    """Return a batch over all devices, given the rows of `rows_here` as arrays on the host."""
+    sharding = cut(mesh)
+
+    def place(leaf):
+        if leaf.shape[0] != len(rows):
+            raise ValueError(f"{len(rows)} rows are this process's: got {leaf.shape[0]}")
+
+        def of_device(where):
+            return leaf[np.searchsorted(rows, np.arange(size)[where[0]])]
+
+        return jax.make_array_from_callback((size, *leaf.shape[1:]), sharding, of_device)
+
+    return jax.tree.map(place, here)

@@ -47,6 +47,19 @@ class Writer:
             self._events = None
 
 
+class Nowhere:
+    """What the other processes of a run write their metrics to."""
+
+    def start(self, step: int) -> None:
+        """Do nothing."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def _events(folder: pathlib.Path) -> Any:
     """Return a function from a step to a writer of the events after it."""
     try:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from vdm.choices import unknown
-from vdm.run import condition, data, figures
+from vdm.run import condition, data, figures, mesh as meshes, processes
 from vdm.run.config import SampleConfig
 from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError
@@ -35,7 +35,19 @@ def write(
 ) -> None:
     """Write `num` samples as a picture or an array, beside the data set where that is points."""
     x = np.concatenate(list(chunks(trained, num, settings)))[:num]
-    figures.write(x, path, levels=dataset.levels, data=dataset.x)
+    save(x, trained, path, dataset)
+
+
+def save(x: np.ndarray, trained: Trained, path: pathlib.Path, dataset: Dataset) -> None:
+    """Write what was drawn; of several processes the first alone does."""
+    if processes.is_first():
+        some = dataset.take(np.arange(min(len(x), len(dataset)))).x
+        figures.write(x, path, levels=levels_of(trained), data=some)
+
+
+def levels_of(trained: Trained) -> int | None:
+    """Return the levels of a model of integers, None for one of real numbers."""
+    return getattr(trained.model.likelihood, "levels", None)
 
 
 def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.ndarray]:
@@ -52,24 +64,27 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
             raise UserError(f"{name} must be at least 1: got {value}")
     dataset = data.load(trained.config.data, "train")
     told = condition.build(trained.model.network, dataset, trained.config.data.augment)
-    size = min(num, settings.batch_size)
-    seed = jax.random.key(settings.seed)
+    mesh = trained.mesh
+    size = meshes.padded(mesh, min(num, settings.batch_size))
+    here = meshes.rows_here(mesh, size)
     for start in range(0, num, size):
-        index = np.arange(start, start + size)
-        keys = jax.vmap(lambda i: jax.random.fold_in(seed, i))(index)
+        index = start + here
         drawn = _draw(
             trained.params,
-            keys,
-            told.of_samples(index),
+            settings.seed,
+            *meshes.put(mesh, size, here, (index, told.of_samples(index))),
             model=trained.model,
             shape=(size, *dataset.shape),
             num_steps=settings.num_steps,
             sampler=settings.sampler,
+            mesh=mesh,
         )
         yield np.asarray(drawn)
 
 
 # One function for all calls: the pages of a training run are compiled once.
-@functools.partial(jax.jit, static_argnames=("model", "shape", "num_steps", "sampler"))
-def _draw(params, keys, cond, *, model, shape, num_steps, sampler):
-    return model.sample(params, keys, shape, num_steps=num_steps, sampler=sampler, cond=cond)
+@functools.partial(jax.jit, static_argnames=("model", "shape", "num_steps", "sampler", "mesh"))
+def _draw(params, seed, index, cond, *, model, shape, num_steps, sampler, mesh):
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(index)
+    x = model.sample(params, keys, shape, num_steps=num_steps, sampler=sampler, cond=cond)
+    return jax.lax.with_sharding_constraint(x, meshes.whole(mesh))

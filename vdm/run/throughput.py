@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from vdm.run.step import Batch, Trainer, TrainState, train_step
 
@@ -38,28 +39,33 @@ def peak_flops(device_kind: str) -> float | None:
     return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
 
 
-def step_flops(trainer: Trainer, state: TrainState, batch: Batch) -> float | None:
+def step_flops(trainer: Trainer, template: TrainState, example: Batch) -> float | None:
     """Return the FLOPs of a training step over all devices, None where XLA does not say.
 
+    `template` has the shapes of a state, `example` those of a batch of any size.
     Counted before XLA optimises, when matrix products and convolutions are not yet calls of
     libraries that it cannot look into; and on the whole batch at once, for of a loop over
     micro-batches it counts a single round.
     """
     train = dataclasses.replace(trainer.config.train, accumulation_steps=1)
     whole = trainer._replace(config=dataclasses.replace(trainer.config, train=train))
+    # Without shardings: one program, over all the work there is.
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((train.batch_size, *leaf.shape[1:]), leaf.dtype), example
+    )
     step_fn = functools.partial(train_step, trainer=whole)
     cost: Any = jax.jit(step_fn).lower(state, batch).cost_analysis()
     return cost.get("flops") if cost else None
 
 
-def full_speed(trainer: Trainer, state: TrainState, batch: Batch) -> float | None:
+def full_speed(trainer: Trainer, mesh: Mesh, template: TrainState, example: Batch) -> float | None:
     """Return the steps per second at the devices' peak, None where that is not known."""
-    devices: set[Any] = state.step.sharding.device_set
-    peak = peak_flops(next(iter(devices)).device_kind)
+    peak = peak_flops(mesh.devices.flat[0].device_kind)
     if peak is None:  # as on a CPU: nothing is traced for nothing
         return None
-    flops = step_flops(trainer, state, batch)
-    return len(devices) * peak / flops if flops else None
+    flops = step_flops(trainer, template, example)
+    return mesh.size * peak / flops if flops else None
 
 
 def rates(

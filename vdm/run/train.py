@@ -4,12 +4,13 @@ import contextlib
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
 from vdm.run import (
     build,
@@ -18,19 +19,27 @@ from vdm.run import (
     config as configs,
     data,
     disk,
+    dry_run,
     figures,
     finite,
     lock,
+    mesh as meshes,
     metrics,
+    processes,
+    program as programs,
     sample,
     signals,
     throughput,
 )
 from vdm.run.batches import batches, make_batch
+from vdm.run.condition import Condition
 from vdm.run.config import Config
+from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError
+from vdm.run.files import check_writable
+from vdm.run.program import Program
 from vdm.run.progress import bar, say
-from vdm.run.step import Batch, TrainState, init_state, train_step
+from vdm.run.step import Batch, Trainer, TrainState
 from vdm.run.trained import Trained
 
 
@@ -43,90 +52,120 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
     good checkpoint stays the latest. After SIGTERM it ends its step, saves, raises Terminated.
     """
     every = config.train
-    dataset = data.load(config.data, "train")
-    if every.batch_size > len(dataset):
-        raise UserError(
-            f"train.batch_size is {every.batch_size}, but the train split of "
-            f"{dataset.name} has {len(dataset)} examples"
-        )
-    trainer = build.trainer(config, dataset)
-    told = condition.build(trainer.model.network, dataset, config.data.augment)
+    dataset, trainer, told, mesh, example = _prepare(config)
+    program = programs.build(trainer, mesh, example)
     if every.sample_every:  # refused now, not at the first page
         figures.kind(_page(workdir, 0), dataset.shape, dataset.levels)
-
-    batch = make_batch(dataset, told, config, 0)
-    init_fn = functools.partial(init_state, trainer)
-    step_fn = jax.jit(functools.partial(train_step, trainer=trainer), donate_argnums=0)
-    with (
-        lock.held(workdir),
-        signals.sigterm() as terminated,
-        contextlib.closing(metrics.Writer(workdir, tensorboard=every.tensorboard)) as writer,
-        checkpoint.manager(workdir, kept=every.checkpoints_kept) as checkpoints,
-    ):
-        configs.keep(config, workdir)
-        size = disk.num_bytes(jax.eval_shape(init_fn, batch))
-        disk.check_room(checkpoint.folder_of(workdir), size, every.checkpoints_kept)
-        state = _start(checkpoints, init_fn, batch)
+    per_dispatch = config.devices.steps_per_dispatch
+    with contextlib.ExitStack() as stack:
+        claim = functools.partial(_claim, stack, config, workdir, program.template)
+        processes.first_alone(claim)
+        terminated = stack.enter_context(signals.sigterm())
+        writer = stack.enter_context(contextlib.closing(_writer(config, workdir)))
+        checkpoints = stack.enter_context(checkpoint.manager(workdir, kept=every.checkpoints_kept))
+        state = _start(checkpoints, program)
         step, stop = int(state.step), terminated()
-        full_speed = throughput.full_speed(trainer, state, batch)
-        upcoming = batches(dataset, told, config, step)
+        full_speed = throughput.full_speed(trainer, mesh, program.template, example)
+        upcoming = _on_devices(dataset, told, config, mesh, step)
         writer.start(step)
         window: list[dict[str, Any]] = []
         started = time.perf_counter()
-        with bar("train", every.num_steps, step) as advance:
-            while step < every.num_steps and not stop:
-                state, step_metrics = step_fn(state, next(upcoming))
-                window.append(step_metrics)
-                step, stop = step + 1, terminated()
-                save = stop or step == every.num_steps or step % every.checkpoint_every == 0
-                if save or step % every.log_every == 0:
-                    values = _fetch(window)
-                    problem = finite.problem(values, state.params if save else None, step)
-                    if problem is not None:
-                        rollbacks = finite.next_rollback(problem, every.on_nan, state.rollbacks)
-                        state = _start(checkpoints, init_fn, batch)
-                        state = state._replace(rollbacks=rollbacks)
-                        step = int(state.step)
-                        upcoming = batches(dataset, told, config, step)
-                        say(f"{problem}: back to step {step}, from there with other noise")
-                        writer.start(step)
-                        window, started = [], time.perf_counter()
-                        continue
-                    seconds = time.perf_counter() - started
-                    rates = throughput.rates(len(window), seconds, every.batch_size, full_speed)
-                    record = {"step": step, **_means(values), **rates}
-                    writer.write(record)
-                    advance(step, _line(record, every.num_steps))
+        advance = stack.enter_context(bar("train", every.num_steps, step))
+        while step < every.num_steps and not stop:
+            state, step_metrics = program.step(state, [next(upcoming) for _ in range(per_dispatch)])
+            window.append(step_metrics)
+            step, stop = step + per_dispatch, terminated()
+            save = stop or step == every.num_steps or step % every.checkpoint_every == 0
+            if save or step % every.log_every == 0:
+                values = _fetch(window)
+                problem = finite.problem(values, state.params if save else None, step)
+                if problem is not None:
+                    rollbacks = finite.next_rollback(problem, every.on_nan, state.rollbacks)
+                    state = _start(checkpoints, program)
+                    state = state._replace(rollbacks=rollbacks)
+                    step = int(state.step)
+                    upcoming = _on_devices(dataset, told, config, mesh, step)
+                    say(f"{problem}: back to step {step}, from there with other noise")
+                    writer.start(step)
                     window, started = [], time.perf_counter()
-                if save:
-                    checkpoint.save(checkpoints, state)
-                if every.sample_every and step % every.sample_every == 0 and not stop:
-                    jax.block_until_ready(state)
-                    before = time.perf_counter()
-                    run = Trained(config, trainer.model, state.ema, step)
-                    sample.write(run, sample.PAGE, config.sample, _page(workdir, step), dataset)
-                    started += time.perf_counter() - before  # no part of the training's rate
+                    continue
+                seconds = time.perf_counter() - started
+                num_steps = len(window) * per_dispatch
+                rates = throughput.rates(num_steps, seconds, every.batch_size, full_speed)
+                record = {"step": step, **_means(values), **rates}
+                writer.write(record)
+                advance(step, _line(record, every.num_steps))
+                window, started = [], time.perf_counter()
+            if save:
+                checkpoint.save(checkpoints, state)
+            if every.sample_every and step % every.sample_every == 0 and not stop:
+                jax.block_until_ready(state)
+                before = time.perf_counter()
+                run = Trained(config, trainer.model, mesh, state.ema, step)
+                sample.write(run, sample.PAGE, config.sample, _page(workdir, step), dataset)
+                started += time.perf_counter() - before  # no part of the training's rate
     if step < every.num_steps:
         raise signals.Terminated(f"stopped by SIGTERM at step {step}")
     return state
 
 
-def _start(
-    checkpoints: ocp.CheckpointManager, init_fn: Callable[[Batch], TrainState], batch: Batch
-) -> TrainState:
+def describe(config: Config) -> list[tuple[str, str]]:
+    """Return what `train` would take: `vdm train --dry_run`. Raises UserError as `train`."""
+    _, trainer, _, mesh, example = _prepare(config)
+    return dry_run.describe(trainer, mesh, example)
+
+
+def _prepare(config: Config) -> tuple[Dataset, Trainer, Condition, Mesh, Batch]:
+    """Find every mistake in a config that there can be, and compute nothing."""
+    dataset = data.load(config.data, "train")
+    if config.train.batch_size > len(dataset):
+        raise UserError(
+            f"train.batch_size is {config.train.batch_size}, but the train split of "
+            f"{dataset.name} has {len(dataset)} examples"
+        )
+    trainer = build.trainer(config, dataset)
+    told = condition.build(trainer.model.network, dataset, config.data.augment)
+    mesh = meshes.for_training(config)
+    return dataset, trainer, told, mesh, make_batch(dataset, told, config, 0, np.arange(1))
+
+
+def _claim(
+    stack: contextlib.ExitStack, config: Config, workdir: pathlib.Path, template: TrainState
+) -> None:
+    """Take the workdir for this run, until the stack is left."""
+    stack.enter_context(lock.held(workdir))
+    configs.keep(config, workdir)
+    folder = checkpoint.folder_of(workdir)
+    check_writable(folder)
+    disk.check_room(folder, disk.num_bytes(template), config.train.checkpoints_kept)
+
+
+def _writer(config: Config, workdir: pathlib.Path) -> metrics.Writer | metrics.Nowhere:
+    if processes.is_first():
+        return metrics.Writer(workdir, tensorboard=config.train.tensorboard)
+    return metrics.Nowhere()
+
+
+def _start(checkpoints: ocp.CheckpointManager, program: Program) -> TrainState:
     """Return the state of the latest checkpoint, or the first one where there is none."""
-    state = checkpoint.resume(checkpoints, jax.eval_shape(init_fn, batch))
-    if state is not None:
-        return state
-    # Drawing parameters once is no work; compiling it with every optimisation is.
-    fast = {"xla_backend_optimization_level": 0}
-    return jax.jit(init_fn, compiler_options=fast)(batch)
+    state = checkpoint.resume(checkpoints, program.template)
+    return program.init() if state is None else state
+
+
+def _on_devices(
+    dataset: Dataset, told: Condition, config: Config, mesh: Mesh, first: int
+) -> Iterator[Batch]:
+    """Yield the batches from a step on, of which this process reads its own rows only."""
+    size = config.train.batch_size
+    rows = meshes.rows_here(mesh, size)
+    here = batches(dataset, told, config, first, rows)
+    return (meshes.put(mesh, size, rows, batch) for batch in here)
 
 
 def _fetch(window: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Return the metrics of the last steps; one transfer for all of them."""
     values = jax.device_get(window)
-    return {key: np.stack([one[key] for one in values]) for key in values[0]}
+    return {key: np.concatenate([one[key] for one in values]) for key in values[0]}
 
 
 def _means(values: dict[str, np.ndarray]) -> dict[str, float]:
