@@ -1,70 +1,107 @@
-"""Five training steps on a mesh, as a process of its own: the devices are set before JAX starts.
+"""Training steps on several meshes, as a process of its own: devices are set before JAX starts.
 
-    python tests/several.py OUT.npz --devices=8 --fsdp=4 --parts=1 [--port=P --processes=2 --index=0]
+    python tests/several.py OUT.npz                                      one process of 8 devices
+    python tests/several.py OUT.npz --port=P --processes=2 --index=0     one of two of 4 each
 
-Writes the metrics of every step and the parameters after the last, gathered.
+Writes of every mesh, all arrays gathered: in float64 the parameters and metrics of five steps,
+in float32 the first gradient of a U-Net.
 """
 
 import argparse
+import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from vdm.run import mesh as meshes, program as programs
+from vdm.run import mesh as meshes, processes, program as programs, train
+from vdm.run.batches import make_batch
 from vdm.run.config import DevicesConfig
-from vdm.run.dataset import batch_indices
+from vdm.run.step import Batch
+
+SIZE = 64
+# By name: how many devices, fsdp, micro-batches, steps a dispatch.
+MESHES = {
+    "one": (1, 1, 1, 1),
+    "data": (8, 1, 1, 1),
+    "fsdp": (8, 4, 1, 1),
+    "dispatch": (1, 1, 1, 5),
+    "parts": (1, 1, 4, 1),
+    "everything": (8, 2, 4, 5),
+}
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("out")
-    parser.add_argument("--devices", type=int, required=True)
-    parser.add_argument("--fsdp", type=int, default=1)
-    parser.add_argument("--parts", type=int, default=1)
-    parser.add_argument("--dispatch", type=int, default=1)
-    parser.add_argument("--single", action="store_true", help="float32")
     parser.add_argument("--port", type=int)
-    parser.add_argument("--processes", type=int)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--index", type=int)
     options = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", options.devices)
-    jax.config.update("jax_enable_x64", not options.single)
+    jax.config.update("jax_num_cpu_devices", 8 // options.processes)
     jax.config.update("jax_disable_most_optimizations", True)
-    if options.port is not None:
-        address = f"localhost:{options.port}"
-        meshes.start_processes(address, options.processes, options.index)
+    if options.processes > 1:
+        processes.start(f"localhost:{options.port}", options.processes, options.index)
+    names = MESHES if options.processes == 1 else ["data", "fsdp", "everything"]
+    found = {}
+    for name in names:
+        devices, fsdp, parts, dispatch = MESHES[name]
+        mesh = meshes.make(DevicesConfig(fsdp=fsdp), jax.devices()[:devices])
+        jax.config.update("jax_enable_x64", True)
+        for key, value in five_steps(mesh, parts, dispatch).items():
+            found[f"{name} float64 {key}"] = value
+        jax.config.update("jax_enable_x64", False)
+        for key, value in first_gradient(mesh, parts).items():
+            found[f"{name} float32 {key}"] = value
+    if processes.is_first():
+        np.savez(options.out, **found)
 
+
+def five_steps(mesh, parts, dispatch):
     # Only now: nothing may touch a device before the processes have met.
     from test_run_step import MONOTONE, build
 
-    size, rows = 64, np.random.default_rng(0).normal(0.4, 0.9, (200, 2))
-    rows = rows.astype(np.float32 if options.single else np.float64)
-    trainer, _, _ = build(MONOTONE, options.parts, size=size)
-    mesh = meshes.make(DevicesConfig(fsdp=options.fsdp))
-    meshes.check_batch(mesh, size, options.parts)
-    program = programs.build(trainer, mesh, programs.Batch(rows[:1], None))
-
-    def batch(step):
-        index = batch_indices(0, step, size, len(rows))
-        return meshes.batch(mesh, size, lambda where: programs.Batch(rows[index[where]], None))
-
+    x = np.random.default_rng(0).normal(0.4, 0.9, (200, 2))
+    trainer, _, _ = build(MONOTONE, parts, size=SIZE, dropout=0.0)
+    program = programs.build(trainer, mesh, Batch(x[:1], None))
+    here = meshes.rows_here(mesh, SIZE)
+    put = functools.partial(meshes.put, mesh, SIZE, here)
+    batches = [put(Batch(x[7 * step + np.arange(SIZE)][here], None)) for step in range(5)]
     state, metrics = program.init(), []
-    for first in range(0, 5, options.dispatch):
-        steps = range(first, min(5, first + options.dispatch))
-        state, values = program.step(state, [batch(step) for step in steps])
+    for first in range(0, 5, dispatch):
+        state, values = program.step(state, batches[first : first + dispatch])
         metrics.append(jax.device_get(values))
-    gather = functools.partial(jax.jit, out_shardings=meshes.whole(mesh))(lambda tree: tree)
-    params, ema = jax.device_get(gather((state.params, state.ema)))
-    if jax.process_index() == 0:
-        leaves = {
-            jax.tree_util.keystr(path): leaf
-            for path, leaf in jax.tree_util.tree_leaves_with_path({"params": params, "ema": ema})
-        }
-        for key in metrics[0]:
-            leaves[f"metric {key}"] = np.concatenate([values[key] for values in metrics])
-        cut = [not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state)]
-        np.savez(options.out, cut=sum(cut), devices=jax.device_count(), **leaves)
+    cut = [not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state)]
+    whole = gathered(mesh, {"params": state.params, "ema": state.ema, "moments": state.opt_state})
+    joined = jax.tree.map(lambda *values: np.concatenate(values), *metrics)
+    return {**whole, **joined, "cut": sum(cut)}
+
+
+def first_gradient(mesh, parts):
+    import runs
+
+    config = runs.images({**runs.UNET, "attention": "middle"}, batch_size=SIZE)
+    dataset, trainer, told, _, example = train._prepare(config)
+    keep = optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda gradient, state, params: (jax.tree.map(jnp.zeros_like, gradient), gradient),
+    )
+    settings = dataclasses.replace(config.train, accumulation_steps=parts)
+    config = dataclasses.replace(config, train=settings)
+    trainer = trainer._replace(optimizer=keep, config=config)
+    program = programs.build(trainer, mesh, example)
+    here = meshes.rows_here(mesh, SIZE)
+    batch = meshes.put(mesh, SIZE, here, make_batch(dataset, told, config, 0, here))
+    state, metrics = program.step(program.init(), [batch])
+    return {**gathered(mesh, state.opt_state), **jax.device_get(metrics)}
+
+
+def gathered(mesh, tree):
+    whole = jax.device_get(jax.jit(lambda tree: tree, out_shardings=meshes.whole(mesh))(tree))
+    leaves = jax.tree_util.tree_leaves_with_path(whole)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 if __name__ == "__main__":

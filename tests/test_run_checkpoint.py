@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import runs
-from vdm.run import build, checkpoint, cli, data, disk, train, trained
+from vdm.run import build, checkpoint, cli, data, disk, program, train, trained
 from vdm.run.checksum import checksum
 from vdm.run.config import DataConfig
 from vdm.run.errors import UserError

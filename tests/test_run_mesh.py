@@ -1,5 +1,6 @@
 """One device, eight, and two processes of four: the same numbers, however the arrays are cut."""
 
+import dataclasses
 import os
 import pathlib
 import socket
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+import runs
 from vdm.run import mesh as meshes
 from vdm.run.config import DevicesConfig
 from vdm.run.errors import UserError
@@ -17,59 +19,73 @@ from vdm.run.errors import UserError
 TESTS = pathlib.Path(__file__).parent
 
 
-def several(out, *arguments, processes=1):
-    """Run tests/several.py, in as many processes as asked; returns what process 0 wrote."""
-    more = [[]]
-    if processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        more = [
-            [f"--port={port}", f"--processes={processes}", f"--index={i}"] for i in range(processes)
-        ]
+def several(out, processes=1):
+    """Run tests/several.py, in as many processes as asked; returns what the first one wrote."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, str(TESTS / "several.py"), str(out), *arguments]
+    command = [sys.executable, str(TESTS / "several.py"), str(out), f"--processes={processes}"]
     running = [
         subprocess.Popen(
-            command + extra, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [*command, f"--port={port}", f"--index={index}"],
+            env={**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
-        for extra in more
+        for index in range(processes)
     ]
-    texts = [process.communicate(timeout=300)[0].decode() for process in running]
+    texts = [process.communicate(timeout=600)[0].decode() for process in running]
     assert all(process.returncode == 0 for process in running), "\n".join(texts)
     return np.load(out)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return several(tmp_path_factory.mktemp("alone") / "out.npz", "--devices=1")
+def one_process(tmp_path_factory):
+    return several(tmp_path_factory.mktemp("one") / "out.npz")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "processes"),
-    [
-        (["--devices=8"], 1),
-        (["--devices=8", "--fsdp=4"], 1),
-        (["--devices=8", "--fsdp=2", "--parts=4"], 1),
-        (["--devices=1", "--dispatch=3"], 1),
-        (["--devices=4"], 2),
-        (["--devices=4", "--fsdp=8"], 2),
-    ],
-    ids=["8", "8 fsdp", "8 fsdp, 4 parts", "3 steps a dispatch", "2x4", "2x4 fsdp"],
-)
-def test_five_steps_are_the_same_on_every_mesh(alone, tmp_path, arguments, processes):
-    other = several(tmp_path / "out.npz", *arguments, processes=processes)
-    assert int(other["devices"]) == processes * int(arguments[0].removeprefix("--devices="))
-    assert (int(other["cut"]) > 0) == any("fsdp" in word for word in arguments)
-    assert set(alone) == set(other)
-    dropout = "--parts=4" in arguments  # drawn anew for every micro-batch
-    for key in alone:
-        if key in ("cut", "devices") or dropout:
-            continue
-        one, two = alone[key], other[key]
-        assert one.dtype == np.float64
-        np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-9 * np.abs(one).max(), err_msg=key)
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    return several(tmp_path_factory.mktemp("two") / "out.npz", processes=2)
+
+
+MESHES = [
+    *[("one_process", name) for name in ("data", "fsdp", "dispatch", "parts", "everything")],
+    *[("two_processes", name) for name in ("data", "fsdp", "everything")],
+]
+
+
+def of(found, mesh, precision):
+    prefix = f"{mesh} {precision} "
+    return {key.removeprefix(prefix): found[key] for key in found if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize(("processes", "mesh"), MESHES)
+def test_five_steps_are_the_same_on_every_mesh(request, one_process, processes, mesh):
+    one = of(one_process, "one", "float64")
+    other = of(request.getfixturevalue(processes), mesh, "float64")
+    assert one.keys() == other.keys() and one["loss"].shape == (5,)
+    assert (int(other.pop("cut")) > 0) == (mesh in ("fsdp", "everything"))
+    for key, value in other.items():
+        assert value.dtype in (np.float64, np.int32)
+        scale = np.abs(one[key]).max()
+        np.testing.assert_allclose(value, one[key], rtol=0, atol=1e-9 * scale, err_msg=key)
+
+
+@pytest.mark.parametrize(("processes", "mesh"), MESHES)
+def test_loss_and_gradient_of_a_unet_are_the_same_on_every_mesh(
+    request, one_process, processes, mesh
+):
+    one = of(one_process, "one", "float32")
+    other = of(request.getfixturevalue(processes), mesh, "float32")
+    assert one.keys() == other.keys() and len(one) > 30
+    largest = max(np.abs(value).max() for key, value in one.items() if key.startswith("["))
+    for key, value in other.items():
+        assert value.dtype == np.float32
+        # Of a leaf whose gradient is zero but for rounding there is no relative error.
+        scale = max(np.abs(one[key]).max(), 1e-3 * largest)
+        np.testing.assert_allclose(value, one[key], rtol=0, atol=1e-5 * scale, err_msg=key)
 
 
 @pytest.mark.parametrize("fsdp", [1, 2])
@@ -78,8 +94,8 @@ def test_arrays_are_cut_along_their_largest_axis_that_fits(fsdp):
     shapes = {"kernel": (3, 3, 4, 6), "odd": (3, 5), "bias": (2,), "scalar": ()}
     leaves = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
     cut = {
-        name: sharding.shard_shape(shapes[name])
-        for name, sharding in meshes.of_state(mesh, leaves).items()
+        name: leaf.sharding.shard_shape(shapes[name])
+        for name, leaf in meshes.of_state(mesh, leaves).items()
     }
     whole = fsdp == 1
     assert cut["kernel"] == ((3, 3, 4, 6) if whole else (3, 3, 4, 3))
@@ -89,23 +105,30 @@ def test_arrays_are_cut_along_their_largest_axis_that_fits(fsdp):
 
 def test_a_batch_is_put_together_from_each_devices_rows():
     mesh = meshes.make(DevicesConfig(fsdp=2))
+    here = meshes.rows_here(mesh, 6)
+    np.testing.assert_array_equal(here, np.arange(6))
     rows = np.arange(12).reshape(6, 2)
-    asked = []
-
-    def take(where):
-        asked.append(where.tolist())
-        return rows[where]
-
-    batch = meshes.batch(mesh, 6, take)
+    batch = meshes.put(mesh, 6, here, rows)
     np.testing.assert_array_equal(batch, rows)
-    assert sorted(asked) == [[0, 1, 2], [3, 4, 5]]
     assert {shard.data.shape for shard in batch.addressable_shards} == {(3, 2)}
+    with pytest.raises(ValueError, match="6 rows are this process's: got 5"):
+        meshes.put(mesh, 6, here, rows[:5])
+
+
+def config(fsdp=1, **train):
+    return dataclasses.replace(runs.points(**train), devices=DevicesConfig(fsdp=fsdp))
 
 
 def test_what_does_not_divide_is_refused():
-    with pytest.raises(UserError, match="devices.fsdp is 3, which does not divide the 2 devices"):
-        meshes.make(DevicesConfig(fsdp=3))
-    mesh = meshes.make(DevicesConfig())
-    meshes.check_batch(mesh, 6, 3)
+    with pytest.raises(UserError, match=r"devices.fsdp is 3, which does not divide the 2 device"):
+        meshes.for_training(config(fsdp=3))
+    with pytest.raises(UserError, match=r"batch_size is 5, not a multiple of 2 devices$"):
+        meshes.for_training(config(batch_size=5))
+    assert meshes.for_training(config(batch_size=6)).size == 2
     with pytest.raises(UserError, match="batch_size is 6, not a multiple of 2 devices times 2"):
-        meshes.check_batch(mesh, 6, 2)
+        meshes.for_training(config(batch_size=6, accumulation_steps=2))
+
+
+def test_results_take_what_devices_there_are():
+    assert dict(meshes.for_results(config(fsdp=3)).shape) == {"data": 2, "fsdp": 1}
+    assert dict(meshes.for_results(config(fsdp=4)).shape) == {"data": 1, "fsdp": 2}

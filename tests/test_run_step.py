@@ -23,11 +23,13 @@ SIZE = 6
 class Denoiser(nn.Module):
     """A network that sees λ and drops units, in float64."""
 
+    dropout: float = 0.3
+
     @nn.compact
     def __call__(self, z, log_snr, cond=None, *, train):
         inputs = jnp.concatenate([z, jnp.sin(log_snr)[:, None], 0.1 * log_snr[:, None]], 1)
-        hidden = jnp.tanh(nn.Dense(11, param_dtype=float)(inputs))
-        hidden = nn.Dropout(0.3, deterministic=not train)(hidden)
+        hidden = jnp.tanh(nn.Dense(12, param_dtype=float)(inputs))
+        hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
         return nn.Dense(z.shape[1], param_dtype=float)(hidden)
 
 
@@ -45,8 +47,8 @@ def low_discrepancy():
     return noise_levels.low_discrepancy(keys(7, 1)[0], SIZE)
 
 
-def build(schedule, parts=1, size=SIZE, **objective):
-    model = VDM(schedule, Denoiser(), gaussian(0.1), "v")
+def build(schedule, parts=1, size=SIZE, dropout=0.3, **objective):
+    model = VDM(schedule, Denoiser(dropout), gaussian(0.1), "v")
     config = configs.from_dict(
         {
             "data": {"name": "mixture"},

@@ -46,7 +46,7 @@ def test_training_is_its_steps_one_after_the_other(tmp_path):
     step_fn = jax.jit(functools.partial(step.train_step, trainer=trainer))
     state = None
     for n in range(3):
-        index = batch_indices(0, n, 5, 1500)
+        index = batch_indices(0, n, 6, 1500)
         batch = step.Batch(dataset.x[index], dataset.labels[index])
         state = step.init_state(trainer, batch) if state is None else state
         state, _ = step_fn(state, batch)

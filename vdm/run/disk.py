@@ -31,9 +31,9 @@ def check_room(folder: pathlib.Path, size: int, kept: int) -> None:
         )
 
 
-def readable(size: float) -> str:
+def readable(size: int) -> str:
     """Return a number of bytes as people read it."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale:
             return f"{size / scale:.1f} {unit}"
-    return f"{size:.0f} bytes"
+    return f"{size} bytes"

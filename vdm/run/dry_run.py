@@ -45,7 +45,7 @@ def describe(trainer: Trainer, mesh: Mesh, example: Batch) -> list[tuple[str, st
     moved = cost.get("bytes accessed")
     # Of a loop over the steps of a dispatch, or over micro-batches, XLA counts one round.
     once = per_dispatch == 1 and config.train.accumulation_steps == 1
-    count = "not counted here" if moved is None or not once else readable(moved)
+    count = "not counted here" if moved is None or not once else readable(int(moved))
     lines.append(("bytes moved in a step, one device", count))
     lines.append(("state, all devices together", readable(num_bytes(shapes))))
     lines.append(("state, one device", readable(_bytes_of_one_device(shapes))))

@@ -6,6 +6,7 @@ and keys are drawn for the whole batch, so what is computed does not depend on t
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -40,16 +41,20 @@ def for_results(config: Config) -> Mesh:
     return make(DevicesConfig(fsdp=math.gcd(config.devices.fsdp, jax.device_count())))
 
 
-def make(config: DevicesConfig) -> Mesh:
-    """Return the mesh over all devices; raises UserError where `fsdp` does not divide them."""
-    count = jax.device_count()
+def make(config: DevicesConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return the mesh over the devices, all of every process unless told otherwise.
+
+    Raises UserError where `fsdp` does not divide their number.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if count % config.fsdp:
         raise UserError(
             f"devices.fsdp is {config.fsdp}, which does not divide the {count} device(s) there are"
         )
     shape = (count // config.fsdp, config.fsdp)
     # Auto: with explicit axes every operation of the network would have to name its sharding.
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
 def whole(mesh: Mesh) -> NamedSharding:
