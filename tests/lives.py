@@ -18,6 +18,7 @@ class Lives:
     def __init__(self, folder):
         self._environment = {
             **os.environ,
+            "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",

@@ -15,11 +15,11 @@ from jax import lax
 
 def checksum(tree: Any) -> np.ndarray:
     """Return a 32-bit checksum of all arrays of a tree; one changed word always changes it."""
-    # Leaf by leaf: there are few different shapes to compile, in whatever model.
-    sums = jax.device_get([_of_leaf(leaf) for leaf in jax.tree.leaves(tree)])
+    # Leaf by leaf: there are few different shapes to compile, in whatever model. And one after
+    # the other: of leaves that several processes share, sums at once may wait for each other.
     total = 0
-    for value in sums:
-        total = (total * 0x01000193 + int(value)) % 2**32  # an odd factor loses no bit
+    for leaf in jax.tree.leaves(tree):
+        total = (total * 0x01000193 + int(_of_leaf(leaf))) % 2**32  # an odd factor loses no bit
     return np.asarray(total, np.uint32)
 
 
