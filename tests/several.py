@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vdm.run import mesh as meshes, processes, program as programs, train
+from vdm.run import mesh as meshes, parts, processes, program as programs
 from vdm.run.batches import make_batch
 from vdm.run.config import DevicesConfig
 from vdm.run.step import Batch
@@ -79,16 +79,16 @@ def five_steps(mesh, parts, dispatch):
     return {**whole, **joined, "cut": sum(cut)}
 
 
-def first_gradient(mesh, parts):
+def first_gradient(mesh, num_parts):
     import runs
 
     config = runs.images({**runs.UNET, "attention": "middle"}, batch_size=SIZE)
-    dataset, trainer, told, _, example = train._prepare(config)
+    dataset, trainer, told, _, example = parts.prepare(config)
     keep = optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.zeros_like, params),
         lambda gradient, state, params: (jax.tree.map(jnp.zeros_like, gradient), gradient),
     )
-    settings = dataclasses.replace(config.train, accumulation_steps=parts)
+    settings = dataclasses.replace(config.train, accumulation_steps=num_parts)
     config = dataclasses.replace(config, train=settings)
     trainer = trainer._replace(optimizer=keep, config=config)
     program = programs.build(trainer, mesh, example)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import chex
 import numpy as np
+from jax.sharding import Mesh
 
-from vdm.run import augment
+from vdm.run import augment, mesh as meshes
 from vdm.run.condition import Condition
 from vdm.run.config import Config
 from vdm.run.dataset import READERS, Dataset, Examples, settle
@@ -92,3 +93,13 @@ def batches(
     # The element of a step is its batch: the state of the iterator is the number of the step.
     options = grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=READ_AHEAD)
     return iter(grain.MapDataset.source(steps).map(make).to_iter_dataset(options))
+
+
+def on_devices(
+    dataset: Dataset, condition: Condition, config: Config, mesh: Mesh, first: int
+) -> Iterator[Batch]:
+    """Yield the batches from a step on, of which this process reads its own rows only."""
+    size = config.train.batch_size
+    rows = meshes.rows_here(mesh, size)
+    for batch in batches(dataset, condition, config, first, rows):
+        yield meshes.put(mesh, size, rows, batch)

@@ -102,10 +102,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
     config = _config(options.config, options.workdir, rest)
-    from vdm.run import train
+    from vdm.run import dry_run, parts, train
 
     if options.dry_run:
-        lines = train.describe(config)
+        lines = dry_run.describe(parts.prepare(config))
         if processes.is_first():
             _print_lines(f"{options.workdir}: nothing was run", lines)
         return 0

@@ -200,11 +200,26 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def default_values() -> ml_collections.ConfigDict:
-    """Return the optional blocks with their default values, for config files to build on."""
-    blocks = (ObjectiveConfig, OptimizerConfig, DevicesConfig, EvaluateConfig, SampleConfig)
-    names = ("objective", "optimizer", "devices", "evaluate", "sample")
-    values = {name: dataclasses.asdict(block()) for name, block in zip(names, blocks, strict=True)}
+    """Return all that has a default value, for config files to build on.
+
+    What they have to add is `data.name`, the model's blocks and `train.num_steps`. What a file
+    has not, a command cannot override.
+    """
+    blocks = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "seed"}
+    values = {name: _defaults(block) for name, block in blocks.items()}
     return ml_collections.ConfigDict({"seed": 0, **values})
+
+
+def _defaults(block: type) -> dict[str, Any]:
+    """Return the fields of a block that have a default value."""
+    missing = dataclasses.MISSING
+    values = {}
+    for field in dataclasses.fields(block):
+        if field.default is not missing:
+            values[field.name] = field.default
+        elif field.default_factory is not missing:
+            values[field.name] = field.default_factory()
+    return values
 
 
 def neighbour(config_file: str, name: str) -> ml_collections.ConfigDict:

@@ -5,20 +5,20 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from vdm.run import mesh as meshes, program as programs, throughput
 from vdm.run.disk import num_bytes, readable
-from vdm.run.step import Batch, Trainer
+from vdm.run.parts import Parts
 
 
-def describe(trainer: Trainer, mesh: Mesh, example: Batch) -> list[tuple[str, str]]:
+def describe(parts: Parts) -> list[tuple[str, str]]:
     """Return a name and a value for each line of what a run would take.
 
-    `example` is a batch of any size. FLOPs are XLA's count for a whole step before it
+    FLOPs are XLA's count for a whole step before it
     optimises, bytes moved and memory its count for one device of the compiled step; where a
     backend does not count, the line says so.
     """
+    _, trainer, _, mesh, example = parts
     config = trainer.config
     program = programs.build(trainer, mesh, example)
     shapes, params = program.template, program.template.params

@@ -4,42 +4,33 @@ import contextlib
 import functools
 import pathlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh
 
 from vdm.run import (
-    build,
     checkpoint,
-    condition,
     config as configs,
-    data,
     disk,
-    dry_run,
     figures,
     finite,
     lock,
-    mesh as meshes,
     metrics,
+    parts,
     processes,
     program as programs,
     sample,
     signals,
     throughput,
 )
-from vdm.run.batches import batches, make_batch
-from vdm.run.condition import Condition
+from vdm.run.batches import on_devices
 from vdm.run.config import Config
-from vdm.run.dataset import Dataset
-from vdm.run.errors import UserError
 from vdm.run.files import check_writable
 from vdm.run.program import Program
 from vdm.run.progress import bar, say
-from vdm.run.step import Batch, Trainer, TrainState
+from vdm.run.step import TrainState
 from vdm.run.trained import Trained
 
 
@@ -52,7 +43,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
     good checkpoint stays the latest. After SIGTERM it ends its step, saves, raises Terminated.
     """
     every = config.train
-    dataset, trainer, told, mesh, example = _prepare(config)
+    dataset, trainer, told, mesh, example = parts.prepare(config)
     program = programs.build(trainer, mesh, example)
     if every.sample_every:  # refused now, not at the first page
         figures.kind(_page(workdir, 0), dataset.shape, dataset.levels)
@@ -66,7 +57,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         state = _start(checkpoints, program)
         step, stop = int(state.step), terminated()
         full_speed = throughput.full_speed(trainer, mesh, program.template, example)
-        upcoming = _on_devices(dataset, told, config, mesh, step)
+        upcoming = on_devices(dataset, told, config, mesh, step)
         writer.start(step)
         window: list[dict[str, Any]] = []
         started = time.perf_counter()
@@ -84,7 +75,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                     state = _start(checkpoints, program)
                     state = state._replace(rollbacks=rollbacks)
                     step = int(state.step)
-                    upcoming = _on_devices(dataset, told, config, mesh, step)
+                    upcoming = on_devices(dataset, told, config, mesh, step)
                     say(f"{problem}: back to step {step}, from there with other noise")
                     writer.start(step)
                     window, started = [], time.perf_counter()
@@ -109,26 +100,6 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
     return state
 
 
-def describe(config: Config) -> list[tuple[str, str]]:
-    """Return what `train` would take: `vdm train --dry_run`. Raises UserError as `train`."""
-    _, trainer, _, mesh, example = _prepare(config)
-    return dry_run.describe(trainer, mesh, example)
-
-
-def _prepare(config: Config) -> tuple[Dataset, Trainer, Condition, Mesh, Batch]:
-    """Find every mistake in a config that there can be, and compute nothing."""
-    dataset = data.load(config.data, "train")
-    if config.train.batch_size > len(dataset):
-        raise UserError(
-            f"train.batch_size is {config.train.batch_size}, but the train split of "
-            f"{dataset.name} has {len(dataset)} examples"
-        )
-    trainer = build.trainer(config, dataset)
-    told = condition.build(trainer.model.network, dataset, config.data.augment)
-    mesh = meshes.for_training(config)
-    return dataset, trainer, told, mesh, make_batch(dataset, told, config, 0, np.arange(1))
-
-
 def _claim(
     stack: contextlib.ExitStack, config: Config, workdir: pathlib.Path, template: TrainState
 ) -> None:
@@ -150,16 +121,6 @@ def _start(checkpoints: ocp.CheckpointManager, program: Program) -> TrainState:
     """Return the state of the latest checkpoint, or the first one where there is none."""
     state = checkpoint.resume(checkpoints, program.template)
     return program.init() if state is None else state
-
-
-def _on_devices(
-    dataset: Dataset, told: Condition, config: Config, mesh: Mesh, first: int
-) -> Iterator[Batch]:
-    """Yield the batches from a step on, of which this process reads its own rows only."""
-    size = config.train.batch_size
-    rows = meshes.rows_here(mesh, size)
-    here = batches(dataset, told, config, first, rows)
-    return (meshes.put(mesh, size, rows, batch) for batch in here)
 
 
 def _fetch(window: list[dict[str, Any]]) -> dict[str, np.ndarray]:
