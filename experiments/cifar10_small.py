@@ -1,8 +1,8 @@
 """CIFAR-10, 32×32×3 pixels of 256 levels: the first 500 steps, a check that takes minutes.
 
-    vdm train    --config=experiments/cifar10_small.py --workdir=runs/cifar10
-    vdm evaluate --workdir=runs/cifar10 --split=test
-    python benchmarks/curve.py --workdir=runs/cifar10 --out=docs/cifar10.png
+    vdm train    --config=experiments/cifar10_small.py --workdir=runs/cifar10_small
+    vdm evaluate --workdir=runs/cifar10_small --split=test
+    python benchmarks/curve.py --workdir=runs/cifar10_small --out=docs/cifar10.png
 
 The set is prepared once by tensorflow-datasets (extra `tfds`); where it is not there, the
 first command says how.

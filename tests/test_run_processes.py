@@ -1,5 +1,6 @@
 """Two processes as one run: one of them writes, both end together, and nothing else differs."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,11 +10,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 import runs
-from vdm.run import cli, lock
+from vdm.run import checkpoint, cli, config as configs, lock, mesh, parts, program
+from vdm.run.config import DevicesConfig
 from vdm.run.metrics import METRICS_FILE
 
 pytestmark = pytest.mark.float32
@@ -33,18 +36,18 @@ print(json.dumps([cli.main(command) for command in json.loads(commands)]))
 def arguments(tmp_path_factory):
     config = runs.points(num_steps=100_000, log_every=1, checkpoint_every=10)
     path = runs.write_config_file(tmp_path_factory.mktemp("config") / "points.py", config)
-    return ["train", f"--config={path}", "--config.devices.fsdp=2", "--config.train.batch_size=48"]
+    return ["train", f"--config={path}", "--config.devices.fsdp=4", "--config.train.batch_size=48"]
 
 
 def start(command):
-    """Start two processes of two devices each; `command` is a function of address and index."""
+    """Start two processes of four devices each; `command` is a function of address and index."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_NUM_CPU_DEVICES": "4",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
     }
     return [
@@ -74,7 +77,7 @@ def records(workdir):
 
 @pytest.fixture(scope="module")
 def stopped(arguments, tmp_path_factory):
-    """A run of two processes with two devices each that SIGTERM ended: its workdir and step."""
+    """A run of two processes with four devices each that SIGTERM ended: its workdir and step."""
     workdir = tmp_path_factory.mktemp("stopped")
 
     def command(address, index):
@@ -102,8 +105,8 @@ def test_two_processes_take_the_steps_of_one_and_one_goes_on_from_there(
     stopped, arguments, tmp_path, capsys
 ):
     workdir, step = shutil.copytree(stopped[0], tmp_path / "run"), stopped[1]
-    more = [*arguments, f"--config.train.num_steps={step + 3}", "--config.train.log_every=1"]
     # Now, and alone, on the two devices of this process.
+    more = [*arguments, f"--config.train.num_steps={step + 3}", "--config.devices.fsdp=1"]
     assert cli.main([*more, f"--workdir={tmp_path / 'alone'}"]) == 0
     shorter = json.loads((workdir / "config.json").read_text())
     shorter["train"]["num_steps"] = step
@@ -115,6 +118,17 @@ def test_two_processes_take_the_steps_of_one_and_one_goes_on_from_there(
         # Rounding differs with the number of devices, and Adam makes the most of it.
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
     assert ours[0]["loss"] == pytest.approx(alone[0]["loss"], rel=1e-6)
+
+
+def test_a_checkpoint_of_eight_devices_is_restored_to_one(stopped):
+    workdir, step = stopped
+    config = dataclasses.replace(configs.load(workdir), devices=DevicesConfig())
+    made = parts.prepare(config)
+    one = mesh.make(DevicesConfig(), jax.devices()[:1])
+    # The checksum of all bits was taken on eight devices, and is compared on one.
+    state = checkpoint.load(workdir, program.template(made.trainer, one, made.example))
+    assert int(state.step) == step
+    assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(state))
 
 
 def test_two_processes_evaluate_and_sample_like_one_and_stop_together(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import runs
-from vdm.run import build, checkpoint, data, step, train
+from vdm.run import build, checkpoint, config as configs, data, step, train
 from vdm.run.batches import batch_indices
 from vdm.run.config import DataConfig
 from vdm.run.errors import UserError
@@ -53,6 +53,29 @@ def test_training_is_its_steps_one_after_the_other(tmp_path):
     trained = train.train(config, tmp_path)
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(trained), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def dispatching(steps, **changed):
+    devices = configs.DevicesConfig(steps_per_dispatch=steps)
+    return dataclasses.replace(runs.points(**changed), devices=devices)
+
+
+def test_several_steps_a_dispatch_are_the_same_steps(tmp_path):
+    every = {"num_steps": 12, "log_every": 4, "checkpoint_every": 8}
+    one = train.train(runs.points(**every), tmp_path / "one")
+    train.train(dispatching(2, **{**every, "num_steps": 8}), tmp_path / "two")
+    two = train.train(dispatching(2, **every), tmp_path / "two")
+    assert_equal_bits(two, train.train(dispatching(2, **every), tmp_path / "whole"))
+    assert int(two.step) == 12
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert a["step"] == b["step"] and a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
+def test_what_is_done_every_so_often_falls_between_dispatches():
+    with pytest.raises(UserError, match=r"train.log_every must be a multiple .*: got 2 and 4"):
+        configs.from_dict(configs.to_dict(dispatching(4, num_steps=8)))
 
 
 def test_what_is_written_and_when(tmp_path):
