@@ -4,7 +4,7 @@
     python tests/several.py OUT.npz --port=P --processes=2 --index=0     one of two of 4 each
 
 Writes of every mesh, all arrays gathered: in float64 the parameters and metrics of five steps,
-in float32 the first gradient of a U-Net.
+in float32 the first gradient of an MLP and, where it is not too long to compile, of a U-Net.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import runs
 from vdm.run import mesh as meshes, parts, processes, program as programs
 from vdm.run.batches import make_batch
 from vdm.run.config import DevicesConfig
@@ -30,6 +31,12 @@ MESHES = {
     "dispatch": (1, 1, 1, 5),
     "parts": (1, 1, 4, 1),
     "everything": (8, 2, 4, 5),
+}
+
+
+NETWORKS = {
+    "mlp": {**runs.MLP, "dropout": 0.0},  # drawn anew for every micro-batch
+    "unet": {**runs.UNET, "attention": "middle"},
 }
 
 
@@ -53,10 +60,15 @@ def main():
         for key, value in five_steps(mesh, parts, dispatch).items():
             found[f"{name} float64 {key}"] = value
         jax.config.update("jax_enable_x64", False)
-        for key, value in first_gradient(mesh, parts).items():
-            found[f"{name} float32 {key}"] = value
+        for network in networks(name, options.processes):
+            for key, value in first_gradient(mesh, parts, NETWORKS[network]).items():
+                found[f"{name} {network} {key}"] = value
     if processes.is_first():
         np.savez(options.out, **found)
+
+
+def networks(name, processes):
+    return ["mlp", "unet"] if name == "fsdp" or (processes, name) == (1, "one") else ["mlp"]
 
 
 def five_steps(mesh, parts, dispatch):
@@ -79,10 +91,8 @@ def five_steps(mesh, parts, dispatch):
     return {**whole, **joined, "cut": sum(cut)}
 
 
-def first_gradient(mesh, num_parts):
-    import runs
-
-    config = runs.images({**runs.UNET, "attention": "middle"}, batch_size=SIZE)
+def first_gradient(mesh, num_parts, network):
+    config = runs.images(network, batch_size=SIZE)
     dataset, trainer, told, _, example = parts.prepare(config)
     keep = optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.zeros_like, params),

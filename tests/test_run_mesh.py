@@ -73,13 +73,20 @@ def test_five_steps_are_the_same_on_every_mesh(request, one_process, processes, 
         np.testing.assert_allclose(value, one[key], rtol=0, atol=1e-9 * scale, err_msg=key)
 
 
-@pytest.mark.parametrize(("processes", "mesh"), MESHES)
-def test_loss_and_gradient_of_a_unet_are_the_same_on_every_mesh(
-    request, one_process, processes, mesh
+@pytest.mark.parametrize(
+    ("processes", "mesh", "network"),
+    [
+        *[(*where, "mlp") for where in MESHES],
+        ("one_process", "fsdp", "unet"),
+        ("two_processes", "fsdp", "unet"),
+    ],
+)
+def test_loss_and_gradient_are_the_same_on_every_mesh(
+    request, one_process, processes, mesh, network
 ):
-    one = of(one_process, "one", "float32")
-    other = of(request.getfixturevalue(processes), mesh, "float32")
-    assert one.keys() == other.keys() and len(one) > 30
+    one = of(one_process, "one", network)
+    other = of(request.getfixturevalue(processes), mesh, network)
+    assert one.keys() == other.keys() and len(one) > 15
     largest = max(np.abs(value).max() for key, value in one.items() if key.startswith("["))
     for key, value in other.items():
         assert value.dtype == np.float32
