@@ -111,9 +111,9 @@ def test_the_peak_of_a_device_goes_by_its_name(kind, peak):
     assert throughput.peak_flops(kind) == peak
 
 
-def step_flops(**changed):
+def step_flops(remat=False, **changed):
     config = runs.points(batch_size=64, **changed)
-    config.model.network.update(width=512, num_blocks=2)
+    config.model.network.update(width=512, num_blocks=2, remat=remat)
     trainer = build.trainer(config, data.load(DataConfig("mixture"), "train"))
     batch = step.Batch(np.zeros((64, 2), np.float32), None)
     state = jax.eval_shape(lambda: step.init_state(trainer, batch))
@@ -127,6 +127,7 @@ def test_the_flops_of_a_step_are_those_of_its_matrix_products():
     expected = 3 * 2 * 64 * sum(kernel.size for kernel in kernels)
     assert flops == pytest.approx(expected, rel=0.1)
     assert step_flops(accumulation_steps=4)[0] == pytest.approx(flops, rel=0.01)
+    assert step_flops(remat=True)[0] == flops
 
 
 def test_mfu_is_recorded_where_the_peak_is_known(tmp_path, monkeypatch):

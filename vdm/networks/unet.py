@@ -113,8 +113,10 @@ class UNet(nn.Module):
             module = kind(self.channels, self.num_groups, self.dropout, self.dtype, name=name)
             return module(h, level, train)
 
+        attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
+
         def attend(name, h, wanted):
-            return AttentionBlock(self.num_groups, self.dtype, name=name)(h) if wanted else h
+            return attention(self.num_groups, self.dtype, name=name)(h) if wanted else h
 
         everywhere = self.attention == "everywhere"
         # In z's own precision: bfloat16 would round away what these features show.

@@ -12,12 +12,11 @@ be larger than the memory; a .npz is always read whole.
 
 import math
 import pathlib
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 
-from vdm.run.dataset import Dataset, Examples, Stored, held_out
+from vdm.run.dataset import Dataset, Examples, Largest, Stored, held_out
 from vdm.run.errors import UserError
 
 CHUNK_BYTES = 2**26  # of an array that are looked at together
@@ -35,14 +34,18 @@ def load(path: str, split: str) -> Dataset:
     if "x" not in arrays:
         pairs = {"train": "train_labels", "test": "test_labels"}
         if missing := [name for name in pairs if name not in arrays]:
-            have = ", ".join(arrays) or "no array"
-            raise UserError(f"{path} has no array 'x', and no {missing[0]!r} either: got {have}")
+            have = ", ".join(arrays) or "none"
+            raise UserError(
+                f"{path} has no array 'x', and no {missing[0]!r} either; arrays of a name that is "
+                f"known: {have}. Expected is a file x.npy, an .npz with 'x', or with 'train' and "
+                "'test', or a folder with train.npy and test.npy"
+            )
     for name, labels_name in pairs.items():
         _check_shape(arrays[name], f"{path} ({name})")
         _check_labels(arrays.get(labels_name), len(arrays[name]), f"{path} ({labels_name})")
-    if len({arrays[name].shape[1:] for name in pairs}) > 1:
-        shapes = " and ".join(str(list(arrays[name].shape[1:])) for name in pairs)
-        raise UserError(f"{path}: examples to train and to test on differ in shape: got {shapes}")
+    if len({(_is_real(arrays[name]), arrays[name].shape[1:]) for name in pairs}) > 1:
+        both = " and ".join(f"{arrays[n].dtype} {list(arrays[n].shape[1:])}" for n in pairs)
+        raise UserError(f"{path}: examples to train and to test on are of different kinds: {both}")
     classes = [arrays[name] for name in pairs.values() if name in arrays]
     if classes and len(classes) < len(pairs):
         raise UserError(f"{path}: only one of train and test has labels: expected both or none")
@@ -50,12 +53,12 @@ def load(path: str, split: str) -> Dataset:
     name = "x" if "x" in arrays else split
     x, labels = arrays[name], arrays.get(pairs[name])
     rows = held_out(len(x), split) if name == "x" else np.arange(len(x))
-    dtype, value_range = _numbers(x, f"{path} ({name})")
+    dtype, largest = _numbers(x, f"{path} ({name})")
 
     def take(index: np.ndarray) -> Examples:
         chosen = rows[index]
         part = None if labels is None else labels[chosen].astype(np.int32)
-        return Examples(np.asarray(x[chosen]).astype(dtype), part)
+        return Examples(np.asarray(x[chosen]).astype(dtype, copy=False), part)
 
     return Dataset(
         "arrays",
@@ -63,7 +66,7 @@ def load(path: str, split: str) -> Dataset:
         Stored(len(rows), x.shape[1:], dtype, take),
         version=f"arrays/{pathlib.Path(path).name}",
         num_classes=1 + max(int(part.max()) for part in classes) if classes else None,
-        value_range=value_range,
+        largest=largest,
     )
 
 
@@ -91,11 +94,16 @@ def _read(file: pathlib.Path) -> Mapping[str, np.ndarray]:
         raise UserError(f"arrays are read from .npy and .npz files or a folder: got {file.name!r}")
     try:
         if file.suffix == ".npy":
-            return {"x": np.load(file, mmap_mode="r", allow_pickle=False)}
+            x = np.load(file, mmap_mode="r", allow_pickle=False)
+            if not isinstance(x, np.ndarray):
+                raise ValueError("it is an archive of several arrays")
+            return {"x": x}
         with np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {file}: {' '.join(str(error).split())}") from error
+    # What a damaged file raises is of many types, and so is what a file of another kind does.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read {file} as {file.suffix}: {reason}") from error
 
 
 def _check_shape(x: np.ndarray, what: str) -> None:
@@ -117,24 +125,28 @@ def _check_labels(labels: np.ndarray | None, size: int, what: str) -> None:
         )
 
 
-def _numbers(x: np.ndarray, what: str) -> tuple[np.dtype, tuple[int, int] | None]:
-    """Return the type to give the values, and the range of integers; one look at all of them."""
+def _is_real(x: np.ndarray) -> bool:
+    return x.dtype.kind == "f"
+
+
+def _numbers(x: np.ndarray, what: str) -> tuple[np.dtype, Largest | None]:
+    """Return the type to give the values, and the largest integer; one look at all of them."""
     if x.dtype.kind not in "fiub":
         raise UserError(f"{what} must be integers or real numbers: got {x.dtype}")
     rows = max(1, CHUNK_BYTES // (x.dtype.itemsize * math.prod(x.shape[1:])))
-    low, high = [], []
+    largest, place = -1, [0]
     for start in range(0, len(x), rows):
         part = np.asarray(x[start : start + rows])
-        bad = part < 0 if x.dtype.kind == "i" else ~np.isfinite(part)
+        bad = ~(np.abs(part) <= np.finfo(np.float32).max) if _is_real(x) else part < 0
         if bad.any():
             first = tuple(int(i) for i in np.argwhere(bad)[0])
-            expected = "whole numbers from 0" if x.dtype.kind == "i" else "finite numbers"
+            expected = "finite numbers (of float32)" if _is_real(x) else "whole numbers from 0"
             raise UserError(
                 f"{what} must be {expected}: got {part[first]} at {[start + first[0], *first[1:]]}"
             )
-        low.append(part.min())
-        high.append(part.max())
-    if x.dtype.kind == "f":
+        if not _is_real(x) and int(part.max()) > largest:
+            first = np.unravel_index(int(np.argmax(part)), part.shape)
+            largest, place = int(part.max()), [start + int(first[0]), *map(int, first[1:])]
+    if _is_real(x):
         return np.dtype(np.float32), None
-    value_range = int(min(low)), int(max(high))
-    return np.min_scalar_type(value_range[1]), value_range
+    return np.min_scalar_type(largest), Largest(largest, f"{what} at {place}")

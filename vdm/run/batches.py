@@ -4,7 +4,6 @@ A resumed run therefore sees exactly the batches that an uninterrupted one would
 from memory or from disk, and any number of processes sees the same ones together.
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -15,7 +14,7 @@ from jax.sharding import Mesh
 from vdm.run import augment, mesh as meshes
 from vdm.run.condition import Condition
 from vdm.run.config import Config
-from vdm.run.dataset import READERS, Dataset, Examples, settle
+from vdm.run.dataset import READERS, Dataset, Examples
 from vdm.run.errors import UserError
 from vdm.run.step import Batch
 
@@ -74,14 +73,11 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield the batches of the steps from `first` to the last.
 
-    A set that is small enough, or to be so by the config, is first decoded into memory;
-    another is read ahead while the steps are taken.
+    A set that is not in memory is read ahead while the steps are taken.
     """
-    examples = settle(dataset.examples, config.data.in_memory)
-    dataset = dataclasses.replace(dataset, examples=examples)
     make = functools.partial(make_batch, dataset, condition, config, rows=rows)
     steps = range(first, config.train.num_steps)
-    if isinstance(examples, Examples):
+    if isinstance(dataset.examples, Examples):
         return map(make, steps)
     try:
         import grain  # some seconds, and needed for stored examples only
@@ -98,8 +94,8 @@ def batches(
 def on_devices(
     dataset: Dataset, condition: Condition, config: Config, mesh: Mesh, first: int
 ) -> Iterator[Batch]:
-    """Yield the batches from a step on, of which this process reads its own rows only."""
+    """Return the batches from a step on, of which this process reads its own rows only."""
     size = config.train.batch_size
     rows = meshes.rows_here(mesh, size)
-    for batch in batches(dataset, condition, config, first, rows):
-        yield meshes.put(mesh, size, rows, batch)
+    here = batches(dataset, condition, config, first, rows)
+    return (meshes.put(mesh, size, rows, batch) for batch in here)

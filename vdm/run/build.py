@@ -19,7 +19,7 @@ from vdm.model import HEADS, VDM
 from vdm.run import condition, laws, objective, optim
 from vdm.run.condition import Condition
 from vdm.run.config import Config
-from vdm.run.dataset import Dataset, chunks
+from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.step import Trainer
 from vdm.samplers import SAMPLERS
@@ -74,35 +74,32 @@ def trainer(config: Config, data: Dataset) -> Trainer:
 
 def check_fit(vdm: VDM, data: Dataset, told: Condition) -> None:
     """Raise UserError unless the model can take this data: levels, dtype, shape, condition."""
-    check_values(vdm.likelihood, data)
+    check_values(vdm, data)
     x = data.take(np.arange(1)).x
     with as_user_error(f"the model does not fit {data.version} {list(data.shape)}"):
         jax.eval_shape(vdm.init, jax.random.key(0), x, told.of_samples(np.arange(1)))
 
 
-def check_values(likelihood: Any, data: Dataset) -> None:
+def levels(vdm: VDM) -> int | None:
+    """Return the levels of a model of integers, None for one of real numbers."""
+    return getattr(vdm.likelihood, "levels", None)
+
+
+def check_values(vdm: VDM, data: Dataset) -> None:
     """Raise UserError unless integer data stays within the levels of the likelihood."""
-    levels = getattr(likelihood, "levels", None)
-    if levels is None:
+    there = levels(vdm)
+    if there is None:
         return
-    if data.levels is not None and levels != data.levels:
+    if data.levels is not None and there != data.levels:
         raise UserError(
-            f"model.likelihood.levels is {levels}, but {data.name} has {data.levels} levels "
+            f"model.likelihood.levels is {there}, but {data.name} has {data.levels} levels "
             f"(0 to {data.levels - 1})"
         )
-    if data.value_range is not None and data.value_range[1] >= levels:
+    if data.largest is not None and data.largest.value >= there:
         raise UserError(
-            f"model.likelihood.levels is {levels} (0 to {levels - 1}), but the values of "
-            f"{data.version} ({data.split}) reach {data.value_range[1]}: {_example(data, levels)}"
+            f"model.likelihood.levels is {there} (0 to {there - 1}), but the largest value of "
+            f"{data.version} is {data.largest.value}, in {data.largest.where}"
         )
-
-
-def _example(data: Dataset, levels: int) -> str:
-    for index in chunks(len(data)):
-        outside = np.argwhere(data.take(index).x >= levels)
-        if len(outside):
-            return f"the first is at {[int(index[outside[0][0]]), *outside[0][1:].tolist()]}"
-    return "it is in the other split"
 
 
 def _construct(

@@ -22,6 +22,8 @@ from vdm.run.progress import say
 from vdm.run.quiet import quiet
 from vdm.run.step import TrainState
 
+STATE = "state"
+
 
 def folder_of(workdir: pathlib.Path) -> pathlib.Path:
     """Return where the checkpoints of a workdir are."""
@@ -60,7 +62,7 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState) -> None:
         # it would judge by the latest checkpoint, damaged or not, how to read all of them.
         checkpoints.save(
             int(state.step),
-            args=ocp.args.Composite(state=ocp.args.StandardSave(values)),
+            args=ocp.args.Composite(**{STATE: ocp.args.StandardSave(values)}),
             force=True,
         )
 
@@ -86,7 +88,8 @@ def resume(checkpoints: ocp.CheckpointManager, template: TrainState) -> TrainSta
             aside.mkdir(exist_ok=True)
             (folder / str(step)).rename(aside / str(step))
 
-    processes.first_alone(set_aside)
+    with _as_write_error(folder):
+        processes.first_alone(set_aside)
     checkpoints.reload()
     return state
 
@@ -120,24 +123,26 @@ def read(checkpoints: ocp.CheckpointManager, step: int, template: TrainState) ->
     checksum_shape = jax.ShapeDtypeStruct((), "uint32", sharding=whole)
     target = {**template._asdict(), "checksum": checksum_shape}
     problem: Exception | None = None
+    folder = pathlib.Path(checkpoints.directory) / str(step)
     try:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        values = checkpoints.restore(step, args=args)["state"]
+        # Not by the manager, whose processes would wait for one that has failed.
+        args = ocp.args.StandardRestore(target)
+        values = ocp.StandardCheckpointHandler().restore(folder / STATE, args=args)
         chex.assert_trees_all_equal_shapes_and_dtypes(values, target)
-        written = int(values.pop("checksum"))
-        state = TrainState(**values)
-        if written != int(checksum(state)):
-            raise ValueError("its numbers are not those that were written")
     # What orbax and tensorstore raise for a damaged file is not of one type.
     except Exception as error:
         problem = error
     # Every process reads a part, and all go on from the same checkpoint.
     if processes.all_agree(problem is None):
-        return state
-    reason = "another process could not read it" if problem is None else _first_line(problem)
+        written = int(values.pop("checksum"))
+        state = TrainState(**values)
+        if written == int(checksum(state)):
+            return state
+        reason = "its numbers are not those that were written"
+    else:
+        reason = "another process could not read it" if problem is None else _first_line(problem)
     raise UserError(
-        f"the checkpoint {pathlib.Path(checkpoints.directory) / str(step)} is damaged or of "
-        f"another model: {reason}"
+        f"the checkpoint {folder} is damaged or of another model: {reason}"
     ) from problem
 
 

@@ -17,7 +17,7 @@ from vdm.choices import unknown
 from vdm.run import config as configs, processes
 from vdm.run.errors import UserError
 from vdm.run.files import check_writable
-from vdm.run.signals import Terminated
+from vdm.run.signals import Terminated, end_by_sigterm
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.distributed or any(value is not None for value in addresses):
             processes.start(*addresses)
+            if options.command is not _train:
+                end_by_sigterm()
         return options.command(options, rest)
     except UserError as error:
         print(f"vdm: {error}", file=sys.stderr)
@@ -130,14 +132,14 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    from vdm.run import data, figures, sample, trained
+    from vdm.run import build, data, figures, sample, trained
 
     run = trained.load(options.workdir)
     settings = _override(run.config.sample, options, ("num_steps", "sampler", "batch_size", "seed"))
     dataset = data.load(run.config.data, "train")
     out = options.out or options.workdir / "samples.png"
     # Refused before the work, not after.
-    figures.kind(out, dataset.shape, sample.levels_of(run))
+    figures.kind(out, dataset.shape, build.levels(run.model))
     processes.first_alone(lambda: check_writable(out.parent))
     sample.save(sample.sample(run, options.num, settings), run, out, dataset)
     _say(f"written to {out}")

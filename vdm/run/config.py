@@ -159,6 +159,7 @@ class Config:
 # changes what the steps already taken have computed.
 RESUMABLE = (
     "data.in_memory",
+    "data.path",  # to which the same data may have been moved; see `vdm.run.data.keep`
     "train.log_every",
     "train.checkpoint_every",
     "train.checkpoints_kept",

@@ -2,7 +2,9 @@
 
 import functools
 import importlib.resources
+import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +13,10 @@ from vdm.run import arrays, images, tfds_images
 from vdm.run.config import DataConfig
 from vdm.run.dataset import Dataset, Examples
 from vdm.run.errors import UserError
+from vdm.run.files import read_json, write_json
 
 SPLITS = ("train", "test")
+DATA_FILE = "data.json"
 
 
 @functools.lru_cache(maxsize=4)
@@ -37,6 +41,27 @@ def load(config: DataConfig, split: str) -> Dataset:
     if config.name in FILES:
         return FILES[config.name](config.path, split)
     return DATASETS[config.name](split)
+
+
+def keep(dataset: Dataset, workdir: pathlib.Path) -> None:
+    """Write into the workdir what a run is trained on; raises UserError if that has changed.
+
+    Batches are drawn by the number of an example: with others among them, a resumed run
+    would see other batches than an uninterrupted one.
+    """
+    path = workdir / DATA_FILE
+    now = {"version": dataset.version, "num_examples": len(dataset), "shape": list(dataset.shape)}
+    before = read_json(path) if path.exists() else now
+    if before != now:
+        raise UserError(
+            f"{workdir} holds a run on other data: {_said(before)} there, {_said(now)} here. Use "
+            "another --workdir, or the same data to resume"
+        )
+    write_json(path, now)
+
+
+def _said(kept: dict[str, Any]) -> str:
+    return f"{kept['num_examples']} examples {kept['shape']} of {kept['version']}"
 
 
 def digits(split: str) -> Dataset:

@@ -5,13 +5,14 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 # Sets up to this size are decoded once, into one array: that of 32×32 ImageNet is 3.7 GiB.
 MEMORY_LIMIT = 4 * 2**30
 IN_MEMORY = ("auto", "yes", "no")
-CHUNK = 1024  # examples that are read at a time
+CHUNK_BYTES = 2**22  # of examples that are read at a time
 READERS = 8  # threads that decode
 
 
@@ -55,6 +56,13 @@ class Stored:
         return self.size
 
 
+class Largest(NamedTuple):
+    """The largest of the integers of a data set, in all its splits, and where it is."""
+
+    value: int
+    where: str
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """One split of a data set, named with its version."""
@@ -65,7 +73,7 @@ class Dataset:
     version: str
     num_classes: int | None = None
     levels: int | None = None  # of integer data, where the set says so
-    value_range: tuple[int, int] | None = None  # of integer data, where nothing does
+    largest: Largest | None = None  # of integer data, where nothing does
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -107,14 +115,18 @@ class Dataset:
         return dataclasses.replace(self, examples=part)
 
 
-def settle(examples: Examples | Stored, where: str) -> Examples | Stored:
-    """Return the examples where they are to be kept in training, in memory: "yes" or "no".
+def settle(dataset: Dataset, where: str) -> Dataset:
+    """Return the data set with its examples in memory ("yes") or as they are stored ("no").
 
     "auto" is in memory up to MEMORY_LIMIT.
     """
-    size = len(examples) * math.prod(examples.shape) * examples.dtype.itemsize
-    fits = where == "yes" or (where == "auto" and size <= MEMORY_LIMIT)
-    return in_memory(examples) if fits else examples
+    fits = where == "yes" or (where == "auto" and num_bytes(dataset.examples) <= MEMORY_LIMIT)
+    return dataclasses.replace(dataset, examples=in_memory(dataset.examples)) if fits else dataset
+
+
+def num_bytes(examples: Examples | Stored) -> int:
+    """Return the size of all examples when decoded."""
+    return len(examples) * math.prod(examples.shape) * examples.dtype.itemsize
 
 
 def in_memory(examples: Examples | Stored) -> Examples:
@@ -130,7 +142,7 @@ def in_memory(examples: Examples | Stored) -> Examples:
         return part.labels, part.ids
 
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        work = [pool.submit(fill, index) for index in chunks(len(examples))]
+        work = [pool.submit(fill, index) for index in chunks(examples)]
         try:
             labels, ids = zip(*(done.result() for done in work), strict=True)
         except BaseException:
@@ -146,7 +158,7 @@ def ids_checksum(dataset: Dataset) -> str:
     else the example's position and the SHA-256 of its values.
     """
     digest = hashlib.sha256()
-    for index in chunks(len(dataset)):
+    for index in chunks(dataset.examples):
         part = dataset.take(index)
         for i, x in enumerate(part.x):
             own = f"{index[i]}:{content_hash(x)}" if part.ids is None else str(part.ids[i])
@@ -169,10 +181,12 @@ def held_out(num_examples: int, split: str) -> np.ndarray:
     return np.sort(order[:num_test] if split == "test" else order[num_test:])
 
 
-def chunks(size: int) -> Iterator[np.ndarray]:
-    """Yield the positions of `size` examples, as many at a time as are well read together."""
-    for start in range(0, size, CHUNK):
-        yield np.arange(start, min(start + CHUNK, size))
+def chunks(examples: Examples | Stored) -> Iterator[np.ndarray]:
+    """Yield the positions of all examples, as many at a time as are well read together."""
+    size = len(examples)
+    step = max(1, CHUNK_BYTES * size // max(1, num_bytes(examples)))
+    for start in range(0, size, step):
+        yield np.arange(start, min(start + step, size))
 
 
 def _join(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -30,7 +30,7 @@ from vdm.run import (
 )
 from vdm.run.condition import Condition
 from vdm.run.config import EvaluateConfig
-from vdm.run.dataset import Dataset, ids_checksum
+from vdm.run.dataset import Dataset, ids_checksum, settle
 from vdm.run.errors import UserError
 from vdm.run.files import check_writable, replacing, write_json
 from vdm.run.progress import bar
@@ -52,9 +52,10 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     values_of_t = configs.parse_num_steps(settings.num_steps)
     law = laws.for_evaluation(settings.law, trained.law)
     processes.first_alone(functools.partial(check_writable, workdir))
+    where = trained.config.data.in_memory
     test = data.load(trained.config.data, split)
     subset = _subset(data.load(trained.config.data, "train"), len(test))
-    build.check_values(trained.model.likelihood, test)
+    build.check_values(trained.model, test)
     datasets = [test] if split == "train" else [test, subset]
     row_terms = jax.jit(
         functools.partial(
@@ -68,14 +69,15 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     )
     results: list[dict[str, Any]] = []
     kept: dict[str, np.ndarray] = {}
-    for dataset in datasets:
+    for stored in datasets:
+        dataset = settle(stored, where)  # it is read for every T, and for its checksum
         told = condition.build(trained.model.network, dataset, trained.config.data.augment)
         checksum = ids_checksum(dataset)
         for num_steps in values_of_t:
             terms = _examples_bpd(row_terms, trained, dataset, told, settings, num_steps)
             record = _record(terms, trained, dataset, settings, num_steps)
             results.append({**record, "ids_checksum": checksum})
-            if dataset is test:
+            if stored is test:
                 label = "inf" if num_steps is None else str(num_steps)
                 kept |= {f"{name}_{label}": terms[name] for name in TERMS}
     largest = max(range(len(values_of_t)), key=lambda i: values_of_t[i] or math.inf)

@@ -27,14 +27,17 @@ def kind(path: pathlib.Path, shape: tuple[int, ...], levels: int | None) -> str:
     if shape == (2,):
         return "scatter"
     raise UserError(
-        f"no picture for data of shape {list(shape)}: write an array with --out=NAME.npy"
+        f"no picture for {'real numbers' if levels is None else 'integers'} of shape "
+        f"{list(shape)}: `vdm sample --out=NAME.npy` writes an array"
     )
 
 
-def write(x: np.ndarray, path: pathlib.Path, *, levels: int | None, data: np.ndarray) -> None:
+def write(
+    x: np.ndarray, path: pathlib.Path, *, levels: int | None, data: np.ndarray | None = None
+) -> None:
     """Write examples as a picture or as an array, whichever `kind` says.
 
-    A scatter shows them beside `data`, which are points of the training set.
+    A scatter shows them beside `data`, points of the training set.
     """
     how = kind(path, x.shape[1:], levels)
     with replacing(path) as temporary:
@@ -42,7 +45,7 @@ def write(x: np.ndarray, path: pathlib.Path, *, levels: int | None, data: np.nda
             np.save(temporary, x)
         elif how == "grid" and levels is not None:
             _to_image(x, levels).save(temporary)
-        else:
+        elif data is not None:
             _scatter(x, data, temporary)
 
 

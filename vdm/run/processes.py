@@ -1,12 +1,16 @@
 """Several processes as one run: they meet before anything is computed, and one of them writes."""
 
+import re
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from vdm.run.errors import UserError
+
+T = TypeVar("T")
 
 
 def start(
@@ -20,6 +24,10 @@ def start(
     given = [value is not None for value in (coordinator, num_processes, index)]
     if any(given) and not all(given):
         raise UserError("--coordinator, --num_processes and --process_index go together")
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        raise UserError(f"--coordinator must be HOST:PORT: got {coordinator!r}")
+    if num_processes is not None and num_processes < 1:
+        raise UserError(f"--num_processes must be at least 1: got {num_processes}")
     if num_processes is not None and not 0 <= (index or 0) < num_processes:
         raise UserError(f"--process_index must be in 0 to {num_processes - 1}: got {index}")
     try:
@@ -36,22 +44,27 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def first_alone(work: Callable[[], None]) -> None:
-    """Call `work` in the first process, and wait for it in the others.
+def first_alone(work: Callable[[], T]) -> T | None:
+    """Return what `work` gives in the first process, and None in the others, which wait for it.
 
-    A UserError that it raises ends all of them.
+    What it raises ends all of them.
     """
-    problem: UserError | None = None
-    if is_first():
-        try:
-            work()
-        except UserError as error:
-            problem = error
+    return together(lambda: work() if is_first() else None)
+
+
+def together(work: Callable[[], T]) -> T:
+    """Return what `work` gives in this process, once it is done in all; an error ends all."""
+    problem: Exception | None = None
+    try:
+        result = work()
+    except Exception as error:
+        problem = error
     went_well = all_agree(problem is None)
     if problem is not None:
         raise problem
     if not went_well:
-        raise UserError("the first process has stopped this run and says why")
+        raise UserError("another process has stopped this run and says why")
+    return result
 
 
 def all_agree(fine: bool) -> bool:

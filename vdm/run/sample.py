@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from vdm.choices import unknown
-from vdm.run import condition, data, figures, mesh as meshes, processes
+from vdm.run import build, condition, data, figures, mesh as meshes, processes
 from vdm.run.config import SampleConfig
 from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError
@@ -41,13 +41,10 @@ def write(
 def save(x: np.ndarray, trained: Trained, path: pathlib.Path, dataset: Dataset) -> None:
     """Write what was drawn; of several processes the first alone does."""
     if processes.is_first():
-        some = dataset.take(np.arange(min(len(x), len(dataset)))).x
-        figures.write(x, path, levels=levels_of(trained), data=some)
-
-
-def levels_of(trained: Trained) -> int | None:
-    """Return the levels of a model of integers, None for one of real numbers."""
-    return getattr(trained.model.likelihood, "levels", None)
+        levels = build.levels(trained.model)
+        points = figures.kind(path, dataset.shape, levels) == "scatter"
+        some = dataset.take(np.arange(min(len(x), len(dataset)))).x if points else None
+        figures.write(x, path, levels=levels, data=some)
 
 
 def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.ndarray]:

@@ -14,6 +14,11 @@ class Terminated(Exception):
     """The run was asked to end by SIGTERM, and has saved all that it had done."""
 
 
+def end_by_sigterm() -> None:
+    """Let SIGTERM end this process, which JAX prevents once several processes have met."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def sigterm() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether SIGTERM has come; the signal itself ends nothing.

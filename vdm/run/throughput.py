@@ -45,10 +45,14 @@ def step_flops(trainer: Trainer, template: TrainState, example: Batch) -> float 
     `template` has the shapes of a state, `example` those of a batch of any size.
     Counted before XLA optimises, when matrix products and convolutions are not yet calls of
     libraries that it cannot look into; and on the whole batch at once, for of a loop over
-    micro-batches it counts a single round.
+    micro-batches it counts a single round. What `remat` computes again is no work of the model.
     """
     train = dataclasses.replace(trainer.config.train, accumulation_steps=1)
-    whole = trainer._replace(config=dataclasses.replace(trainer.config, train=train))
+    network = trainer.model.network.clone(remat=False)
+    whole = trainer._replace(
+        model=dataclasses.replace(trainer.model, network=network),
+        config=dataclasses.replace(trainer.config, train=train),
+    )
     # Without shardings: one program, over all the work there is.
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
     batch = jax.tree.map(

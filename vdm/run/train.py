@@ -11,8 +11,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vdm.run import (
+    build,
     checkpoint,
     config as configs,
+    data,
     disk,
     figures,
     finite,
@@ -27,7 +29,9 @@ from vdm.run import (
 )
 from vdm.run.batches import on_devices
 from vdm.run.config import Config
+from vdm.run.dataset import settle
 from vdm.run.files import check_writable
+from vdm.run.parts import Parts
 from vdm.run.program import Program
 from vdm.run.progress import bar, say
 from vdm.run.step import TrainState
@@ -43,29 +47,32 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
     good checkpoint stays the latest. After SIGTERM it ends its step, saves, raises Terminated.
     """
     every = config.train
-    dataset, trainer, told, mesh, example = parts.prepare(config)
+    made = processes.together(lambda: parts.prepare(config))
+    dataset, trainer, told, mesh, example = made
     program = programs.build(trainer, mesh, example)
     if every.sample_every:  # refused now, not at the first page
-        figures.kind(_page(workdir, 0), dataset.shape, dataset.levels)
+        figures.kind(_page(workdir, 0), dataset.shape, build.levels(trainer.model))
     per_dispatch = config.devices.steps_per_dispatch
     with contextlib.ExitStack() as stack:
-        claim = functools.partial(_claim, stack, config, workdir, program.template)
-        processes.first_alone(claim)
+        claim = functools.partial(_claim, stack, config, workdir, made, program.template)
+        writer = processes.first_alone(claim) or metrics.Nowhere()
         terminated = stack.enter_context(signals.sigterm())
-        writer = stack.enter_context(contextlib.closing(_writer(config, workdir)))
         checkpoints = stack.enter_context(checkpoint.manager(workdir, kept=every.checkpoints_kept))
         state = _start(checkpoints, program)
         step, stop = int(state.step), terminated()
+        dataset = processes.together(lambda: settle(dataset, config.data.in_memory))
         full_speed = throughput.full_speed(trainer, mesh, program.template, example)
         upcoming = on_devices(dataset, told, config, mesh, step)
-        writer.start(step)
+        processes.first_alone(lambda: writer.start(step))
         window: list[dict[str, Any]] = []
         started = time.perf_counter()
         advance = stack.enter_context(bar("train", every.num_steps, step))
         while step < every.num_steps and not stop:
-            state, step_metrics = program.step(state, [next(upcoming) for _ in range(per_dispatch)])
+            # A run that has so far dispatched otherwise comes into step here.
+            count = per_dispatch - step % per_dispatch
+            state, step_metrics = program.step(state, [next(upcoming) for _ in range(count)])
             window.append(step_metrics)
-            step, stop = step + per_dispatch, terminated()
+            step, stop = step + count, terminated()
             save = stop or step == every.num_steps or step % every.checkpoint_every == 0
             if save or step % every.log_every == 0:
                 values = _fetch(window)
@@ -81,8 +88,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                     window, started = [], time.perf_counter()
                     continue
                 seconds = time.perf_counter() - started
-                num_steps = len(window) * per_dispatch
-                rates = throughput.rates(num_steps, seconds, every.batch_size, full_speed)
+                rates = throughput.rates(len(values["loss"]), seconds, every.batch_size, full_speed)
                 record = {"step": step, **_means(values), **rates}
                 writer.write(record)
                 advance(step, _line(record, every.num_steps))
@@ -101,20 +107,23 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
 
 
 def _claim(
-    stack: contextlib.ExitStack, config: Config, workdir: pathlib.Path, template: TrainState
-) -> None:
-    """Take the workdir for this run, until the stack is left."""
+    stack: contextlib.ExitStack,
+    config: Config,
+    workdir: pathlib.Path,
+    made: Parts,
+    template: TrainState,
+) -> metrics.Writer:
+    """Take the workdir for this run, until the stack is left; returns where metrics go."""
     stack.enter_context(lock.held(workdir))
-    configs.keep(config, workdir)
+    writer = metrics.Writer(workdir, tensorboard=config.train.tensorboard)
+    stack.enter_context(contextlib.closing(writer))
     folder = checkpoint.folder_of(workdir)
     check_writable(folder)
     disk.check_room(folder, disk.num_bytes(template), config.train.checkpoints_kept)
-
-
-def _writer(config: Config, workdir: pathlib.Path) -> metrics.Writer | metrics.Nowhere:
-    if processes.is_first():
-        return metrics.Writer(workdir, tensorboard=config.train.tensorboard)
-    return metrics.Nowhere()
+    # Last: what was refused has left no trace that the next run would have to agree with.
+    configs.keep(config, workdir)
+    data.keep(made.dataset, workdir)
+    return writer
 
 
 def _start(checkpoints: ocp.CheckpointManager, program: Program) -> TrainState:
