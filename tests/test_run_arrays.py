@@ -93,7 +93,24 @@ def test_types_are_the_narrowest_that_hold_the_values(tmp_path):
         assert isinstance(dataset.examples, Stored)  # and nothing is read before it is needed
         assert dataset.x.dtype == dataset.examples.dtype == dtype
         assert dataset.levels is None
-    assert load(tmp_path / "wide.npy").value_range == (0, 400)
+    largest = load(tmp_path / "wide.npy").largest
+    first = [int(i) for i in np.argwhere(COUNTS == 4)[0]]
+    assert (largest.value, largest.where) == (400, f"{tmp_path / 'wide.npy'} (x) at {first}")
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_value_is_found_where_it_is_in_the_file(rows, tmp_path, monkeypatch):
+    # However many examples are looked at together.
+    monkeypatch.setattr(data.arrays, "CHUNK_BYTES", rows * FIELD[0].nbytes)
+    x = FIELD.copy()
+    x[17, 2, 1, 0] = 1e39
+    np.save(tmp_path / "field.npy", x)
+    with pytest.raises(UserError, match=r"finite numbers \(of float32\): got 1e\+39 at \[17, 2, 1"):
+        load(tmp_path / "field.npy")
+    counts = np.zeros((40, 3, 8), np.int64)
+    counts[29, 1, 5] = 3
+    np.save(tmp_path / "counts.npy", counts)
+    assert load(tmp_path / "counts.npy", "test").largest.where.endswith("at [29, 1, 5]")
 
 
 @pytest.mark.float32
@@ -135,7 +152,10 @@ def nan_at_17(x):
 
 BAD_ARRAYS = {
     "nan": (lambda: nan_at_17(FIELD), r"x.npy \(x\) must be finite.*nan at \[17, 2, 1, 0\]"),
-    "inf": (lambda: np.full((4, 2), np.inf), r"must be finite numbers: got inf at \[0, 0\]"),
+    "inf": (
+        lambda: np.full((4, 2), np.inf),
+        r"must be finite numbers .of float32.: got inf at \[0, 0\]",
+    ),
     "negative": (lambda: COUNTS - 1, r"must be whole numbers from 0: got -1 at \[0, "),
     "complex": (lambda: FIELD + 1j, "must be integers or real numbers: got complex128"),
     "text": (lambda: np.array([["a"]]), "must be integers or real numbers: got <U1"),
@@ -155,11 +175,15 @@ def test_a_bad_array_is_refused(case, tmp_path):
 
 
 BAD_ARCHIVES = {
-    "other name": (dict(arr_0=FIELD), "has no array 'x', and no 'train' either: got arr_0"),
-    "one split": (dict(train=FIELD), "has no array 'x', and no 'test' either: got train"),
+    "other name": (dict(arr_0=FIELD), "has no array 'x', and no 'train' either.*known: arr_0"),
+    "one split": (dict(train=FIELD), "has no array 'x', and no 'test' either.*known: train"),
     "shapes": (
         dict(train=FIELD, test=FIELD[:, :2]),
-        r"differ in shape: got \[3, 4, 2\] and \[2, 4, 2\]",
+        r"of different kinds: float64 \[3, 4, 2\] and float64 \[2, 4, 2\]",
+    ),
+    "kinds": (
+        dict(train=FIELD, test=COUNTS[:, :3, :4, :2]),
+        r"of different kinds: float64 \[3, 4, 2\] and int64 \[3, 4, 2\]",
     ),
     "half the labels": (
         dict(train=FIELD, test=FIELD, test_labels=LABELS),
@@ -193,7 +217,7 @@ def test_files_that_are_missing_or_damaged(tmp_path):
         "cut.npy": "cannot read .*cut.npy",
         "empty.npy": "cannot read .*empty.npy",
         "x.csv": r"\.npy and \.npz files or a folder: got 'x\.csv'",
-        "nothing": "no 'train' either: got no array",
+        "nothing": "no 'train' either; arrays of a name that is known: none",
     }.items():
         with pytest.raises(UserError, match=message) as error:
             load(tmp_path / name)
@@ -212,8 +236,8 @@ def test_data_and_likelihood_that_do_not_go_together(tmp_path):
         (counts_config(tmp_path / "field.npy"), r"models integers 0\.\.4: got float32 data"),
         (
             counts_config(tmp_path / "large.npz"),
-            r"levels is 5 \(0 to 4\), but the values of arrays/large.npz \(train\) reach 5: "
-            r"the first is at \[7, 3, 2, 1\]",
+            r"levels is 5 \(0 to 4\), but the largest value of arrays/large.npz is 5, in "
+            r".*large.npz \(train\) at \[7, 3, 2, 1\]",
         ),
     ):
         with pytest.raises(UserError, match=message) as error:
@@ -230,4 +254,4 @@ def test_values_outside_the_levels_of_the_test_split_stop_the_evaluation(tmp_pat
     capsys.readouterr()
     assert cli.main(["evaluate", workdir]) == 2
     error = capsys.readouterr().err
-    assert "large.npz (test) reach 5" in error and error.count("\n") == 1
+    assert "the largest value of arrays/large.npz is 5" in error and error.count("\n") == 1

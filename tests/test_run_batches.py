@@ -9,7 +9,7 @@ import pytest
 import runs
 from vdm.run import condition, data
 from vdm.run.batches import batch_indices, batches, make_batch
-from vdm.run.dataset import Stored, settle
+from vdm.run.dataset import Examples, Stored, settle
 from vdm.run.errors import UserError
 
 
@@ -77,9 +77,12 @@ def test_streamed_batches_are_those_in_memory_from_any_step(first):
 def test_what_is_small_is_decoded_once():
     dataset = stored(data.load(runs.images().data, "train"))
     for where in ("auto", "yes"):
-        np.testing.assert_array_equal(settle(dataset.examples, where).x, dataset.x)
-    assert settle(dataset.examples, "no") is dataset.examples
-    large = dataclasses.replace(dataset.examples, size=2**33 // 64)
+        settled = settle(dataset, where)
+        assert isinstance(settled.examples, Examples) and settled.version == dataset.version
+        np.testing.assert_array_equal(settled.x, dataset.x)
+    assert settle(dataset, "no") is dataset
+    examples = dataclasses.replace(dataset.examples, size=2**33 // 64)
+    large = dataclasses.replace(dataset, examples=examples)
     assert settle(large, "auto") is large
 
 

@@ -133,7 +133,29 @@ def test_a_set_that_is_not_prepared_says_what_to_run(monkeypatch, tmp_path):
             load(name, "test")
 
 
-def prepare(folder, *, size=32, splits=(("train", 12), ("validation", 5))):
+def test_a_set_in_another_format_says_how_to_convert_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
+    data.load.cache_clear()
+    prepare(tmp_path)
+    folder = tmp_path / "downsampled_imagenet/32x32/2.0.0"
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    for file in folder.glob("*.array_record-*"):
+        file.rename(folder / file.name.replace("array_record", "tfrecord"))
+    message = f"as tfrecord, not as array_record: .*--dataset_version_dir={folder} "
+    with pytest.raises(UserError, match=message):
+        load("downsampled_imagenet", "train")
+
+
+def test_the_example_that_is_damaged_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
+    data.load.cache_clear()
+    prepare(tmp_path, damaged=7)
+    with pytest.raises(UserError, match=r"cannot decode example 7 of downsampled_imagenet/32x32"):
+        in_memory(load("downsampled_imagenet", "train").examples)
+
+
+def prepare(folder, *, size=32, damaged=None, splits=(("train", 12), ("validation", 5))):
     """Write downsampled_imagenet as tensorflow-datasets would, with images of noise."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -155,7 +177,8 @@ def prepare(folder, *, size=32, splits=(("train", 12), ("validation", 5))):
             )
             pixels[split].append(np.asarray(Image.open(file)))
             example = tf_example_pb2.Example()
-            example.features.feature["image"].bytes_list.value.append(file.getvalue())
+            content = b"damaged" if i == damaged else file.getvalue()
+            example.features.feature["image"].bytes_list.value.append(content)
             writer.write(example.SerializeToString())
         writer.close()
         template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -174,7 +197,7 @@ def test_downsampled_imagenet_is_read_with_its_version(monkeypatch, tmp_path):
     for split, own in (("train", "train"), ("test", "validation"), ("validation", "validation")):
         part = load("downsampled_imagenet", split)
         assert part.version == "downsampled_imagenet/32x32:2.0.0"
-        assert (part.name, part.split, part.shape) == ("downsampled_imagenet", split, (32, 32, 3))
+        assert (part.name, part.split, part.shape) == ("downsampled_imagenet", own, (32, 32, 3))
         np.testing.assert_array_equal(part.x, pixels[own])
         assert part.labels is None and part.num_classes is None
     with pytest.raises(UserError, match="unknown split of downsampled_imagenet 'tests'"):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -111,6 +113,26 @@ def bad(folder, case):
         Image.fromarray(pictures(1)[0, ..., 0]).save(target)
     elif case == "transparent":
         Image.fromarray(pictures(1, (6, 5, 4))[0]).save(target)
+    elif case == "a colour that is transparent":
+        Image.fromarray(pictures(1, (6, 5, 3))[0]).save(target, transparency=(1, 2, 3))
+    elif case == "16-bit colours":
+        target.write_bytes(colours_of_16_bits(6, 5))
+    elif case == "two frames":
+        first, second = (Image.fromarray(x) for x in pictures(2, (6, 5, 3)))
+        first.save(target, "TIFF", save_all=True, append_images=[second])
+
+
+def colours_of_16_bits(height, width):
+    """A PNG file of a kind that Pillow reads, dropping half of the bits, but does not write."""
+
+    def chunk(name, content):
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = height * (b"\0" + bytes(range(6 * width)))
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 BAD_IMAGES = {
@@ -119,7 +141,10 @@ BAD_IMAGES = {
     "empty": r"cannot read the image .*005\.png: ",
     "size": r"000\.png is 5×6 RGB, 005\.png is 5×7 RGB; expected one size",
     "grey": r"000\.png is 5×6 RGB, 005\.png is 5×6 L; expected one size and one kind",
-    "transparent": r"005\.png is an image of the kind RGBA: expected grey",
+    "transparent": r"005\.png is an image of the kind RGBA: expected one frame, grey",
+    "a colour that is transparent": r"005\.png is an image of the kind RGB with transparency: ",
+    "16-bit colours": r"005\.png is an image of the kind RGB of 16 bits: ",
+    "two frames": r"005\.png is an image of the kind RGB of 2 frames: ",
 }
 
 
@@ -131,6 +156,15 @@ def test_a_bad_image_is_named(case, tmp_path):
         for split in ("train", "test"):
             in_memory(load(tmp_path, split).examples)
     assert "\n" not in str(error.value)
+
+
+def test_linked_folders_are_followed_and_hidden_ones_are_not(tmp_path):
+    write(tmp_path / "elsewhere", pictures(12))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/train").symlink_to(tmp_path / "elsewhere")
+    write(tmp_path / "own/test", pictures(2, seed=1))
+    write(tmp_path / "own/train/.cache", pictures(3, seed=2))
+    assert [len(load(tmp_path / "own", split)) for split in ("train", "test")] == [12, 2]
 
 
 def test_folders_that_are_missing_or_empty(tmp_path):

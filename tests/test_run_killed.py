@@ -45,7 +45,7 @@ def template():
     return program.template(trainer, mesh.for_training(config), Batch(dataset.x[:1], None))
 
 
-def wait_for(happened, timeout=600.0):
+def wait_for(happened, timeout=120.0):
     end = time.monotonic() + timeout
     while not happened():
         assert time.monotonic() < end, "waited in vain"

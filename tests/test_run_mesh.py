@@ -76,7 +76,7 @@ def test_five_steps_are_the_same_on_every_mesh(request, one_process, processes, 
 @pytest.mark.parametrize(
     ("processes", "mesh", "network"),
     [
-        *[(*where, "mlp") for where in MESHES],
+        *[(*where, "mlp") for where in MESHES if "dispatch" not in where],
         ("one_process", "fsdp", "unet"),
         ("two_processes", "fsdp", "unet"),
     ],
@@ -87,7 +87,9 @@ def test_loss_and_gradient_are_the_same_on_every_mesh(
     one = of(one_process, "one", network)
     other = of(request.getfixturevalue(processes), mesh, network)
     assert one.keys() == other.keys() and len(one) > 15
-    largest = max(np.abs(value).max() for key, value in one.items() if key.startswith("["))
+    sizes = {key: np.abs(value).max() for key, value in one.items() if key.startswith("[")}
+    largest = max(sizes.values())
+    assert np.mean([size > 1e-3 * largest for size in sizes.values()]) > 0.7
     for key, value in other.items():
         assert value.dtype == np.float32
         # Of a leaf whose gradient is zero but for rounding there is no relative error.

@@ -194,7 +194,7 @@ def test_unknown_laws_are_named(tmp_path):
 
 
 def telling(terms_fn):
-    """A model whose "bound" tells what each of its rows was given."""
+    """What stands for a model, and whose "bound" tells what each of its rows was given."""
     bits = np.log(2) * 2
 
     def vlb(params, keys, x, cond, *, noise_levels, num_steps):
@@ -206,7 +206,7 @@ def telling(terms_fn):
     return with_law("schedule")._replace(model=model)
 
 
-def test_every_row_has_its_own_time_and_noise(tmp_path):
+def test_every_row_has_its_own_time_and_noise(tmp_path, unchecked):
     run = telling(lambda x, cond, t, u: (t, u, t * u))
 
     def told(**settings):
@@ -227,7 +227,7 @@ def test_every_row_has_its_own_time_and_noise(tmp_path):
     assert stats.kstest(4 * four["prior_9"] - 1.5, "uniform").pvalue > 1e-4
 
 
-def test_every_row_is_of_its_own_example(tmp_path):
+def test_every_row_is_of_its_own_example(tmp_path, unchecked):
     run = telling(lambda x, cond, t, u: (x[:, 0], x[:, 1], cond.astype(x.dtype)))
     settings = dataclasses.replace(run.config.evaluate, num_steps="9", batch_size=999)
     record = evaluate.evaluate(run, "test", settings, tmp_path)
@@ -244,13 +244,13 @@ def test_every_row_is_of_its_own_example(tmp_path):
     )
 
 
-def test_a_bound_that_is_not_finite_is_an_error(tmp_path):
+def test_a_bound_that_is_not_finite_is_an_error(tmp_path, unchecked):
     run = telling(lambda x, cond, t, u: (jnp.abs(x[:, 0]) * jnp.inf, t, u))
     with pytest.raises(UserError, match="the bound of 4000 examples is not finite"):
         total_bits(run, tmp_path, num_steps="9")
 
 
-def test_the_headline_is_the_largest_number_of_steps(tmp_path):
+def test_the_headline_is_the_largest_number_of_steps(tmp_path, unchecked):
     run = telling(lambda x, cond, t, u: (t, u, t))
     for num_steps, largest in (("7,90,8", 90), ("inf,9", "inf")):
         run = run if largest == 90 else with_law("schedule")
@@ -329,7 +329,7 @@ def test_points_become_a_scatter_and_anything_an_array(tmp_path):
     assert np.asarray(Image.open(tmp_path / "points.png")).std() > 1
     figures.write(x, tmp_path / "points.npy", levels=None, data=x)
     np.testing.assert_array_equal(np.load(tmp_path / "points.npy"), x)
-    with pytest.raises(UserError, match="no picture for data of shape"):
+    with pytest.raises(UserError, match="no picture for real numbers of shape"):
         figures.write(x[:, :, None, None], tmp_path / "x.png", levels=None, data=x)
     with pytest.raises(UserError, match=r"\.png or \.npy"):
         figures.write(x, tmp_path / "x.jpg", levels=None, data=x)

@@ -133,20 +133,25 @@ def _numbers(x: np.ndarray, what: str) -> tuple[np.dtype, Largest | None]:
     """Return the type to give the values, and the largest integer; one look at all of them."""
     if x.dtype.kind not in "fiub":
         raise UserError(f"{what} must be integers or real numbers: got {x.dtype}")
-    rows = max(1, CHUNK_BYTES // (x.dtype.itemsize * math.prod(x.shape[1:])))
-    largest, place = -1, [0]
+    num_dims = math.prod(x.shape[1:])
+    rows = max(1, CHUNK_BYTES // (x.dtype.itemsize * num_dims))
+    largest, where = -1, 0
     for start in range(0, len(x), rows):
         part = np.asarray(x[start : start + rows])
         bad = ~(np.abs(part) <= np.finfo(np.float32).max) if _is_real(x) else part < 0
         if bad.any():
-            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            first = int(np.argmax(bad))
             expected = "finite numbers (of float32)" if _is_real(x) else "whole numbers from 0"
             raise UserError(
-                f"{what} must be {expected}: got {part[first]} at {[start + first[0], *first[1:]]}"
+                f"{what} must be {expected}: got {part.flat[first]} at "
+                f"{_place(start * num_dims + first, x.shape)}"
             )
         if not _is_real(x) and int(part.max()) > largest:
-            first = np.unravel_index(int(np.argmax(part)), part.shape)
-            largest, place = int(part.max()), [start + int(first[0]), *map(int, first[1:])]
+            largest, where = int(part.max()), start * num_dims + int(np.argmax(part))
     if _is_real(x):
         return np.dtype(np.float32), None
-    return np.min_scalar_type(largest), Largest(largest, f"{what} at {place}")
+    return np.min_scalar_type(largest), Largest(largest, f"{what} at {_place(where, x.shape)}")
+
+
+def _place(flat: int, shape: tuple[int, ...]) -> list[int]:
+    return [int(i) for i in np.unravel_index(flat, shape)]

@@ -57,7 +57,7 @@ class Stored:
 
 
 class Largest(NamedTuple):
-    """The largest of the integers of a data set, in all its splits, and where it is."""
+    """The largest of the integers that a split is taken from, and where it is."""
 
     value: int
     where: str

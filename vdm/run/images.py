@@ -6,7 +6,9 @@ held out as test. Where every image of the data set lies in a subfolder, these a
 
 import functools
 import hashlib
+import os
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -56,11 +58,7 @@ def survey(path: str) -> Folder:
     root = pathlib.Path(path)
     if not root.is_dir():
         raise UserError(f"no folder {path!r} (data.path), looked for from {root.cwd()}")
-    everything = sorted(
-        file.relative_to(root).as_posix()
-        for file in root.rglob("*")
-        if file.suffix.lower() in ENDINGS and not file.name.startswith(".")
-    )
+    everything = sorted(_images_below(root))
     if (root / "train").is_dir() or (root / "test").is_dir():
         parts = {s: [f for f in everything if f.startswith(f"{s}/")] for s in ("train", "test")}
         depth = 1
@@ -82,6 +80,15 @@ def survey(path: str) -> Folder:
     return Folder({s: tuple(files) for s, files in parts.items()}, classes, shape, dtype)
 
 
+def _images_below(root: pathlib.Path) -> Iterator[str]:
+    """Yield all images relative to the folder, through links too, but nothing that is hidden."""
+    for folder, inner, names in os.walk(root, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        for name in names:
+            if name.lower().endswith(ENDINGS) and not name.startswith("."):
+                yield (pathlib.Path(folder) / name).relative_to(root).as_posix()
+
+
 def _common(root: pathlib.Path, files: list[str]) -> tuple[tuple[int, int, int], np.dtype]:
     """Return the shape and type that all images have; raises UserError naming two that differ."""
     first = _head(root / files[0])
@@ -99,11 +106,29 @@ def _common(root: pathlib.Path, files: list[str]) -> tuple[tuple[int, int, int],
 
 def _head(file: pathlib.Path) -> tuple[tuple[int, int], str]:
     with _opened(file) as image:
-        if image.mode not in MODES:
+        kind = _kind(image, file)
+        if kind not in MODES:
             raise UserError(
-                f"{file} is an image of the kind {image.mode}: expected grey (8 or 16 bits) or RGB"
+                f"{file} is an image of the kind {kind}: expected one frame, grey (8 or 16 bits) "
+                "or RGB (8 bits)"
             )
         return image.size, MODES[image.mode]
+
+
+def _kind(image: Image.Image, file: pathlib.Path) -> str:
+    """Return Pillow's name of the mode, and what of the file would be lost by reading it so."""
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except Exception as error:
+        raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
+    if frames > 1:
+        return f"{image.mode} of {frames} frames"
+    if "transparency" in image.info:
+        return f"{image.mode} with transparency"
+    # Pillow reads the upper half of these bits; only the decoder's argument tells.
+    if image.mode == "RGB" and any(";16" in str(tile) for tile in getattr(image, "tile", ())):
+        return "RGB of 16 bits"
+    return image.mode
 
 
 def _said(head: tuple[tuple[int, int], str]) -> str:

@@ -44,8 +44,13 @@ def load(name: str, split: str, others: Iterable[str]) -> Dataset:
         raise UserError(unknown(f"split of {name}", split, splits))
     try:
         source = builder.as_data_source(split=own)
-    # A set that is there in another format than array_record.
-    except (KeyError, NotImplementedError, OSError) as error:
+    except NotImplementedError as error:
+        raise UserError(
+            f"{name} is in {builder.data_dir} as {builder.info.file_format.value}, not as "
+            "array_record: convert the set once, with TensorFlow installed, by tfds convert_format "
+            f"--dataset_version_dir={builder.data_dir} --out_file_format=array_record"
+        ) from error
+    except (KeyError, OSError) as error:
         raise _not_prepared(name, builder) from error
 
     version = ":".join(builder.info.full_name.rsplit("/", 1))
@@ -69,7 +74,7 @@ def load(name: str, split: str, others: Iterable[str]) -> Dataset:
     dtype = np.dtype(image.np_dtype)
     return Dataset(
         name,
-        split,
+        own,
         Stored(len(source), shape, dtype, take),
         version,
         num_classes=features["label"].num_classes if has_labels else None,
@@ -92,23 +97,25 @@ def _builder(name: str, others: list[str]) -> Any:
     try:
         if words is None:  # tensorflow-datasets would look for it on other servers
             raise tfds.core.DatasetNotFoundError(name)
-        return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         known = [*others, *tfds.list_builders(with_community_datasets=False)]
         raise UserError(
             f"unknown data set {name!r}: expected one of {', '.join(others)}, or an image set of "
             f"tensorflow-datasets.{did_you_mean(name, known)}"
         ) from error
-    # A config or a version that does not exist; a builder that needs a further package.
-    except (ValueError, AssertionError, ImportError) as error:
+    # A config or a version that does not exist; a builder that needs a further package, or a
+    # config, or whatever else its authors thought of.
+    except Exception as error:
         assert words is not None
-        if words[2] and not isinstance(error, ImportError):
+        if words[2] and isinstance(error, ValueError | AssertionError):
             configs = [config.name for config in tfds.builder_cls(words[1]).BUILDER_CONFIGS]
             if words[2][1:] not in configs:
                 known = [f"{words[1]}/{config}" for config in configs] or [words[1]]
                 raise UserError(unknown("data set", name, known)) from error
-        reason = re.sub(r'^Failed to construct dataset .*?}": ', "", str(error)).splitlines()[0]
-        raise UserError(f"the data set {name!r} cannot be used: {reason}") from error
+        reason = re.sub(r'^Failed to construct dataset .*?}": ', "", str(error))
+        first_line = (reason.splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the data set {name!r} cannot be used: {first_line}") from error
 
 
 def _not_prepared(name: str, builder: Any) -> UserError:
@@ -125,9 +132,10 @@ def _read(source: Any, index: np.ndarray, version: str) -> list[dict[str, Any]]:
         return source.__getitems__([int(i) for i in index])
     # Whatever a damaged file makes a decoder stumble over, it is the file that is at fault.
     except Exception as error:
-        numbers = f"{index.min()} to {index.max()}"
+        if len(index) > 1:
+            return [_read(source, index[i : i + 1], version)[0] for i in range(len(index))]
         raise UserError(
-            f"cannot decode the examples {numbers} of {version}: {type(error).__name__}: "
+            f"cannot decode example {index[0]} of {version}: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}"
         ) from error
 
