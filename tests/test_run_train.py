@@ -73,6 +73,36 @@ def test_several_steps_a_dispatch_are_the_same_steps(tmp_path):
         assert a["step"] == b["step"] and a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
 
+def test_a_run_goes_on_with_other_steps_a_dispatch(tmp_path):
+    every = {"log_every": 8, "checkpoint_every": 8}
+    # Ended at a step that no dispatch of four would have ended at.
+    train.train(runs.points(num_steps=6, **every), tmp_path / "run")
+    changed = train.train(dispatching(4, num_steps=16, **every), tmp_path / "run")
+    assert int(changed.step) == 16
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [6, 8, 16]
+    whole = train.train(runs.points(num_steps=16, **every), tmp_path / "whole")
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(changed), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_is_not_gone_on_with_on_other_data(tmp_path):
+    for name, size in (("one", 30), ("other", 31)):
+        (tmp_path / name).mkdir()
+        x = np.random.default_rng(0).normal(size=(size, 2))
+        np.savez(tmp_path / name / "own.npz", train=x, test=x)
+
+    def config(name, num_steps):
+        path = configs.DataConfig("arrays", path=str(tmp_path / name / "own.npz"))
+        return dataclasses.replace(runs.points(num_steps=num_steps, batch_size=4), data=path)
+
+    train.train(config("one", 2), tmp_path / "run")
+    message = r"run on other data: 30 examples \[2\] of arrays/own.npz there, 31 .* here"
+    with pytest.raises(UserError, match=message):
+        train.train(config("other", 3), tmp_path / "run")
+    (tmp_path / "one").rename(tmp_path / "moved")  # the same data in another place
+    assert int(train.train(config("moved", 3), tmp_path / "run").step) == 3
+
+
 def test_what_is_done_every_so_often_falls_between_dispatches():
     with pytest.raises(UserError, match=r"train.log_every must be a multiple .*: got 2 and 4"):
         configs.from_dict(configs.to_dict(dispatching(4, num_steps=8)))
