@@ -17,7 +17,7 @@ import jax
 
 from vdm.run import cli, parts, program as programs
 from vdm.run.batches import on_devices
-from vdm.run.dataset import Stored
+from vdm.run.dataset import Stored, settle
 
 WINDOWS = 15
 SECONDS = 2.0  # a window's length, roughly
@@ -33,7 +33,8 @@ def main(arguments):
     def source(where):
         data = dataclasses.replace(config.data, in_memory=where)
         changed = dataclasses.replace(config, data=data)
-        return on_devices(made.dataset, made.told, changed, made.mesh, 0)
+        dataset = settle(made.dataset, where)
+        return on_devices(dataset, made.told, changed, made.mesh, 0)
 
     sources = {"batch kept": itertools.repeat(next(source("yes"))), "in memory": source("yes")}
     if isinstance(made.dataset.examples, Stored):

@@ -14,9 +14,8 @@ from vdm.run.parts import Parts
 def describe(parts: Parts) -> list[tuple[str, str]]:
     """Return a name and a value for each line of what a run would take.
 
-    FLOPs are XLA's count for a whole step before it
-    optimises, bytes moved and memory its count for one device of the compiled step; where a
-    backend does not count, the line says so.
+    FLOPs are XLA's count for a whole step before it optimises, bytes moved and memory its count
+    for one device of the compiled step; where a backend does not count, the line says so.
     """
     _, trainer, _, mesh, example = parts
     config = trainer.config
