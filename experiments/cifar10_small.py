@@ -7,9 +7,9 @@
 The set is prepared once by tensorflow-datasets (extra `tfds`); where it is not there, the
 first command says how.
 
-Hardware and time: two CPU cores, @@ minutes.
-Expected: @@ bits per dimension on the 10,000 test images. A code that knows nothing
-takes 8, one that knows the histogram of each colour channel @@.
+Hardware and time: two CPU cores, 80 seconds, and 157 to evaluate.
+Expected: 4.550 ± 0.025 bits per dimension on the 10,000 test images. A code that knows nothing
+takes 8, one that knows the histogram of each colour channel 7.902.
 """
 
 from ml_collections import ConfigDict

@@ -28,12 +28,8 @@ MESHES = {
     "one": (1, 1, 1, 1),
     "data": (8, 1, 1, 1),
     "fsdp": (8, 4, 1, 1),
-    "dispatch": (1, 1, 1, 5),
-    "parts": (1, 1, 4, 1),
     "everything": (8, 2, 4, 5),
 }
-
-
 NETWORKS = {
     "mlp": {**runs.MLP, "dropout": 0.0},  # drawn anew for every micro-batch
     "unet": {**runs.UNET, "attention": "middle"},
@@ -60,7 +56,7 @@ def main():
         for key, value in five_steps(mesh, parts, dispatch).items():
             found[f"{name} float64 {key}"] = value
         jax.config.update("jax_enable_x64", False)
-        for network in () if name == "dispatch" else networks(name, options.processes):
+        for network in networks(name, options.processes):
             for key, value in gradient(mesh, parts, NETWORKS[network]).items():
                 found[f"{name} {network} {key}"] = value
     if processes.is_first():

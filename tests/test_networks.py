@@ -341,8 +341,10 @@ def test_remat_changes_no_number_and_works_twice(network):
         results.append(gradient(params))
         work.append(gradient.lower(params).cost_analysis()["flops"])
     assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(results[0][1]))
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(a).max())
+        # The bias of an attention's keys changes nothing: its gradient is rounding alone.
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * largest)
     assert work[1] > 1.1 * work[0]  # every block once more
 
 

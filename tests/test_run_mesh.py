@@ -51,8 +51,9 @@ def two_processes(tmp_path_factory):
 
 
 MESHES = [
-    *[("one_process", name) for name in ("data", "fsdp", "dispatch", "parts", "everything")],
-    *[("two_processes", name) for name in ("data", "fsdp", "everything")],
+    (processes, name)
+    for processes in ("one_process", "two_processes")
+    for name in ("data", "fsdp", "everything")
 ]
 
 
@@ -76,7 +77,7 @@ def test_five_steps_are_the_same_on_every_mesh(request, one_process, processes, 
 @pytest.mark.parametrize(
     ("processes", "mesh", "network"),
     [
-        *[(*where, "mlp") for where in MESHES if "dispatch" not in where],
+        *[(*where, "mlp") for where in MESHES],
         ("one_process", "fsdp", "unet"),
         ("two_processes", "fsdp", "unet"),
     ],
