@@ -95,7 +95,7 @@ def digits(steps):
     )
     train.train(config, WORKDIR / "digits")
     run = trained.load(WORKDIR / "digits")
-    x = data.load("digits", "train").x
+    x = data.load(config.data, "train").x
     return Problem("digits", run.model, run.params["network"], x)
 
 
@@ -159,7 +159,7 @@ def learn_schedule(problem, size, steps, rate=3e-2):
     def update(shape, opt_state, step):
         key_x, key_u, key_eps = step_keys(2, step)
         params = {"schedule": {"ends": {}, "shape": shape}, "network": problem.params}
-        state = train.TrainState(step, params, params, opt_state, ())
+        state = train.TrainState(step, params, params, opt_state, (), jnp.zeros((), jnp.int32))
         u = objective.positions(key_u, size)
         noise = Noise(u, jax.random.split(key_eps, size), jax.random.split(key_eps, 1))
         batch = Batch(drawn(problem, key_x, size), None)

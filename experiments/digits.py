@@ -27,8 +27,8 @@ GREY_LEVEL = math.log2(17 / 2)
 def get_config() -> ConfigDict:
     """Return the config."""
     config = default_values()
-    config.data = ConfigDict({"name": "digits"})
-    config.model = ConfigDict(
+    config.data.name = "digits"
+    config.model.update(
         {
             # λ_max: at 8 the decoder costs 0.004 bpd for 17 levels. λ_min: at -6 the prior
             # costs 0.001.
@@ -46,15 +46,7 @@ def get_config() -> ConfigDict:
             "prediction": "eps",
         }
     )
-    config.train = ConfigDict(
-        {
-            "num_steps": 10_000,
-            "batch_size": 32,
-            "log_every": 200,
-            "checkpoint_every": 1000,
-            "checkpoints_kept": 2,
-        }
-    )
+    config.train.update(num_steps=10_000, batch_size=32, log_every=200, checkpoint_every=1000)
     config.optimizer.learning_rate = 5e-3
     config.optimizer.decay = "cosine"
     config.optimizer.ema_decay = 0.999

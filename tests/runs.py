@@ -1,7 +1,13 @@
 """Small runs for the tests of the machinery: configs that compile in seconds."""
 
+import os
+import pathlib
+
 from vdm.run import config as configs
 
+# Where prepared sets of tensorflow-datasets are, if there are any.
+BESIDE = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
+PREPARED = pathlib.Path(os.environ.get("TFDS_DATA_DIR", BESIDE))
 MLP = {"name": "mlp", "width": 16, "num_blocks": 1, "dropout": 0.1}
 UNET = {
     "name": "unet",
@@ -23,7 +29,7 @@ def points(**train):
                 "network": dict(MLP),
                 "likelihood": {"name": "gaussian", "scale": 0.02},
             },
-            "train": {"num_steps": 4, "batch_size": 49, "log_every": 2, **train},
+            "train": {"num_steps": 4, "batch_size": 50, "log_every": 2, **train},
             "optimizer": {"learning_rate": 1e-3, "warmup_steps": 2},
             "evaluate": {"levels_per_example": 2},
             "sample": {"num_steps": 5},
@@ -42,7 +48,7 @@ def images(network=MLP, num_classes=None, **train):
                 "likelihood": {"name": "discretised", "levels": 17},
                 "prediction": "v",
             },
-            "train": {"num_steps": 3, "batch_size": 5, "log_every": 1, **train},
+            "train": {"num_steps": 3, "batch_size": 6, "log_every": 1, **train},
             "evaluate": {"levels_per_example": 2, "batch_size": 64},
             "sample": {"num_steps": 3},
         }

@@ -325,6 +325,29 @@ def test_drops_out_only_in_training(network):
     assert np.any(run(0, train=True) != run(1, train=True))
 
 
+@pytest.mark.parametrize("network", [UNET, MLP_])
+def test_remat_changes_no_number_and_works_twice(network):
+    again = network.clone(remat=True)
+    z, log_snr = inputs(SHAPE)
+    params = moved(network, z, log_snr, train=False)
+
+    def total(network, params):
+        options = {"train": True, "rngs": {"dropout": jax.random.key(3)}}
+        return jnp.sum(jnp.sin(network.apply(params, z, log_snr, None, **options)))
+
+    results, work = [], []
+    for one in (network, again):
+        gradient = jax.jit(jax.value_and_grad(functools.partial(total, one)))
+        results.append(gradient(params))
+        work.append(gradient.lower(params).cost_analysis()["flops"])
+    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(results[0][1]))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        # The bias of an attention's keys changes nothing: its gradient is rounding alone.
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * largest)
+    assert work[1] > 1.1 * work[0]  # every block once more
+
+
 def test_equal_networks_are_equal_and_hash_alike():
     pairs = [
         (UNet(fourier_exponents=[6, 7]), UNet(fourier_exponents=(6, 7))),

@@ -67,7 +67,8 @@ def test_a_mistake_is_named(change, message):
 
 def test_the_lowest_values_are_fine():
     lowest = values()
-    lowest["train"] = dict.fromkeys(lowest["train"], 1)
+    for key, value in lowest["train"].items():
+        lowest["train"][key] = value if isinstance(value, bool | str) else 1
     lowest["optimizer"].update(warmup_steps=0, clip_norm=0, weight_decay=0, b1=0, ema_decay=0)
     assert configs.from_dict(lowest).train.batch_size == 1
 
@@ -99,7 +100,7 @@ def changed(**blocks):
     ("change", "message"),
     [
         ({"optimizer": {"b1": 0.8}}, "optimizer.b1 is 0.9 there and 0.8 here"),
-        ({"train": {"batch_size": 7}}, "train.batch_size is 49 there and 7 here"),
+        ({"train": {"batch_size": 7}}, "train.batch_size is 50 there and 7 here"),
         ({"train": {"num_steps": 3}}, "train.num_steps is 4 there and 3 here"),
         (
             {"evaluate": {"seed": 5}, "optimizer": {"b1": 0.8, "b2": 0.8}},

@@ -1,22 +1,34 @@
-"""Data sets: the splits are what they say, and every epoch shows every example once."""
+"""Data sets by name: the splits are what they say, and a set that is not there says so."""
 
+import hashlib
+import io
+import json
 import os
-import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
+import runs
 from vdm.run import data
-from vdm.run.dataset import batch_indices
+from vdm.run.config import DataConfig
+from vdm.run.dataset import ids_checksum, in_memory
 from vdm.run.errors import UserError
 
-PREPARED = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
+
+def load(name, split):
+    return data.load(DataConfig(name), split)
+
+
+needs_real_sets = pytest.mark.skipif(
+    not (runs.PREPARED / "mnist").exists(), reason="no prepared mnist and cifar10 in TFDS_DATA_DIR"
+)
 
 
 def test_digits_are_split_as_written_down():
     order = np.random.RandomState(0).permutation(1797)
-    train, test = data.load("digits", "train"), data.load("digits", "test")
+    train, test = load("digits", "train"), load("digits", "test")
     assert (len(train), len(test), train.levels, train.num_dims) == (1500, 297, 17, 64)
     bunch = load_digits()
     for split, where in ((train, np.sort(order[:1500])), (test, np.sort(order[1500:]))):
@@ -29,7 +41,7 @@ def test_the_mixture_has_the_moments_of_its_definition():
     weights = np.array([0.6, 0.3, 0.1])
     means = np.array([[-1.0, -0.5], [1.0, 0.2], [1.5, 1.8]])
     widths = np.array([0.5, 0.25, 0.15])
-    train = data.load("mixture", "train")
+    train = load("mixture", "train")
     x = train.x.astype(np.float64)
     for k in range(train.num_classes):
         part = x[train.labels == k]
@@ -43,7 +55,7 @@ def test_the_mixture_has_the_moments_of_its_definition():
 
 
 def test_the_swirl_is_a_spiral():
-    x = data.load("swirl", "test").x.astype(np.float64)
+    x = load("swirl", "test").x.astype(np.float64)
     radius = np.linalg.norm(x, axis=-1) / 1.6
     away = np.abs(
         x
@@ -62,40 +74,168 @@ def test_the_swirl_is_a_spiral():
 
 def test_train_and_test_toys_are_different_draws():
     for name in ("swirl", "mixture"):
-        train, test = data.load(name, "train"), data.load(name, "test")
+        train, test = load(name, "train"), load(name, "test")
         assert not set(map(tuple, train.x)) & set(map(tuple, test.x))
         for one, other in zip(train.x[: len(test)].T, test.x.T, strict=True):
             assert abs(np.corrcoef(one, other)[0, 1]) < 5 / np.sqrt(len(test))
 
 
-def test_every_epoch_shows_every_example_once():
-    seen = np.concatenate([batch_indices(3, step, 7, 10) for step in range(20)])
-    for epoch in seen.reshape(14, 10):
-        assert sorted(epoch) == list(range(10))
-    assert len({tuple(epoch) for epoch in seen.reshape(14, 10)}) == 14
-    assert not np.array_equal(batch_indices(3, 0, 7, 10), batch_indices(4, 0, 7, 10))
-
-
 def test_unknown_names_are_named():
     with pytest.raises(UserError, match=r"unknown data set 'digit'.*'digits'\?"):
-        data.load("digit", "train")
+        load("digit", "train")
     with pytest.raises(UserError, match=r"unknown split 'tests'.*'test'\?"):
-        data.load("digits", "tests")
+        load("digits", "tests")
 
 
-@pytest.mark.skipif(not PREPARED.exists(), reason="no prepared tensorflow-datasets at hand")
-def test_an_image_set_is_read_whole(monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(PREPARED))
-    mnist = data.load("mnist", "test")
-    # The counts and the mean of the original files.
-    assert mnist.x.shape == (10_000, 28, 28, 1) and mnist.x.dtype == np.uint8
-    assert mnist.x.mean() == pytest.approx(33.791, abs=5e-4)
-    counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    np.testing.assert_array_equal(np.bincount(mnist.labels), counts)
+def test_the_checksum_is_of_position_and_content_where_a_set_has_no_ids():
+    test = load("digits", "test")
+    lines = [f"{i}:{hashlib.sha256(x.tobytes()).hexdigest()}\n" for i, x in enumerate(test.x)]
+    assert ids_checksum(test) == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert ids_checksum(test.subset(np.arange(296))) != ids_checksum(test)
+    assert ids_checksum(test) != ids_checksum(test.subset(np.arange(297)[::-1]))
+
+
+@needs_real_sets
+@pytest.mark.parametrize(
+    ("name", "version", "shape", "mean"),
+    # The means of the original files.
+    [
+        ("mnist", "mnist:3.0.1", (28, 28, 1), [33.791]),
+        ("cifar10", "cifar10:3.0.2", (32, 32, 3), [126.025, 123.709, 114.854]),
+    ],
+)
+def test_a_prepared_set_is_what_its_authors_published(name, version, shape, mean, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(runs.PREPARED))
+    data.load.cache_clear()
+    test = load(name, "test")
+    whole = in_memory(test.examples)
+    assert (test.version, test.shape, test.levels, test.num_classes) == (version, shape, 256, 10)
+    assert whole.x.shape == (10_000, *shape) and whole.x.dtype == np.uint8
+    np.testing.assert_allclose(whole.x.mean((0, 1, 2)), mean, atol=6e-4)
+    counts = {"mnist": [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]}
+    np.testing.assert_array_equal(np.bincount(whole.labels), counts.get(name, [1000] * 10))
+    # Any index, in its order, gives what the whole has there.
+    index = np.array([9_999, 3, 3, 1_500])
+    part = test.take(index)
+    np.testing.assert_array_equal(part.x, whole.x[index])
+    np.testing.assert_array_equal(part.labels, whole.labels[index])
+    if name == "cifar10":
+        lines = "".join(f"{own}\n" for own in whole.ids)
+        assert ids_checksum(test) == hashlib.sha256(lines.encode()).hexdigest()
+        assert sorted(whole.ids) == [f"test_{i:05d}" for i in range(10_000)]
 
 
 def test_a_set_that_is_not_prepared_says_what_to_run(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
     data.load.cache_clear()
-    with pytest.raises(UserError, match=r"prepare the set once.*tfds.builder\('mnist'"):
-        data.load("mnist", "test")
+    for name in ("mnist", "cifar10", "downsampled_imagenet/64x64"):
+        with pytest.raises(UserError, match=rf"prepare the set once.*tfds.builder\('{name}'"):
+            load(name, "test")
+
+
+def test_a_set_in_another_format_says_how_to_convert_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
+    data.load.cache_clear()
+    prepare(tmp_path)
+    folder = tmp_path / "downsampled_imagenet/32x32/2.0.0"
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    for file in folder.glob("*.array_record-*"):
+        file.rename(folder / file.name.replace("array_record", "tfrecord"))
+    message = f"as tfrecord, not as array_record: .*--dataset_version_dir={folder} "
+    with pytest.raises(UserError, match=message):
+        load("downsampled_imagenet", "train")
+
+
+def test_the_example_that_is_damaged_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
+    data.load.cache_clear()
+    prepare(tmp_path, damaged=7)
+    with pytest.raises(UserError, match=r"cannot decode example 7 of downsampled_imagenet/32x32"):
+        in_memory(load("downsampled_imagenet", "train").examples)
+
+
+def prepare(folder, *, size=32, damaged=None, splits=(("train", 12), ("validation", 5))):
+    """Write downsampled_imagenet as tensorflow-datasets would, with images of noise."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    folder = folder / "downsampled_imagenet/32x32/2.0.0"
+    folder.mkdir(parents=True)
+    image = tfds.features.Image(encoding_format="jpeg")
+    tfds.features.FeaturesDict({"image": image}).save_config(folder)
+    rng, info, pixels = np.random.RandomState(0), [], {}
+    for split, n in splits:
+        name = f"downsampled_imagenet-{split}.array_record-00000-of-00001"
+        writer = ArrayRecordWriter(os.fspath(folder / name), "group_size:1")
+        pixels[split] = []
+        for i in range(n):
+            file, side = io.BytesIO(), size if i == n - 1 else 32
+            Image.fromarray(rng.randint(0, 256, (side, side, 3)).astype(np.uint8)).save(
+                file, "JPEG"
+            )
+            pixels[split].append(np.asarray(Image.open(file)))
+            example = tf_example_pb2.Example()
+            content = b"damaged" if i == damaged else file.getvalue()
+            example.features.feature["image"].bytes_list.value.append(content)
+            writer.write(example.SerializeToString())
+        writer.close()
+        template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        shards = {"shardLengths": [str(n)], "numBytes": "1", "filepathTemplate": template}
+        info.append({"name": split, **shards})
+    description = {"name": "downsampled_imagenet", "configName": "32x32", "version": "2.0.0"}
+    text = json.dumps({**description, "fileFormat": "array_record", "splits": info})
+    (folder / "dataset_info.json").write_text(text)
+    return pixels
+
+
+def test_downsampled_imagenet_is_read_with_its_version(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
+    data.load.cache_clear()
+    pixels = prepare(tmp_path)
+    for split, own in (("train", "train"), ("test", "validation"), ("validation", "validation")):
+        part = load("downsampled_imagenet", split)
+        assert part.version == "downsampled_imagenet/32x32:2.0.0"
+        assert (part.name, part.split, part.shape) == ("downsampled_imagenet", own, (32, 32, 3))
+        np.testing.assert_array_equal(part.x, pixels[own])
+        assert part.labels is None and part.num_classes is None
+    with pytest.raises(UserError, match="unknown split of downsampled_imagenet 'tests'"):
+        load("downsampled_imagenet", "tests")
+
+
+def test_an_image_set_of_several_sizes_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
+    data.load.cache_clear()
+    prepare(tmp_path, size=24)
+    message = r"differ in size: number 11 is \[24, 24, 3\], number 0 is \[32, 32, 3\]"
+    with pytest.raises(UserError, match=message):
+        in_memory(load("downsampled_imagenet", "train").examples)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("minst", r"unknown data set 'minst'.*'mnist'\?"),
+        ("downsampled_imagenet/32", r"unknown data set.*'downsampled_imagenet/32x32'\?"),
+        ("mnist:9.9.9", r"only: 3\.0\.1"),
+        ("imdb_reviews", "has no feature 'image' of one image: it has text, label"),
+        ("huggingface:mnist", "unknown data set"),
+        ("../mnist", "unknown data set"),
+        ("coco_captions", "cannot be used: No module named 'tensorflow'"),
+        ("", "unknown data set"),
+    ],
+)
+def test_names_that_are_no_image_set(name, message, monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
+    data.load.cache_clear()
+    with pytest.raises(UserError, match=message) as error:
+        load(name, "train")
+    assert "\n" not in str(error.value)
+
+
+def test_a_path_goes_with_the_sets_that_are_files():
+    with pytest.raises(UserError, match=r"'arrays' needs data\.path"):
+        load("arrays", "train")
+    with pytest.raises(UserError, match=r"data\.path is for .*got name='digits'"):
+        data.load(DataConfig("digits", path="x.npy"), "train")

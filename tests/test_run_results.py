@@ -15,10 +15,23 @@ from scipy import stats
 
 import runs
 from vdm import VDM, VLB, adaptive, likelihoods, schedules
-from vdm.run import config as configs, data, evaluate, figures, laws, sample, train, trained
+from vdm.run import (
+    config as configs,
+    data,
+    evaluate,
+    figures,
+    laws,
+    mesh,
+    sample,
+    train,
+    trained,
+)
+from vdm.run.dataset import ids_checksum
 from vdm.run.errors import UserError
 
 pytestmark = pytest.mark.float32
+
+MESH = mesh.make(configs.DevicesConfig())
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +58,13 @@ def test_the_record_says_what_was_measured(run):
     assert (record["bound"], record["num_steps"], record["split"]) == ("vlb", "inf", "test")
     assert (record["dataset"], record["step"], record["bpd"]["n"]) == ("digits", 3, 297)
     assert (record["law"], record["params"], record["seed"]) == ("schedule", "ema", 0)
+    assert (record["dataset_version"], record["num_examples"]) == ("digits:1", 297)
+    own = data.load(run[0].config.data, "test")
+    subset = data.load(run[0].config.data, "train").subset(
+        np.linspace(0, 1499, 297).round().astype(int)
+    )
+    checksums = [ids_checksum(dataset) for dataset in (own, subset) for _ in range(3)]
+    assert [row["ids_checksum"] for row in record["results"]] == checksums
     rows = [(row["split"], row["num_steps"]) for row in record["results"]]
     assert rows == [(split, t) for split in ("test", "train") for t in (10, 100, "inf")]
     kept = np.load(run[1] / "evaluation_test.npz")
@@ -83,9 +103,9 @@ def test_the_exact_denoiser_measures_the_entropy_of_the_data(tmp_path):
     config = runs.points()
     settings = dataclasses.replace(config.evaluate, levels_per_example=64, batch_size=4096)
     record = evaluate.evaluate(
-        trained.Trained(config, model, params, 0), "test", settings, tmp_path
+        trained.Trained(config, model, MESH, params, 0), "test", settings, tmp_path
     )
-    x = data.load("mixture", "test").x.astype(np.float64)
+    x = data.load(config.data, "test").x.astype(np.float64)
     means = np.array([[-1.0, -0.5], [1.0, 0.2], [1.5, 1.8]])
     widths, weights = np.array([0.5, 0.25, 0.15]), np.array([0.6, 0.3, 0.1])
     squares = ((x[:, None] - means) ** 2).sum(-1)
@@ -110,7 +130,7 @@ def with_law(name):
             *map(jnp.asarray, (1e9 * np.ones(100), np.ones(100), first, first**2 + more))
         )
     params = {"schedule": {"ends": {}, "shape": {}}, "network": {}}
-    return trained.Trained(config, model, params, 0, "raw", law, levels)
+    return trained.Trained(config, model, MESH, params, 0, "raw", law, levels)
 
 
 def total_bits(trained_run, folder, **settings):
@@ -174,7 +194,7 @@ def test_unknown_laws_are_named(tmp_path):
 
 
 def telling(terms_fn):
-    """A model whose "bound" tells what each of its rows was given."""
+    """What stands for a model, and whose "bound" tells what each of its rows was given."""
     bits = np.log(2) * 2
 
     def vlb(params, keys, x, cond, *, noise_levels, num_steps):
@@ -182,10 +202,11 @@ def telling(terms_fn):
         return VLB(*(bits * term for term in terms_fn(x=x, cond=cond, t=noise_levels, u=u)))
 
     network = types.SimpleNamespace(num_classes=3)
-    return with_law("schedule")._replace(model=types.SimpleNamespace(network=network, vlb=vlb))
+    model = types.SimpleNamespace(network=network, vlb=vlb, likelihood=None)
+    return with_law("schedule")._replace(model=model)
 
 
-def test_every_row_has_its_own_time_and_noise(tmp_path):
+def test_every_row_has_its_own_time_and_noise(tmp_path, unchecked):
     run = telling(lambda x, cond, t, u: (t, u, t * u))
 
     def told(**settings):
@@ -206,15 +227,15 @@ def test_every_row_has_its_own_time_and_noise(tmp_path):
     assert stats.kstest(4 * four["prior_9"] - 1.5, "uniform").pvalue > 1e-4
 
 
-def test_every_row_is_of_its_own_example(tmp_path):
+def test_every_row_is_of_its_own_example(tmp_path, unchecked):
     run = telling(lambda x, cond, t, u: (x[:, 0], x[:, 1], cond.astype(x.dtype)))
     settings = dataclasses.replace(run.config.evaluate, num_steps="9", batch_size=999)
     record = evaluate.evaluate(run, "test", settings, tmp_path)
-    kept, test = np.load(tmp_path / "evaluation_test.npz"), data.load("mixture", "test")
+    kept, test = np.load(tmp_path / "evaluation_test.npz"), data.load(runs.points().data, "test")
     told = np.stack([kept[f"{name}_9"] for name in evaluate.TERMS], 1)
     np.testing.assert_allclose(told, np.column_stack([test.x, test.labels]), rtol=1e-6)
     # As many training examples, from the first to the last.
-    train_split = data.load("mixture", "train")
+    train_split = data.load(runs.points().data, "train")
     spread = np.linspace(0, 19_999, 4000).round().astype(int)
     expected = np.column_stack([train_split.x, train_split.labels])[spread].mean(0)
     terms = record["results"][1]["terms"]
@@ -223,13 +244,13 @@ def test_every_row_is_of_its_own_example(tmp_path):
     )
 
 
-def test_a_bound_that_is_not_finite_is_an_error(tmp_path):
+def test_a_bound_that_is_not_finite_is_an_error(tmp_path, unchecked):
     run = telling(lambda x, cond, t, u: (jnp.abs(x[:, 0]) * jnp.inf, t, u))
     with pytest.raises(UserError, match="the bound of 4000 examples is not finite"):
         total_bits(run, tmp_path, num_steps="9")
 
 
-def test_the_headline_is_the_largest_number_of_steps(tmp_path):
+def test_the_headline_is_the_largest_number_of_steps(tmp_path, unchecked):
     run = telling(lambda x, cond, t, u: (t, u, t))
     for num_steps, largest in (("7,90,8", 90), ("inf,9", "inf")):
         run = run if largest == 90 else with_law("schedule")
@@ -277,7 +298,7 @@ def test_a_sample_depends_on_its_own_key_alone(run):
 def test_sampling_asks_the_model_for_what_is_asked(run, monkeypatch):
     asked = set()
 
-    def draw(self, params, keys, *, shape, num_steps, sampler, cond):
+    def draw(self, params, keys, shape, *, num_steps, sampler, cond):
         asked.add((num_steps, sampler))
         row = jnp.stack([cond.astype(float), jax.vmap(jax.random.uniform)(keys)], 1)
         return jnp.broadcast_to(jnp.tile(row, (1, 32)).reshape(-1, 8, 8, 1), shape)
@@ -308,7 +329,7 @@ def test_points_become_a_scatter_and_anything_an_array(tmp_path):
     assert np.asarray(Image.open(tmp_path / "points.png")).std() > 1
     figures.write(x, tmp_path / "points.npy", levels=None, data=x)
     np.testing.assert_array_equal(np.load(tmp_path / "points.npy"), x)
-    with pytest.raises(UserError, match="no picture for data of shape"):
+    with pytest.raises(UserError, match="no picture for real numbers of shape"):
         figures.write(x[:, :, None, None], tmp_path / "x.png", levels=None, data=x)
     with pytest.raises(UserError, match=r"\.png or \.npy"):
         figures.write(x, tmp_path / "x.jpg", levels=None, data=x)

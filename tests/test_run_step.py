@@ -23,11 +23,13 @@ SIZE = 6
 class Denoiser(nn.Module):
     """A network that sees λ and drops units, in float64."""
 
+    dropout: float = 0.3
+
     @nn.compact
     def __call__(self, z, log_snr, cond=None, *, train):
         inputs = jnp.concatenate([z, jnp.sin(log_snr)[:, None], 0.1 * log_snr[:, None]], 1)
-        hidden = jnp.tanh(nn.Dense(11, param_dtype=float)(inputs))
-        hidden = nn.Dropout(0.3, deterministic=not train)(hidden)
+        hidden = jnp.tanh(nn.Dense(12, param_dtype=float)(inputs))
+        hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
         return nn.Dense(z.shape[1], param_dtype=float)(hidden)
 
 
@@ -45,13 +47,13 @@ def low_discrepancy():
     return noise_levels.low_discrepancy(keys(7, 1)[0], SIZE)
 
 
-def build(schedule, parts=1, **objective):
-    model = VDM(schedule, Denoiser(), gaussian(0.1), "v")
+def build(schedule, parts=1, size=SIZE, dropout=0.3, **objective):
+    model = VDM(schedule, Denoiser(dropout), gaussian(0.1), "v")
     config = configs.from_dict(
         {
             "data": {"name": "mixture"},
             "model": {key: {"name": "elsewhere"} for key in ("schedule", "network", "likelihood")},
-            "train": {"num_steps": 1, "batch_size": SIZE, "accumulation_steps": parts},
+            "train": {"num_steps": 1, "batch_size": size, "accumulation_steps": parts},
             "objective": objective,
             "optimizer": {"warmup_steps": 0},
         }
@@ -261,7 +263,9 @@ def test_a_step_is_one_of_the_optimiser_and_of_the_average(weighting, monkeypatc
     updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(jnp.add, state.params, updates)
     average = jax.tree.map(lambda old, new: 0.4 * old + 0.6 * new, ema, params)  # 6/15 of the old
-    expected = steps.TrainState(jnp.asarray(6, jnp.int32), params, average, opt_state, levels)
+    expected = steps.TrainState(
+        jnp.asarray(6, jnp.int32), params, average, opt_state, levels, state.rollbacks
+    )
     chex.assert_trees_all_close(after, expected, rtol=1e-10)
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
     expected = {

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import runs
-from vdm.run import build, checkpoint, data, step, train
-from vdm.run.dataset import batch_indices
+from vdm.run import build, checkpoint, config as configs, data, step, train
+from vdm.run.batches import batch_indices
+from vdm.run.config import DataConfig
 from vdm.run.errors import UserError
-from vdm.run.train import METRICS_FILE
+from vdm.run.metrics import METRICS_FILE
 
 pytestmark = pytest.mark.float32
 
@@ -40,18 +41,71 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, config)
 
 def test_training_is_its_steps_one_after_the_other(tmp_path):
     config = runs.images(num_classes=10)
-    dataset = data.load("digits", "train")
+    dataset = data.load(DataConfig("digits"), "train")
     trainer = build.trainer(config, dataset)
     step_fn = jax.jit(functools.partial(step.train_step, trainer=trainer))
     state = None
     for n in range(3):
-        index = batch_indices(0, n, 5, 1500)
+        index = batch_indices(0, n, 6, 1500)
         batch = step.Batch(dataset.x[index], dataset.labels[index])
         state = step.init_state(trainer, batch) if state is None else state
         state, _ = step_fn(state, batch)
     trained = train.train(config, tmp_path)
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(trained), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def dispatching(steps, **changed):
+    devices = configs.DevicesConfig(steps_per_dispatch=steps)
+    return dataclasses.replace(runs.points(**changed), devices=devices)
+
+
+def test_several_steps_a_dispatch_are_the_same_steps(tmp_path):
+    every = {"num_steps": 12, "log_every": 4, "checkpoint_every": 8}
+    one = train.train(runs.points(**every), tmp_path / "one")
+    train.train(dispatching(2, **{**every, "num_steps": 8}), tmp_path / "two")
+    two = train.train(dispatching(2, **every), tmp_path / "two")
+    assert_equal_bits(two, train.train(dispatching(2, **every), tmp_path / "whole"))
+    assert int(two.step) == 12
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert a["step"] == b["step"] and a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
+def test_a_run_goes_on_with_other_steps_a_dispatch(tmp_path):
+    every = {"log_every": 8, "checkpoint_every": 8}
+    # Ended at a step that no dispatch of four would have ended at.
+    train.train(runs.points(num_steps=6, **every), tmp_path / "run")
+    changed = train.train(dispatching(4, num_steps=16, **every), tmp_path / "run")
+    assert int(changed.step) == 16
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [6, 8, 16]
+    whole = train.train(runs.points(num_steps=16, **every), tmp_path / "whole")
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(changed), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_is_not_gone_on_with_on_other_data(tmp_path):
+    for name, size in (("one", 30), ("other", 31)):
+        (tmp_path / name).mkdir()
+        x = np.random.default_rng(0).normal(size=(size, 2))
+        np.savez(tmp_path / name / "own.npz", train=x, test=x)
+
+    def config(name, num_steps):
+        path = configs.DataConfig("arrays", path=str(tmp_path / name / "own.npz"))
+        return dataclasses.replace(runs.points(num_steps=num_steps, batch_size=4), data=path)
+
+    train.train(config("one", 2), tmp_path / "run")
+    message = r"run on other data: 30 examples \[2\] of arrays/own.npz there, 31 .* here"
+    with pytest.raises(UserError, match=message):
+        train.train(config("other", 3), tmp_path / "run")
+    (tmp_path / "one").rename(tmp_path / "moved")  # the same data in another place
+    assert int(train.train(config("moved", 3), tmp_path / "run").step) == 3
+
+
+def test_what_is_done_every_so_often_falls_between_dispatches():
+    with pytest.raises(UserError, match=r"train.log_every must be a multiple .*: got 2 and 4"):
+        configs.from_dict(configs.to_dict(dispatching(4, num_steps=8)))
 
 
 def test_what_is_written_and_when(tmp_path):

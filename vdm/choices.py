@@ -10,9 +10,13 @@ T = TypeVar("T")
 def unknown(what: str, got: str, known: Iterable[str]) -> str:
     """Return the one-line message for a name that is not among the known ones."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(got), known, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown {what} {got!r}: expected one of {', '.join(known)}.{hint}"
+    return f"unknown {what} {got!r}: expected one of {', '.join(known)}.{did_you_mean(got, known)}"
+
+
+def did_you_mean(got: str, known: Iterable[str]) -> str:
+    """Return the question after the nearest of the known names, "" where none is near."""
+    close = difflib.get_close_matches(str(got), sorted(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def choose(what: str, name: str, options: dict[str, T]) -> T:

@@ -33,7 +33,7 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, " b h w c"], level: Float[Array, " b e"], *, train: bool
+        self, h: Float[Array, " b h w c"], level: Float[Array, " b e"], train: bool
     ) -> Float[Array, " b h w channels"]:
         r = nn.swish(group_norm(self.num_groups, self.dtype, "norm1")(h))
         r = conv(self.channels, self.dtype, "conv1")(r)

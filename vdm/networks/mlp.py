@@ -24,8 +24,9 @@ class MLP(nn.Module):
 
     Fields: `width` of the layers, `num_blocks`, `dropout` (only with train=True),
     `num_classes` for integer conditions [b] or `cond_dim` for float ones [b, cond_dim],
-    `residual`, the range `log_snr_max`, `log_snr_min` on which λ is normalised, and the
-    compute `dtype`; parameters are float32 always.
+    `residual`, the range `log_snr_max`, `log_snr_min` on which λ is normalised, the compute
+    `dtype`, parameters being float32 always, and `remat`, which computes every block twice to
+    spare its memory.
     Raises ValueError or TypeError for fields or inputs that do not fit together.
     """
 
@@ -38,6 +39,7 @@ class MLP(nn.Module):
     log_snr_max: float = 13.3
     log_snr_min: float = -5.0
     dtype: DTypeLike = "float32"
+    remat: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
@@ -75,10 +77,10 @@ class MLP(nn.Module):
         )
         flat = z.reshape(z.shape[0], -1)
         h = nn.Dense(self.width, dtype=self.dtype, name="dense_in")(flat)
+        # `train`, the third argument counted from the module itself, chooses the computation.
+        kind = nn.remat(MLPBlock, static_argnums=(3,)) if self.remat else MLPBlock
         for i in range(self.num_blocks):
-            h = MLPBlock(self.width, self.dropout, self.dtype, name=f"block_{i}")(
-                h, level, train=train
-            )
+            h = kind(self.width, self.dropout, self.dtype, name=f"block_{i}")(h, level, train)
         h = nn.swish(nn.LayerNorm(dtype=self.dtype, name="norm_out")(h))
         h = nn.Dense(
             flat.shape[1],
@@ -99,7 +101,7 @@ class MLPBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, " b c"], level: Float[Array, " b e"], *, train: bool
+        self, h: Float[Array, " b c"], level: Float[Array, " b e"], train: bool
     ) -> Float[Array, " b c"]:
         zeros = nn.initializers.zeros
         r = nn.swish(nn.LayerNorm(dtype=self.dtype, name="norm")(h))

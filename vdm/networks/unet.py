@@ -35,8 +35,9 @@ class UNet(nn.Module):
     "middle" or "everywhere", `num_groups` of GroupNorm, which must divide `channels`,
     `dropout` (only with train=True), `num_classes` for integer conditions [b] or
     `cond_dim` for float ones [b, cond_dim], `residual`, the range `log_snr_max`,
-    `log_snr_min` on which λ is normalised, and the compute `dtype`; parameters are
-    float32 always. Raises ValueError or TypeError for fields or inputs that do not fit.
+    `log_snr_min` on which λ is normalised, the compute `dtype`, parameters being float32
+    always, and `remat`, which computes every block twice to spare its memory. Raises
+    ValueError or TypeError for fields or inputs that do not fit.
     """
 
     channels: int = 128
@@ -51,6 +52,7 @@ class UNet(nn.Module):
     log_snr_max: float = 13.3
     log_snr_min: float = -5.0
     dtype: DTypeLike = "float32"
+    remat: bool = False
 
     def __post_init__(self):
         # A list, as JSON gives it, would make the module unhashable.
@@ -104,12 +106,17 @@ class UNet(nn.Module):
             dtype=self.dtype,
         )
 
+        # `train`, the third argument counted from the module itself, chooses the computation.
+        kind = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+
         def block(name, h):
-            module = ResBlock(self.channels, self.num_groups, self.dropout, self.dtype, name=name)
-            return module(h, level, train=train)
+            module = kind(self.channels, self.num_groups, self.dropout, self.dtype, name=name)
+            return module(h, level, train)
+
+        attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
 
         def attend(name, h, wanted):
-            return AttentionBlock(self.num_groups, self.dtype, name=name)(h) if wanted else h
+            return attention(self.num_groups, self.dtype, name=name)(h) if wanted else h
 
         everywhere = self.attention == "everywhere"
         # In z's own precision: bfloat16 would round away what these features show.

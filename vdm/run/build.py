@@ -16,7 +16,8 @@ import numpy as np
 from vdm import likelihoods, networks, schedules
 from vdm.choices import unknown
 from vdm.model import HEADS, VDM
-from vdm.run import laws, objective, optim
+from vdm.run import condition, laws, objective, optim
+from vdm.run.condition import Condition
 from vdm.run.config import Config
 from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
@@ -64,40 +65,41 @@ def model(config: Config) -> VDM:
 def trainer(config: Config, data: Dataset) -> Trainer:
     """Return all that a training step is made of; raises UserError for what does not fit."""
     vdm = model(config)
-    check_fit(vdm, data)
+    check_fit(vdm, data, condition.build(vdm.network, data, config.data.augment))
     optimizer = optim.build(config.optimizer, config.train.num_steps)
     aim = objective.build(config.objective, vdm)
     laws.for_evaluation(config.evaluate.law, aim.law)  # or `vdm evaluate` would be the first
     return Trainer(vdm, optimizer, aim, config)
 
 
-def condition(network: Any, data: Dataset) -> np.ndarray | None:
-    """Return the labels when the network is built for classes, else None.
-
-    Raises UserError when the data set cannot give what the network is built for.
-    """
-    if network.num_classes is None:
-        return None
-    if data.num_classes != network.num_classes:
-        have = "no classes" if data.num_classes is None else f"{data.num_classes} classes"
-        raise UserError(
-            f"model.network.num_classes is {network.num_classes}, but {data.name} has {have}"
-        )
-    return data.labels
-
-
-def check_fit(vdm: VDM, data: Dataset) -> None:
+def check_fit(vdm: VDM, data: Dataset, told: Condition) -> None:
     """Raise UserError unless the model can take this data: levels, dtype, shape, condition."""
-    levels = getattr(vdm.likelihood, "levels", None)
-    if levels is not None and data.levels is not None and levels != data.levels:
+    check_values(vdm, data)
+    x = data.take(np.arange(1)).x
+    with as_user_error(f"the model does not fit {data.version} {list(data.shape)}"):
+        jax.eval_shape(vdm.init, jax.random.key(0), x, told.of_samples(np.arange(1)))
+
+
+def levels(vdm: VDM) -> int | None:
+    """Return the levels of a model of integers, None for one of real numbers."""
+    return getattr(vdm.likelihood, "levels", None)
+
+
+def check_values(vdm: VDM, data: Dataset) -> None:
+    """Raise UserError unless integer data stays within the levels of the likelihood."""
+    there = levels(vdm)
+    if there is None:
+        return
+    if data.levels is not None and there != data.levels:
         raise UserError(
-            f"model.likelihood.levels is {levels}, but {data.name} has {data.levels} levels "
+            f"model.likelihood.levels is {there}, but {data.name} has {data.levels} levels "
             f"(0 to {data.levels - 1})"
         )
-    cond = condition(vdm.network, data)
-    x = data.x[:1]
-    with as_user_error(f"the model does not fit {data.name} {list(data.x.shape[1:])}"):
-        jax.eval_shape(vdm.init, jax.random.key(0), x, None if cond is None else cond[:1])
+    if data.largest is not None and data.largest.value >= there:
+        raise UserError(
+            f"model.likelihood.levels is {there} (0 to {there - 1}), but the largest value of "
+            f"{data.version} is {data.largest.value}, in {data.largest.where}"
+        )
 
 
 def _construct(

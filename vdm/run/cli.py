@@ -14,19 +14,26 @@ from rich.table import Table
 
 import vdm
 from vdm.choices import unknown
-from vdm.run import config as configs
+from vdm.run import config as configs, processes
 from vdm.run.errors import UserError
 from vdm.run.files import check_writable
+from vdm.run.signals import Terminated, end_by_sigterm
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143  # 128 + SIGTERM, what schedulers expect of a job that they have ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, 0 for success."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options, rest = _parser().parse_known_args(arguments)
+    addresses = (options.coordinator, options.num_processes, options.process_index)
     try:
+        if options.distributed or any(value is not None for value in addresses):
+            processes.start(*addresses)
+            if options.command is not _train:
+                end_by_sigterm()
         return options.command(options, rest)
     except UserError as error:
         print(f"vdm: {error}", file=sys.stderr)
@@ -34,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vdm: interrupted; the same command starts or goes on again", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Terminated as stop:
+        print(f"vdm: {stop}; the same command goes on from there", file=sys.stderr)
+        return EXIT_TERMINATED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--config", help="a config file; a workdir that holds a run needs none")
     train.epilog = "Any value of the config can be set: --config.train.num_steps=2000"
+    train.add_argument(
+        "--dry_run", action="store_true", help="print what the run would take, and run nothing"
+    )
     train.set_defaults(command=_train)
 
     evaluate = commands.add_parser(
@@ -77,15 +90,29 @@ def _parser() -> argparse.ArgumentParser:
 
     for command in (train, evaluate, sample):
         command.add_argument("--workdir", type=pathlib.Path, required=True, help="the run's folder")
+        several = command.add_argument_group("several processes, each running this command")
+        several.add_argument(
+            "--distributed",
+            action="store_true",
+            help="JAX finds the others itself (SLURM, Kubernetes, TPU pods)",
+        )
+        several.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
+        several.add_argument("--num_processes", type=int)
+        several.add_argument("--process_index", type=int, help="of this one, from 0")
     return parser
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
     config = _config(options.config, options.workdir, rest)
-    from vdm.run.train import train
+    from vdm.run import dry_run, parts, train
 
-    state = train(config, options.workdir)
-    print(f"trained to step {int(state.step)}: {options.workdir}")
+    if options.dry_run:
+        lines = dry_run.describe(parts.prepare(config))
+        if processes.is_first():
+            _print_lines(f"{options.workdir}: nothing was run", lines)
+        return 0
+    state = train.train(config, options.workdir)
+    _say(f"trained to step {int(state.step)}: {options.workdir}")
     return 0
 
 
@@ -97,24 +124,25 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     names = ("num_steps", "law", "levels_per_example", "batch_size", "seed")
     settings = _override(run.config.evaluate, options, names)
     record = evaluate.evaluate(run, options.split, settings, options.workdir)
-    _print_table(record["results"])
-    print(f"written to {options.workdir / evaluate.RESULT_FILE}")
+    if processes.is_first():
+        _print_table(record["results"])
+    _say(f"written to {options.workdir / evaluate.RESULT_FILE}")
     return 0
 
 
 def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    from vdm.run import data, figures, sample, trained
+    from vdm.run import build, data, figures, sample, trained
 
     run = trained.load(options.workdir)
     settings = _override(run.config.sample, options, ("num_steps", "sampler", "batch_size", "seed"))
-    dataset = data.load(run.config.data.name, "train")
+    dataset = data.load(run.config.data, "train")
     out = options.out or options.workdir / "samples.png"
-    figures.kind(out, dataset.x.shape[1:], dataset.levels)  # refused before the work, not after
-    check_writable(out.parent)
-    x = sample.sample(run, options.num, settings)
-    figures.write(x, out, levels=dataset.levels, data=dataset.x)
-    print(f"written to {out}")
+    # Refused before the work, not after.
+    figures.kind(out, dataset.shape, build.levels(run.model))
+    processes.first_alone(lambda: check_writable(out.parent))
+    sample.save(sample.sample(run, options.num, settings), run, out, dataset)
+    _say(f"written to {out}")
     return 0
 
 
@@ -193,6 +221,18 @@ def _override(settings: Any, options: argparse.Namespace, names: Sequence[str]) 
 def _no_more(rest: list[str]) -> None:
     if rest:
         raise UserError(f"unrecognised argument {rest[0]!r}: see `vdm --help`")
+
+
+def _say(text: str) -> None:
+    if processes.is_first():
+        print(text)
+
+
+def _print_lines(title: str, lines: list[tuple[str, str]]) -> None:
+    table = Table(title=title, show_header=False)
+    for name, value in lines:
+        table.add_row(name, value)
+    Console().print(table)
 
 
 def _print_table(results: list[dict[str, Any]]) -> None:

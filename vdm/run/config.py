@@ -22,13 +22,22 @@ from vdm.run.files import read_json, write_json
 CONFIG_FILE = "config.json"
 # Beyond this T, float32 no longer resolves the difference of λ between two steps.
 MAX_STEPS = 100_000
+ON_NAN = ("stop", "roll_back")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which data set."""
+    """Which data set, and what is done with it in training.
+
+    `name` is one of `vdm.run.data` or an image set of tensorflow-datasets; `path` is the file
+    or folder of "arrays" and "images". `augment`: "none", "vdm" or "group" (see
+    `vdm.run.augment`). `in_memory`: "yes" or "no" (read while training), or "auto", by size.
+    """
 
     name: str
+    path: str = ""
+    augment: str = "none"
+    in_memory: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +85,11 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long to train, and how often to write things down (all in steps)."""
+    """How long to train, and how often to write things down (all in steps).
+
+    `on_nan`, when the loss is not finite: "stop", or "roll_back" to the last checkpoint and go
+    on from there with other noise, a few times at most.
+    """
 
     num_steps: int
     batch_size: int = 128
@@ -84,6 +97,22 @@ class TrainConfig:
     log_every: int = 100
     checkpoint_every: int = 1000
     checkpoints_kept: int = 2
+    sample_every: int = 0  # a page of samples; 0 for never
+    tensorboard: bool = False  # metrics as TensorBoard's events too
+    on_nan: str = "stop"
+
+
+@dataclasses.dataclass(frozen=True)
+class DevicesConfig:
+    """How the work is cut: over how many devices parameters are, and steps a dispatch.
+
+    All devices of all processes take part; those that do not cut parameters cut the batch
+    alone. Several steps a dispatch spare an accelerator the wait for the host between two
+    short steps; on CPU they are slower, for XLA's convolutions are slow in a loop there.
+    """
+
+    fsdp: int = 1
+    steps_per_dispatch: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +149,7 @@ class Config:
     train: TrainConfig
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    devices: DevicesConfig = DevicesConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     sample: SampleConfig = SampleConfig()
     seed: int = 0
@@ -128,9 +158,15 @@ class Config:
 # What may differ from the config in the workdir when a run is resumed: none of it
 # changes what the steps already taken have computed.
 RESUMABLE = (
+    "data.in_memory",
+    "data.path",  # to which the same data may have been moved; see `vdm.run.data.keep`
     "train.log_every",
     "train.checkpoint_every",
     "train.checkpoints_kept",
+    "train.sample_every",
+    "train.tensorboard",
+    "train.on_nan",
+    "devices.",
     "evaluate.",
     "sample.",
 )
@@ -165,11 +201,26 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def default_values() -> ml_collections.ConfigDict:
-    """Return the optional blocks with their default values, for config files to build on."""
-    blocks = (ObjectiveConfig, OptimizerConfig, EvaluateConfig, SampleConfig)
-    names = ("objective", "optimizer", "evaluate", "sample")
-    values = {name: dataclasses.asdict(block()) for name, block in zip(names, blocks, strict=True)}
+    """Return all that has a default value, for config files to build on.
+
+    What they have to add is `data.name`, the model's blocks and `train.num_steps`. What a file
+    has not, a command cannot override.
+    """
+    blocks = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "seed"}
+    values = {name: _defaults(block) for name, block in blocks.items()}
     return ml_collections.ConfigDict({"seed": 0, **values})
+
+
+def _defaults(block: type) -> dict[str, Any]:
+    """Return the fields of a block that have a default value."""
+    missing = dataclasses.MISSING
+    values = {}
+    for field in dataclasses.fields(block):
+        if field.default is not missing:
+            values[field.name] = field.default
+        elif field.default_factory is not missing:
+            values[field.name] = field.default_factory()
+    return values
 
 
 def neighbour(config_file: str, name: str) -> ml_collections.ConfigDict:
@@ -285,6 +336,9 @@ def _check(config: Config) -> None:
         "train.log_every": (config.train.log_every, 1),
         "train.checkpoint_every": (config.train.checkpoint_every, 1),
         "train.checkpoints_kept": (config.train.checkpoints_kept, 1),
+        "train.sample_every": (config.train.sample_every, 0),
+        "devices.fsdp": (config.devices.fsdp, 1),
+        "devices.steps_per_dispatch": (config.devices.steps_per_dispatch, 1),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
         "evaluate.levels_per_example": (config.evaluate.levels_per_example, 1),
         "sample.batch_size": (config.sample.batch_size, 1),
@@ -298,6 +352,13 @@ def _check(config: Config) -> None:
     for key, (value, lowest) in at_least.items():
         if not value >= lowest:
             raise UserError(f"config key {key!r} must be at least {lowest}: got {value}")
+    for key in ("num_steps", "log_every", "checkpoint_every", "sample_every"):
+        value = getattr(config.train, key)
+        if value % config.devices.steps_per_dispatch:
+            raise UserError(
+                f"train.{key} must be a multiple of devices.steps_per_dispatch: got {value} and "
+                f"{config.devices.steps_per_dispatch}"
+            )
     if config.train.batch_size % config.train.accumulation_steps:
         raise UserError(
             f"train.batch_size must be a multiple of train.accumulation_steps: got "
@@ -312,6 +373,12 @@ def _check(config: Config) -> None:
         if not 0 <= value < 1:
             raise UserError(f"config key 'optimizer.{key}' must be in [0, 1): got {value}")
     parse_num_steps(config.evaluate.num_steps)
-    if config.optimizer.decay not in ("constant", "cosine"):
-        decays = ("constant", "cosine")
-        raise UserError(unknown("optimizer.decay", config.optimizer.decay, decays))
+    choices = {
+        "data.augment": (config.data.augment, ("none", "vdm", "group")),
+        "data.in_memory": (config.data.in_memory, ("auto", "yes", "no")),
+        "train.on_nan": (config.train.on_nan, ON_NAN),
+        "optimizer.decay": (config.optimizer.decay, ("constant", "cosine")),
+    }
+    for key, (word, words) in choices.items():
+        if word not in words:
+            raise UserError(unknown(key, word, words))

@@ -1,30 +1,67 @@
-"""The data sets by name: real digits, two toys, and image sets of tensorflow-datasets."""
+"""The data sets by name: real digits, two toys, one's own arrays and images, and many more."""
 
 import functools
 import importlib.resources
+import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from vdm.choices import unknown
-from vdm.run import tfds_images
-from vdm.run.dataset import Dataset
+from vdm.run import arrays, images, tfds_images
+from vdm.run.config import DataConfig
+from vdm.run.dataset import Dataset, Examples
 from vdm.run.errors import UserError
+from vdm.run.files import read_json, write_json
 
 SPLITS = ("train", "test")
+DATA_FILE = "data.json"
 
 
 @functools.lru_cache(maxsize=4)
-def load(name: str, split: str) -> Dataset:
-    """Return a split of a data set; raises UserError for an unknown name or split.
+def load(config: DataConfig, split: str) -> Dataset:
+    """Return a split of a data set, without decoding what is stored in files.
 
+    A name that is none of DATASETS or FILES is one of tensorflow-datasets. Raises UserError
+    for an unknown name or split, and for files that are missing or bad.
     Read once: the caller must not write into the arrays.
     """
-    if name not in DATASETS:
-        raise UserError(unknown("data set", name, DATASETS))
+    known = (*DATASETS, *FILES, *EXAMPLES_OF_TFDS)
+    if config.name in FILES and not config.path:
+        raise UserError(f"the data set {config.name!r} needs data.path, a file or a folder")
+    if config.path and config.name not in FILES:
+        raise UserError(
+            f"data.path is for the data sets {' and '.join(FILES)}: got name={config.name!r}"
+        )
+    if config.name not in (*DATASETS, *FILES):
+        return tfds_images.load(config.name, split, known)
     if split not in SPLITS:
         raise UserError(unknown("split", split, SPLITS))
-    return DATASETS[name](split)
+    if config.name in FILES:
+        return FILES[config.name](config.path, split)
+    return DATASETS[config.name](split)
+
+
+def keep(dataset: Dataset, workdir: pathlib.Path) -> None:
+    """Write into the workdir what a run is trained on; raises UserError if that has changed.
+
+    Batches are drawn by the number of an example: with others among them, a resumed run
+    would see other batches than an uninterrupted one.
+    """
+    path = workdir / DATA_FILE
+    now = {"version": dataset.version, "num_examples": len(dataset), "shape": list(dataset.shape)}
+    before = read_json(path) if path.exists() else now
+    if before != now:
+        raise UserError(
+            f"{workdir} holds a run on other data: {_said(before)} there, {_said(now)} here. Use "
+            "another --workdir, or the same data to resume"
+        )
+    write_json(path, now)
+
+
+def _said(kept: dict[str, Any]) -> str:
+    return f"{kept['num_examples']} examples {kept['shape']} of {kept['version']}"
 
 
 def digits(split: str) -> Dataset:
@@ -42,7 +79,8 @@ def digits(split: str) -> Dataset:
     chosen = np.isin(np.arange(len(bunch.images)), test)
     chosen = chosen if split == "test" else ~chosen
     x = bunch.images[chosen].astype(np.uint8)[..., None]
-    return Dataset("digits", split, x, bunch.target[chosen].astype(np.int32), 10, levels=17)
+    examples = Examples(x, bunch.target[chosen].astype(np.int32))
+    return Dataset("digits", split, examples, "digits:1", num_classes=10, levels=17)
 
 
 def swirl(split: str) -> Dataset:
@@ -55,7 +93,7 @@ def swirl(split: str) -> Dataset:
     angle = 3.0 * np.pi * radius
     points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     points = 1.6 * points + 0.03 * rng.normal(size=(n, 2))
-    return Dataset("swirl", split, points.astype(np.float32))
+    return Dataset("swirl", split, Examples(points.astype(np.float32)), "swirl:1")
 
 
 def mixture(split: str) -> Dataset:
@@ -70,16 +108,18 @@ def mixture(split: str) -> Dataset:
     points = means[component] + np.array([0.5, 0.25, 0.15])[component, None] * rng.normal(
         size=(n, 2)
     )
-    return Dataset("mixture", split, points.astype(np.float32), component.astype(np.int32), 3)
+    examples = Examples(points.astype(np.float32), component.astype(np.int32))
+    return Dataset("mixture", split, examples, "mixture:1", num_classes=3)
 
 
 DATASETS: Mapping[str, Callable[[str], Dataset]] = {
     "digits": digits,
     "swirl": swirl,
     "mixture": mixture,
-    "cifar10": functools.partial(tfds_images.load, "cifar10"),
-    "mnist": functools.partial(tfds_images.load, "mnist"),
 }
+FILES: Mapping[str, Callable[[str, str], Dataset]] = {"arrays": arrays.load, "images": images.load}
+# A few of the many, to be named in messages.
+EXAMPLES_OF_TFDS = ("cifar10", "mnist", "downsampled_imagenet")
 
 
 def _toy_stream(split: str) -> tuple[np.random.RandomState, int]:

@@ -6,7 +6,6 @@ among the examples that are evaluated: the result depends on neither the batch s
 number of devices.
 """
 
-import dataclasses
 import functools
 import math
 import pathlib
@@ -20,9 +19,18 @@ import numpy as np
 
 from vdm.losses import bits_per_dim
 from vdm.model import VLB
-from vdm.run import build, config as configs, data, laws
+from vdm.run import (
+    build,
+    condition,
+    config as configs,
+    data,
+    laws,
+    mesh as meshes,
+    processes,
+)
+from vdm.run.condition import Condition
 from vdm.run.config import EvaluateConfig
-from vdm.run.dataset import Dataset
+from vdm.run.dataset import Dataset, ids_checksum, settle
 from vdm.run.errors import UserError
 from vdm.run.files import check_writable, replacing, write_json
 from vdm.run.progress import bar
@@ -43,9 +51,11 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     """
     values_of_t = configs.parse_num_steps(settings.num_steps)
     law = laws.for_evaluation(settings.law, trained.law)
-    check_writable(workdir)
-    test = data.load(trained.config.data.name, split)
-    subset = _subset(data.load(trained.config.data.name, "train"), len(test))
+    processes.first_alone(functools.partial(check_writable, workdir))
+    where = trained.config.data.in_memory
+    test = data.load(trained.config.data, split)
+    subset = _subset(data.load(trained.config.data, "train"), len(test))
+    build.check_values(trained.model, test)
     datasets = [test] if split == "train" else [test, subset]
     row_terms = jax.jit(
         functools.partial(
@@ -54,24 +64,29 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
             law=law,
             num_levels=settings.levels_per_example,
             seed=settings.seed,
-        )
+        ),
+        out_shardings=meshes.whole(trained.mesh),
     )
     results: list[dict[str, Any]] = []
     kept: dict[str, np.ndarray] = {}
-    for dataset in datasets:
-        cond = build.condition(trained.model.network, dataset)
+    for stored in datasets:
+        dataset = settle(stored, where)  # it is read for every T, and for its checksum
+        told = condition.build(trained.model.network, dataset, trained.config.data.augment)
+        checksum = ids_checksum(dataset)
         for num_steps in values_of_t:
-            terms = _examples_bpd(row_terms, trained, dataset, cond, settings, num_steps)
-            results.append(_record(terms, trained, dataset, settings, num_steps))
-            if dataset is test:
+            terms = _examples_bpd(row_terms, trained, dataset, told, settings, num_steps)
+            record = _record(terms, trained, dataset, settings, num_steps)
+            results.append({**record, "ids_checksum": checksum})
+            if stored is test:
                 label = "inf" if num_steps is None else str(num_steps)
                 kept |= {f"{name}_{label}": terms[name] for name in TERMS}
     largest = max(range(len(values_of_t)), key=lambda i: values_of_t[i] or math.inf)
     headline = results[largest]
-    with replacing(workdir / f"evaluation_{split}.npz") as temporary:
-        np.savez(temporary, **kept)  # type: ignore[arg-type]
     record = {**headline, "results": results}
-    write_json(workdir / RESULT_FILE, record)
+    if processes.is_first():
+        with replacing(workdir / f"evaluation_{split}.npz") as temporary:
+            np.savez(temporary, **kept)  # type: ignore[arg-type]
+        write_json(workdir / RESULT_FILE, record)
     return record
 
 
@@ -79,29 +94,33 @@ def _examples_bpd(
     row_terms: Callable[..., VLB],
     trained: Trained,
     dataset: Dataset,
-    cond: np.ndarray | None,
+    told: Condition,
     settings: EvaluateConfig,
     num_steps: int | None,
 ) -> dict[str, np.ndarray]:
     """Return every term of the bound for every example, in bits per dimension, float64 [n]."""
     levels = settings.levels_per_example
-    num_rows, size = len(dataset) * levels, min(settings.batch_size, len(dataset) * levels)
+    num_rows, mesh = len(dataset) * levels, trained.mesh
+    size = meshes.padded(mesh, min(settings.batch_size, num_rows))
+    here = meshes.rows_here(mesh, size)
     rows = np.empty((num_rows, len(TERMS)), np.float64)
     label = "inf" if num_steps is None else str(num_steps)
     with bar(f"evaluate {dataset.split} T={label}", num_rows) as advance:
         for start in range(0, num_rows, size):
             # The last batch is filled up with its own last row; the copies are dropped.
-            row = np.minimum(np.arange(start, start + size), num_rows - 1)
+            row = np.minimum(start + here, num_rows - 1)
             example, level = row // levels, row % levels
-            x = dataset.x[example]
-            row_cond = None if cond is None else cond[example]
-            terms = row_terms(
-                trained.params, trained.levels, example, level, x, row_cond, num_steps
-            )
-            here = min(size, num_rows - start)
-            rows[start : start + here] = np.stack(jax.device_get(tuple(terms)), axis=-1)[:here]
-            if start // size % 50 == 0 or start + here == num_rows:
-                advance(start + here, f"{_bpd(rows[: start + here], dataset):.3f} bpd")
+            # Every example is read once, however many of its levels are in the batch.
+            distinct, where = np.unique(example, return_inverse=True)
+            part = dataset.take(distinct)
+            cond = told.of(len(distinct), part.labels)
+            cond = None if cond is None else cond[where]
+            batch = meshes.put(mesh, size, here, (example, level, part.x[where], cond))
+            terms = row_terms(trained.params, trained.levels, *batch, num_steps)
+            done = min(start + size, num_rows)
+            rows[start:done] = np.stack(jax.device_get(tuple(terms)), axis=-1)[: done - start]
+            if start // size % 50 == 0 or done == num_rows:
+                advance(done, f"{_bpd(rows[:done], dataset):.3f} bpd")
     mean = bits_per_dim(rows.reshape(len(dataset), levels, len(TERMS)).mean(1), dataset.num_dims)
     return {name: np.asarray(mean[:, i]) for i, name in enumerate(TERMS)}
 
@@ -125,8 +144,7 @@ def _row_terms(
 def _subset(dataset: Dataset, n: int) -> Dataset:
     """Evenly spaced examples, so that the subset is the same in every run."""
     index = np.linspace(0, len(dataset) - 1, min(n, len(dataset))).round().astype(int)
-    labels = None if dataset.labels is None else dataset.labels[index]
-    return dataclasses.replace(dataset, x=dataset.x[index], labels=labels)
+    return dataset.subset(index)
 
 
 def _bpd(rows: np.ndarray, dataset: Dataset) -> float:
@@ -150,7 +168,9 @@ def _record(
         "bound": "vlb",
         "num_steps": "inf" if num_steps is None else num_steps,
         "dataset": dataset.name,
+        "dataset_version": dataset.version,
         "split": dataset.split,
+        "num_examples": len(dataset),
         "num_dims": dataset.num_dims,
         "levels_per_example": settings.levels_per_example,
         "law": law_name if num_steps is None else "schedule",

@@ -27,14 +27,17 @@ def kind(path: pathlib.Path, shape: tuple[int, ...], levels: int | None) -> str:
     if shape == (2,):
         return "scatter"
     raise UserError(
-        f"no picture for data of shape {list(shape)}: write an array with --out=NAME.npy"
+        f"no picture for {'real numbers' if levels is None else 'integers'} of shape "
+        f"{list(shape)}: `vdm sample --out=NAME.npy` writes an array"
     )
 
 
-def write(x: np.ndarray, path: pathlib.Path, *, levels: int | None, data: np.ndarray) -> None:
+def write(
+    x: np.ndarray, path: pathlib.Path, *, levels: int | None, data: np.ndarray | None = None
+) -> None:
     """Write examples as a picture or as an array, whichever `kind` says.
 
-    A scatter shows them beside `data`, which are points of the training set.
+    A scatter shows them beside as many of `data`, the points of the training set, if given.
     """
     how = kind(path, x.shape[1:], levels)
     with replacing(path) as temporary:
@@ -43,7 +46,7 @@ def write(x: np.ndarray, path: pathlib.Path, *, levels: int | None, data: np.nda
         elif how == "grid" and levels is not None:
             _to_image(x, levels).save(temporary)
         else:
-            _scatter(x, data, temporary)
+            _scatter({"samples": x} if data is None else {"data": data, "samples": x}, temporary)
 
 
 def grid(x: np.ndarray) -> np.ndarray:
@@ -65,15 +68,16 @@ def _to_image(x: np.ndarray, levels: int) -> Image.Image:
     return Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page)
 
 
-def _scatter(x: np.ndarray, data: np.ndarray, path: pathlib.Path) -> None:
+def _scatter(panels: dict[str, np.ndarray], path: pathlib.Path) -> None:
     # The figure's own canvas: pyplot would look for a screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(4 * len(panels), 4), layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, points, title in ((left, data[: len(x)], "data"), (right, x, "samples")):
-        axes.scatter(points[:, 0], points[:, 1], s=4, linewidths=0)
+    row = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    num_points = min(map(len, panels.values()))
+    for axes, (title, points) in zip(row, panels.items(), strict=True):
+        axes.scatter(points[:num_points, 0], points[:num_points, 1], s=4, linewidths=0)
         axes.set(title=title, aspect="equal")
     canvas.print_png(str(path))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from vdm.run.processes import is_first
+
 Advance = Callable[[int, str], None]
 
 
@@ -16,7 +18,11 @@ def bar(what: str, total: int, done: int = 0) -> Iterator[Advance]:
 
     The bar shows the fraction done and the time that remains; `text` carries the rate and
     the loss. Where the output is not a terminal every text is printed on a line of its own.
+    Of several processes the first alone shows anything.
     """
+    if not is_first():
+        yield lambda done, text: None
+        return
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield lambda done, text: print(f"{what} {done}/{total} {text}", file=sys.stderr, flush=True)
@@ -32,3 +38,9 @@ def bar(what: str, total: int, done: int = 0) -> Iterator[Advance]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total, completed=done, text="")
         yield lambda done, text: progress.update(task, completed=done, text=text)
+
+
+def say(text: str) -> None:
+    """Print a line that is not to be missed, beside the bar if there is one."""
+    if is_first():
+        print(f"vdm: {text}", file=sys.stderr, flush=True)

@@ -1,23 +1,57 @@
 """Drawing samples from a trained run, one key per sample."""
 
 import functools
+import pathlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
 from vdm.choices import unknown
-from vdm.run import data
+from vdm.run import build, condition, data, figures, mesh as meshes, processes
 from vdm.run.config import SampleConfig
+from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError
 from vdm.run.progress import bar
 from vdm.run.trained import Trained
 from vdm.samplers import SAMPLERS
 
+PAGE = 64  # samples on a page, unless told otherwise
+
 
 def sample(trained: Trained, num: int, settings: SampleConfig) -> np.ndarray:
-    """Return `num` samples as data; sample i depends on the seed and i alone.
+    """Return `num` samples as data, with a bar; raises UserError as `chunks`."""
+    drawn = []
+    with bar("sample", num) as advance:
+        for chunk in chunks(trained, num, settings):
+            drawn.append(chunk)
+            done = min(num, sum(map(len, drawn)))
+            advance(done, f"{settings.sampler}, {settings.num_steps} steps")
+    return np.concatenate(drawn)[:num]
 
-    A class-conditional model draws its classes in turn: 0, 1, 2, ...
+
+def write(
+    trained: Trained, num: int, settings: SampleConfig, path: pathlib.Path, dataset: Dataset
+) -> None:
+    """Write `num` samples as a picture or an array, beside the data set where that is points."""
+    x = np.concatenate(list(chunks(trained, num, settings)))[:num]
+    save(x, trained, path, dataset)
+
+
+def save(x: np.ndarray, trained: Trained, path: pathlib.Path, dataset: Dataset) -> None:
+    """Write what was drawn; of several processes the first alone does."""
+    if processes.is_first():
+        levels = build.levels(trained.model)
+        points = figures.kind(path, dataset.shape, levels) == "scatter"
+        some = dataset.take(np.arange(min(len(x), len(dataset)))).x if points else None
+        figures.write(x, path, levels=levels, data=some)
+
+
+def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.ndarray]:
+    """Yield `num` samples or a few more, as data; sample i depends on the seed and i alone.
+
+    A class-conditional model draws its classes in turn: 0, 1, 2, ...; one that was trained
+    with augmentation draws what is not augmented.
     Raises UserError for an unknown sampler and for fewer than one sample or step.
     """
     if settings.sampler not in SAMPLERS:
@@ -25,24 +59,29 @@ def sample(trained: Trained, num: int, settings: SampleConfig) -> np.ndarray:
     for name, value in (("num", num), ("steps", settings.num_steps)):
         if value < 1:
             raise UserError(f"{name} must be at least 1: got {value}")
-    shape = data.load(trained.config.data.name, "train").x.shape[1:]
-    size = min(num, settings.batch_size)
-    draw = jax.jit(
-        functools.partial(
-            trained.model.sample,
-            shape=(size, *shape),
+    dataset = data.load(trained.config.data, "train")
+    told = condition.build(trained.model.network, dataset, trained.config.data.augment)
+    mesh = trained.mesh
+    size = meshes.padded(mesh, min(num, settings.batch_size))
+    here = meshes.rows_here(mesh, size)
+    for start in range(0, num, size):
+        index = start + here
+        drawn = _draw(
+            trained.params,
+            settings.seed,
+            *meshes.put(mesh, size, here, (index, told.of_samples(index))),
+            model=trained.model,
+            shape=(size, *dataset.shape),
             num_steps=settings.num_steps,
             sampler=settings.sampler,
+            mesh=mesh,
         )
-    )
-    num_classes = trained.model.network.num_classes
-    seed = jax.random.key(settings.seed)
-    chunks = []
-    with bar("sample", num) as advance:
-        for start in range(0, num, size):
-            index = np.arange(start, start + size)
-            keys = jax.vmap(lambda i: jax.random.fold_in(seed, i))(index)
-            cond = None if num_classes is None else index % num_classes
-            chunks.append(np.asarray(draw(trained.params, keys, cond=cond)))
-            advance(min(num, start + size), f"{settings.sampler}, {settings.num_steps} steps")
-    return np.concatenate(chunks)[:num]
+        yield np.asarray(drawn)
+
+
+# One function for all calls: the pages of a training run are compiled once.
+@functools.partial(jax.jit, static_argnames=("model", "shape", "num_steps", "sampler", "mesh"))
+def _draw(params, seed, index, cond, *, model, shape, num_steps, sampler, mesh):
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(index)
+    x = model.sample(params, keys, shape, num_steps=num_steps, sampler=sampler, cond=cond)
+    return jax.lax.with_sharding_constraint(x, meshes.whole(mesh))

@@ -19,13 +19,18 @@ from vdm.variance import two_gradients
 
 
 class TrainState(NamedTuple):
-    """All that a run needs to go on; batches and noise follow from the seed and the step."""
+    """All that a run needs to go on.
+
+    Batches follow from the seed and the step, noise from these and the number of roll-backs:
+    there is no random state and no position in the data besides.
+    """
 
     step: jax.Array
     params: Any
     ema: Any
     opt_state: Any
     levels: Any  # the state of the law of λ, () where it has none
+    rollbacks: jax.Array  # how often the run went back from a loss that was not finite
 
 
 class Batch(NamedTuple):
@@ -41,7 +46,7 @@ def init_key(seed: int) -> jax.Array:
 
 
 def training_key(seed: int) -> jax.Array:
-    """Return the key whose fold with the step gives the step's noise."""
+    """Return the key whose fold with the step and the roll-backs gives the step's noise."""
     return jax.random.split(jax.random.key(seed))[1]
 
 
@@ -67,9 +72,9 @@ def init_state(trainer: Trainer, batch: Batch) -> TrainState:
     params = trainer.model.init(init_key(trainer.config.seed), batch.x, batch.cond)
     # A copy: a donated buffer must not be donated twice.
     ema = jax.tree.map(jnp.copy, params)
-    step = jnp.zeros((), jnp.int32)
+    step, rollbacks = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
     levels = trainer.objective.law.init()
-    return TrainState(step, params, ema, trainer.optimizer.init(params), levels)
+    return TrainState(step, params, ema, trainer.optimizer.init(params), levels, rollbacks)
 
 
 def train_step(
@@ -83,6 +88,7 @@ def train_step(
     """
     model, objective, config = trainer.model, trainer.objective, trainer.config
     key = jax.random.fold_in(training_key(config.seed), state.step)
+    key = jax.random.fold_in(key, state.rollbacks)  # after a roll-back other noise
     key_positions, key_noise, key_dropout = jax.random.split(key, 3)
     noise = Noise(
         objective.positions(key_positions, config.train.batch_size),
@@ -104,7 +110,8 @@ def train_step(
     }
     if objective.weighting is not None:
         metrics["objective"] = loss
-    return TrainState(state.step + 1, params, ema, opt_state, levels_state), metrics
+    state = TrainState(state.step + 1, params, ema, opt_state, levels_state, state.rollbacks)
+    return state, metrics
 
 
 def gradients(

@@ -1,110 +1,145 @@
 """The training loop: flat, resumable, and silent about nothing."""
 
+import contextlib
 import functools
-import json
 import pathlib
 import time
 from typing import Any
 
-import chex
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
-from vdm.run import build, checkpoint, config as configs, data
+from vdm.run import (
+    build,
+    checkpoint,
+    config as configs,
+    data,
+    disk,
+    figures,
+    finite,
+    lock,
+    metrics,
+    parts,
+    processes,
+    program as programs,
+    sample,
+    signals,
+    throughput,
+)
+from vdm.run.batches import on_devices
 from vdm.run.config import Config
-from vdm.run.dataset import Dataset, batch_indices
-from vdm.run.errors import UserError
-from vdm.run.files import replacing
-from vdm.run.progress import bar
-from vdm.run.step import Batch, TrainState, init_state, train_step
-
-METRICS_FILE = "metrics.jsonl"
+from vdm.run.dataset import settle
+from vdm.run.files import check_writable
+from vdm.run.parts import Parts
+from vdm.run.program import Program
+from vdm.run.progress import bar, say
+from vdm.run.step import TrainState
+from vdm.run.trained import Trained
 
 
 def train(config: Config, workdir: pathlib.Path) -> TrainState:
     """Train to config.train.num_steps, from the latest checkpoint if there is one.
 
-    Writes the config, checkpoints and metrics (JSON lines, in bits per dimension) into
-    the workdir. Raises UserError for a config that does not fit, and for a loss that is
-    not finite: then the last good checkpoint stays the latest.
+    Writes the config, checkpoints, metrics (in bits per dimension) and pages of samples into
+    the workdir, which no other run may hold. Raises UserError for a config that does not fit,
+    for a workdir that cannot take the run, and for a loss that is not finite: then the last
+    good checkpoint stays the latest. After SIGTERM it ends its step, saves, raises Terminated.
     """
-    dataset = data.load(config.data.name, "train")
-    if config.train.batch_size > len(dataset):
-        raise UserError(
-            f"train.batch_size is {config.train.batch_size}, but the train split of "
-            f"{dataset.name} has {len(dataset)} examples"
-        )
-    trainer = build.trainer(config, dataset)
-    cond = build.condition(trainer.model.network, dataset)
-    configs.keep(config, workdir)
-
-    step_fn = jax.jit(functools.partial(train_step, trainer=trainer), donate_argnums=0)
-    init_fn = functools.partial(init_state, trainer)
-    with checkpoint.manager(workdir, kept=config.train.checkpoints_kept) as checkpoints:
-        batch = make_batch(dataset, cond, config, 0)
-        if checkpoints.latest_step() is None:
-            # Drawing parameters once is no work; compiling it with every optimisation is.
-            fast = {"xla_backend_optimization_level": 0}
-            state = jax.jit(init_fn, compiler_options=fast)(batch)
-        else:
-            state = checkpoint.restore(checkpoints, jax.eval_shape(init_fn, batch))
-        first = int(state.step)
-        _cut_metrics(workdir / METRICS_FILE, first)
+    every = config.train
+    made = processes.together(lambda: parts.prepare(config))
+    dataset, trainer, told, mesh, example = made
+    program = programs.build(trainer, mesh, example)
+    if every.sample_every:  # refused now, not at the first page
+        figures.kind(_page(workdir, 0), dataset.shape, build.levels(trainer.model))
+    per_dispatch = config.devices.steps_per_dispatch
+    with contextlib.ExitStack() as stack:
+        claim = functools.partial(_claim, stack, config, workdir, made, program.template)
+        writer = processes.first_alone(claim) or metrics.Nowhere()
+        terminated = stack.enter_context(signals.sigterm())
+        checkpoints = stack.enter_context(checkpoint.manager(workdir, kept=every.checkpoints_kept))
+        state = _start(checkpoints, program)
+        step, stop = int(state.step), terminated()
+        dataset = processes.together(lambda: settle(dataset, config.data.in_memory))
+        full_speed = throughput.full_speed(trainer, mesh, program.template, example)
+        upcoming = on_devices(dataset, told, config, mesh, step)
+        processes.first_alone(lambda: writer.start(step))
         window: list[dict[str, Any]] = []
         started = time.perf_counter()
-        with bar("train", config.train.num_steps, first) as advance:
-            for step in range(first, config.train.num_steps):
-                batch = make_batch(dataset, cond, config, step)
-                state, metrics = step_fn(state, batch)
-                window.append(metrics)
-                last = step + 1 == config.train.num_steps
-                save = last or (step + 1) % config.train.checkpoint_every == 0
-                if save or (step + 1) % config.train.log_every == 0:
-                    record = _summary(window, step + 1)
-                    record["steps_per_second"] = len(window) / (time.perf_counter() - started)
-                    with (workdir / METRICS_FILE).open("a") as file:
-                        file.write(json.dumps(record) + "\n")
-                    advance(step + 1, _line(record, config.train.num_steps))
+        advance = stack.enter_context(bar("train", every.num_steps, step))
+        while step < every.num_steps and not stop:
+            # A run that has so far dispatched otherwise comes into step here.
+            count = per_dispatch - step % per_dispatch
+            state, step_metrics = program.step(state, [next(upcoming) for _ in range(count)])
+            window.append(step_metrics)
+            step, stop = step + count, terminated()
+            save = stop or step == every.num_steps or step % every.checkpoint_every == 0
+            if save or step % every.log_every == 0:
+                values = _fetch(window)
+                problem = finite.problem(values, state.params if save else None, step)
+                if problem is not None:
+                    rollbacks = finite.next_rollback(problem, every.on_nan, state.rollbacks)
+                    state = _start(checkpoints, program)
+                    state = state._replace(rollbacks=rollbacks)
+                    step = int(state.step)
+                    upcoming = on_devices(dataset, told, config, mesh, step)
+                    say(f"{problem}: back to step {step}, from there with other noise")
+                    writer.start(step)
                     window, started = [], time.perf_counter()
-                if save:
-                    _check_finite(state.params, step + 1)
-                    checkpoint.save(checkpoints, state)
+                    continue
+                seconds = time.perf_counter() - started
+                rates = throughput.rates(len(values["loss"]), seconds, every.batch_size, full_speed)
+                record = {"step": step, **_means(values), **rates}
+                writer.write(record)
+                advance(step, _line(record, every.num_steps))
+                window, started = [], time.perf_counter()
+            if save:
+                checkpoint.save(checkpoints, state)
+            if every.sample_every and step % every.sample_every == 0 and not stop:
+                jax.block_until_ready(state)
+                before = time.perf_counter()
+                run = Trained(config, trainer.model, mesh, state.ema, step)
+                sample.write(run, sample.PAGE, config.sample, _page(workdir, step), dataset)
+                started += time.perf_counter() - before  # no part of the training's rate
+    if step < every.num_steps:
+        raise signals.Terminated(f"stopped by SIGTERM at step {step}")
     return state
 
 
-def make_batch(dataset: Dataset, cond: np.ndarray | None, config: Config, step: int) -> Batch:
-    """Return the batch of a step, on the host."""
-    size = config.train.batch_size
-    index = batch_indices(config.seed, step, size, len(dataset))
-    batch = Batch(dataset.x[index], None if cond is None else cond[index])
-    chex.assert_shape(batch.x, (size, *dataset.x.shape[1:]))
-    chex.assert_type(batch.x, dataset.x.dtype)
-    return batch
+def _claim(
+    stack: contextlib.ExitStack,
+    config: Config,
+    workdir: pathlib.Path,
+    made: Parts,
+    template: TrainState,
+) -> metrics.Writer:
+    """Take the workdir for this run, until the stack is left; returns where metrics go."""
+    stack.enter_context(lock.held(workdir))
+    writer = metrics.Writer(workdir, tensorboard=config.train.tensorboard)
+    stack.enter_context(contextlib.closing(writer))
+    folder = checkpoint.folder_of(workdir)
+    check_writable(folder)
+    disk.check_room(folder, disk.num_bytes(template), config.train.checkpoints_kept)
+    # Last: what was refused has left no trace that the next run would have to agree with.
+    configs.keep(config, workdir)
+    data.keep(made.dataset, workdir)
+    return writer
 
 
-def _summary(window: list[dict[str, Any]], step: int) -> dict[str, Any]:
-    """Average the metrics of the last steps; one transfer, one look for NaN."""
-    metrics = jax.device_get(window)
-    values = {key: np.stack([m[key] for m in metrics]) for key in metrics[0]}
-    for key in ("loss", "gradient_norm"):
-        bad = ~np.isfinite(values[key])
-        if bad.any():
-            at = step - len(window) + 1 + int(np.argmax(bad))
-            raise UserError(
-                f"{key} is {values[key][bad][0]} at step {at}: stopped; checkpoints before it are "
-                "kept. Try a lower optimizer.learning_rate in a new workdir, or look at the data"
-            )
-    return {"step": step, **{key: float(np.mean(value)) for key, value in values.items()}}
+def _start(checkpoints: ocp.CheckpointManager, program: Program) -> TrainState:
+    """Return the state of the latest checkpoint, or the first one where there is none."""
+    state = checkpoint.resume(checkpoints, program.template)
+    return program.init() if state is None else state
 
 
-def _check_finite(params: Any, step: int) -> None:
-    # A finite loss can still lead to an update that is not.
-    try:
-        chex.assert_tree_all_finite(params)
-    except AssertionError as error:
-        raise UserError(
-            f"parameters are not finite after step {step}: stopped; checkpoints before it are kept"
-        ) from error
+def _fetch(window: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Return the metrics of the last steps; one transfer for all of them."""
+    values = jax.device_get(window)
+    return {key: np.concatenate([one[key] for one in values]) for key in values[0]}
+
+
+def _means(values: dict[str, np.ndarray]) -> dict[str, float]:
+    return {key: float(np.mean(value)) for key, value in values.items()}
 
 
 def _line(record: dict[str, Any], num_steps: int) -> str:
@@ -116,19 +151,5 @@ def _line(record: dict[str, Any], num_steps: int) -> str:
     )
 
 
-def _cut_metrics(path: pathlib.Path, step: int) -> None:
-    """Drop the lines that a run stopped after its last checkpoint has left behind."""
-    if not path.exists():
-        return
-    lines = path.read_text(errors="replace").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and _step(line, path) <= step]
-    if kept != lines:
-        with replacing(path) as temporary:
-            temporary.write_text("".join(kept))
-
-
-def _step(line: str, path: pathlib.Path) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: cannot read the line {line.strip()[:60]!r}") from error
+def _page(workdir: pathlib.Path, step: int) -> pathlib.Path:
+    return workdir / "samples" / f"step_{step:06d}.png"

@@ -3,15 +3,24 @@
 import pathlib
 from typing import Any, NamedTuple
 
-import jax
+import numpy as np
+from jax.sharding import Mesh
 
 from vdm.choices import unknown
 from vdm.model import VDM
-from vdm.run import build, checkpoint, config as configs, data
+from vdm.run import (
+    build,
+    checkpoint,
+    condition,
+    config as configs,
+    data,
+    mesh as meshes,
+    program as programs,
+)
 from vdm.run.config import Config
 from vdm.run.errors import UserError
 from vdm.run.laws import Law, ScheduleLaw
-from vdm.run.step import Batch, init_state
+from vdm.run.step import Batch
 
 PARAMS = ("ema", "raw")
 
@@ -21,6 +30,7 @@ class Trained(NamedTuple):
 
     config: Config
     model: VDM
+    mesh: Mesh
     params: Any
     step: int
     kind: str = "ema"
@@ -29,7 +39,7 @@ class Trained(NamedTuple):
 
 
 def load(workdir: pathlib.Path, params: str = "ema") -> Trained:
-    """Return the run of a workdir at its latest checkpoint.
+    """Return the run of a workdir at its latest checkpoint, on all devices there are.
 
     `params` is "ema" for the averaged parameters or "raw" for the last ones. Raises UserError
     if there is no run, or for another word.
@@ -37,15 +47,17 @@ def load(workdir: pathlib.Path, params: str = "ema") -> Trained:
     if params not in PARAMS:
         raise UserError(unknown("params", params, PARAMS))
     config = configs.load(workdir)
-    dataset = data.load(config.data.name, "train")
+    dataset = data.load(config.data, "train")
     trainer = build.trainer(config, dataset)
-    cond = build.condition(trainer.model.network, dataset)
-    example = Batch(dataset.x[:1], None if cond is None else cond[:1])
-    template = jax.eval_shape(lambda: init_state(trainer, example))
-    state = checkpoint.load(workdir, template)
+    told = condition.build(trainer.model.network, dataset, config.data.augment)
+    one = np.arange(1)
+    example = Batch(dataset.take(one).x, told.of_samples(one))
+    mesh = meshes.for_results(config)
+    state = checkpoint.load(workdir, programs.template(trainer, mesh, example))
     return Trained(
         config=config,
         model=trainer.model,
+        mesh=mesh,
         params=state.ema if params == "ema" else state.params,
         step=int(state.step),
         kind=params,

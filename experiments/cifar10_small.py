@@ -1,0 +1,25 @@
+"""CIFAR-10, 32×32×3 pixels of 256 levels: the first 500 steps, a check that takes minutes.
+
+    vdm train    --config=experiments/cifar10_small.py --workdir=runs/cifar10_small
+    vdm evaluate --workdir=runs/cifar10_small --split=test
+    python benchmarks/curve.py --workdir=runs/cifar10_small --out=docs/cifar10.png
+
+The set is prepared once by tensorflow-datasets (extra `tfds`); where it is not there, the
+first command says how.
+
+Hardware and time: two CPU cores, 80 seconds, and 157 to evaluate.
+Expected: 4.550 ± 0.025 bits per dimension on the 10,000 test images. A code that knows nothing
+takes 8, one that knows the histogram of each colour channel 7.902.
+"""
+
+from ml_collections import ConfigDict
+
+from vdm.run.config import neighbour
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = neighbour(__file__, "mnist.py")
+    config.data.name = "cifar10"
+    config.train.update(num_steps=500, log_every=10, checkpoint_every=250)
+    return config

@@ -1,0 +1,39 @@
+"""Room on the disk: a run that could not keep its checkpoints is refused before it starts."""
+
+import math
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+
+from vdm.run.errors import UserError
+
+
+def num_bytes(tree: Any) -> int:
+    """Return the size of a tree of arrays, or of their shapes."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def check_room(folder: pathlib.Path, size: int, kept: int) -> None:
+    """Raise UserError unless `kept` checkpoints of a size, and one being written, find room.
+
+    What the folder holds already counts as room: old checkpoints make way for new ones.
+    """
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    room = shutil.disk_usage(folder).free + held
+    need = size * (kept + 1)
+    if need > room:
+        raise UserError(
+            f"{folder} has room for {readable(room)}, but {kept + 1} checkpoints of "
+            f"{readable(size)} (train.checkpoints_kept is {kept}, and one is being written) take "
+            f"{readable(need)}: make room, keep fewer or use another --workdir"
+        )
+
+
+def readable(size: int) -> str:
+    """Return a number of bytes as people read it."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} bytes"

@@ -1,0 +1,66 @@
+"""What a run would take, by compiling a step and running nothing."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from vdm.run import mesh as meshes, program as programs, throughput
+from vdm.run.disk import num_bytes, readable
+from vdm.run.parts import Parts
+
+
+def describe(parts: Parts) -> list[tuple[str, str]]:
+    """Return a name and a value for each line of what a run would take.
+
+    FLOPs are XLA's count for a whole step before it optimises, bytes moved and memory its count
+    for one device of the compiled step; where a backend does not count, the line says so.
+    """
+    _, trainer, _, mesh, example = parts
+    config = trainer.config
+    program = programs.build(trainer, mesh, example)
+    shapes, params = program.template, program.template.params
+    size = config.train.batch_size
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            (size, *leaf.shape[1:]), leaf.dtype, sharding=meshes.cut(mesh)
+        ),
+        example,
+    )
+    per_dispatch = config.devices.steps_per_dispatch
+    compiled = program.step.lower(shapes, [batch] * per_dispatch).compile()
+    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    flops = throughput.step_flops(trainer, shapes, batch)
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    devices = f"{mesh.size} × {mesh.devices.flat[0].device_kind}"
+    lines = [
+        ("mesh", f"{axes}: {devices} in {jax.process_count()} process(es)"),
+        ("parameters of the network", f"{_count(params['network']):,}"),
+        ("parameters of the schedule", f"{_count(params['schedule']):,}"),
+        ("training", f"{config.train.num_steps:,} steps of {size:,} examples"),
+        ("FLOPs a step", "not counted here" if flops is None else f"{flops:.3e}"),
+    ]
+    moved = cost.get("bytes accessed")
+    # Of a loop over the steps of a dispatch, or over micro-batches, XLA counts one round.
+    once = per_dispatch == 1 and config.train.accumulation_steps == 1
+    count = "not counted here" if moved is None or not once else readable(int(moved))
+    lines.append(("bytes moved in a step, one device", count))
+    lines.append(("state, all devices together", readable(num_bytes(shapes))))
+    lines.append(("state, one device", readable(_bytes_of_one_device(shapes))))
+    if memory is None:
+        return [*lines, ("memory of a step, one device", "not counted here")]
+    kept, work = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    text = f"{readable(kept + work)} ({readable(kept)} kept, {readable(work)} for the work)"
+    return [*lines, ("memory of a step, one device", text)]
+
+
+def _count(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _bytes_of_one_device(tree: Any) -> int:
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(tree)
+    )

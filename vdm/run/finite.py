@@ -1,0 +1,45 @@
+"""The guard against NaN and infinity: found when metrics are read, answered as the config says."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm.run.errors import UserError
+
+MAX_ROLLBACKS = 3  # in a run; noise that is bad so often is not the noise's fault
+
+
+def problem(metrics: dict[str, np.ndarray], params: Any, step: int) -> str | None:
+    """Return what is not finite in the metrics of the steps up to `step`, or after it, if any.
+
+    `params` is None where no checkpoint is due, which spares looking through them.
+    """
+    for key in ("loss", "gradient_norm"):
+        bad = ~np.isfinite(metrics[key])
+        if bad.any():
+            at = step - len(bad) + 1 + int(np.argmax(bad))
+            return f"{key} is {metrics[key][bad][0]} at step {at}"
+    # A finite loss can still lead to an update that is not.
+    if params is not None and not _all_finite(params):
+        return f"parameters are not finite after step {step}"
+    return None
+
+
+def next_rollback(what: str, on_nan: str, rollbacks: jax.Array) -> jax.Array:
+    """Return the number of the roll-back that a problem leads to; raises UserError to stop."""
+    stopped = "stopped"
+    if on_nan == "roll_back":
+        if int(rollbacks) < MAX_ROLLBACKS:
+            return rollbacks + 1
+        stopped = f"stopped after {MAX_ROLLBACKS} roll-backs"
+    raise UserError(
+        f"{what}: {stopped}; checkpoints before it are kept. Try a lower "
+        "optimizer.learning_rate in a new workdir, or look at the data"
+    )
+
+
+@jax.jit  # where the parameters are, which may be on the devices of several processes
+def _all_finite(params: Any) -> jax.Array:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))

@@ -1,0 +1,42 @@
+"""One run at a time in a workdir: a lock that the kernel gives back when its process dies."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+from collections.abc import Iterator
+
+from vdm.run.errors import UserError
+
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+    """Hold the workdir, made if need be, for the block; raises UserError where another run has it.
+
+    The file stays behind, for removing it would let two runs hold two files of one name; what
+    counts is the lock on it, which `kill -9` releases like any other end of a process.
+    """
+    path = workdir / LOCK_FILE
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        # Opened to append: a run that is refused must not empty the file of the one that holds it.
+        file = path.open("a+")
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"another run is training in {workdir} (process {file.read().strip()}): wait for "
+                "its end, stop it, or use another --workdir"
+            ) from error
+        except OSError as error:
+            raise UserError(f"cannot lock {path}: {error.strerror}") from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

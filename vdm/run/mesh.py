@@ -1,0 +1,113 @@
+"""Where arrays live: a mesh of devices with a `data` and an `fsdp` axis.
+
+A batch is cut over both axes. Parameters, their average and the optimiser's state are cut
+over `fsdp` and copied over `data`; XLA inserts the communication. Positions of noise levels
+and keys are drawn for the whole batch, so what is computed does not depend on the mesh.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from vdm.run.config import Config, DevicesConfig
+from vdm.run.errors import UserError
+
+AXES = ("data", "fsdp")
+
+
+def for_training(config: Config) -> Mesh:
+    """Return the mesh over all devices of all processes.
+
+    Raises UserError unless the number of devices is a multiple of `devices.fsdp`, and the
+    batch one of the number of devices times that of its micro-batches.
+    """
+    mesh = make(config.devices)
+    parts = config.train.accumulation_steps
+    if config.train.batch_size % (mesh.size * parts):
+        what = f"{mesh.size} devices" + (f" times {parts} accumulation steps" * (parts > 1))
+        raise UserError(f"train.batch_size is {config.train.batch_size}, not a multiple of {what}")
+    return mesh
+
+
+def for_results(config: Config) -> Mesh:
+    """Return the mesh to evaluate and sample on, whatever devices the run was trained on.
+
+    Parameters are cut as in training as far as the number of devices allows it.
+    """
+    return make(DevicesConfig(fsdp=math.gcd(config.devices.fsdp, jax.device_count())))
+
+
+def make(config: DevicesConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return the mesh over the devices, all of every process unless told otherwise.
+
+    Raises UserError where `fsdp` does not divide their number.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    if count % config.fsdp:
+        raise UserError(
+            f"devices.fsdp is {config.fsdp}, which does not divide the {count} device(s) there are"
+        )
+    shape = (count // config.fsdp, config.fsdp)
+    # Auto: with explicit axes every operation of the network would have to name its sharding.
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def cut(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of a batch: its first axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def of_state(mesh: Mesh, shapes: Any) -> Any:
+    """Return the arrays' shapes each with its sharding, for a tree of parameters and the like.
+
+    The largest axis that `fsdp` divides is cut; where there is none, or nothing to gain, the
+    array is whole on every device.
+    """
+    parts = mesh.shape["fsdp"]
+
+    def place(leaf):
+        divisible = [n if n % parts == 0 else 0 for n in leaf.shape]
+        sharding = whole(mesh)
+        if parts > 1 and any(divisible):
+            axis = int(np.argmax(divisible))
+            sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(place, shapes)
+
+
+def padded(mesh: Mesh, size: int) -> int:
+    """Return the least size from `size` on of a batch that is cut into equal parts."""
+    return -(-size // mesh.size) * mesh.size
+
+
+def rows_here(mesh: Mesh, size: int) -> np.ndarray:
+    """Return which rows of a batch this process has to provide, in increasing order."""
+    places = cut(mesh).addressable_devices_indices_map((size,))
+    return np.unique(np.concatenate([np.arange(size)[where] for where in places.values()]))
+
+
+def put(mesh: Mesh, size: int, rows: np.ndarray, here: Any) -> Any:
+    """Return a batch over all devices, given the rows of `rows_here` as arrays on the host."""
+    sharding = cut(mesh)
+
+    def place(leaf):
+        if leaf.shape[0] != len(rows):
+            raise ValueError(f"{len(rows)} rows are this process's: got {leaf.shape[0]}")
+
+        def of_device(where):
+            return leaf[np.searchsorted(rows, np.arange(size)[where[0]])]
+
+        return jax.make_array_from_callback((size, *leaf.shape[1:]), sharding, of_device)
+
+    return jax.tree.map(place, here)

@@ -1,0 +1,38 @@
+"""All that a training run is made of, found to fit together before anything is computed."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from vdm.run import build, condition, data, mesh as meshes
+from vdm.run.batches import make_batch
+from vdm.run.condition import Condition
+from vdm.run.config import Config
+from vdm.run.dataset import Dataset
+from vdm.run.errors import UserError
+from vdm.run.step import Batch, Trainer
+
+
+class Parts(NamedTuple):
+    """What a config asks for; `example` is a batch of one example, for its shapes."""
+
+    dataset: Dataset
+    trainer: Trainer
+    told: Condition
+    mesh: Mesh
+    example: Batch
+
+
+def prepare(config: Config) -> Parts:
+    """Return the parts of a run; raises UserError for every mistake that a config can have."""
+    dataset = data.load(config.data, "train")
+    if config.train.batch_size > len(dataset):
+        raise UserError(
+            f"train.batch_size is {config.train.batch_size}, but the train split of "
+            f"{dataset.name} has {len(dataset)} examples"
+        )
+    trainer = build.trainer(config, dataset)
+    told = condition.build(trainer.model.network, dataset, config.data.augment)
+    mesh = meshes.for_training(config)
+    return Parts(dataset, trainer, told, mesh, make_batch(dataset, told, config, 0, np.arange(1)))

@@ -1,0 +1,44 @@
+"""SIGTERM, by which schedulers end a job: noted, so that the run can save before it goes."""
+
+import contextlib
+import itertools
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Terminated(Exception):
+    """The run was asked to end by SIGTERM, and has saved all that it had done."""
+
+
+def end_by_sigterm() -> None:
+    """Let SIGTERM end this process, which JAX prevents once several processes have met."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def sigterm() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGTERM has come; the signal itself ends nothing.
+
+    Several processes must ask equally often: whichever of them got the signal, all hear of it
+    at the same call. Python lets only the main thread have handlers: in another one the
+    function says False and the signal does what it did before.
+    """
+    if jax.process_count() > 1:
+        # JAX has had a handler of its own since the processes met.
+        count = itertools.count()
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(count))
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.set())
+    try:
+        yield came.is_set
+    finally:
+        # None: the handler before was not set by Python, which cannot set it again.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
