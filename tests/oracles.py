@@ -65,11 +65,72 @@ def exact_eps(data):
         logits = jnp.log(weights)[None] - 0.5 * (
             jnp.sum(gap**2, -1) / var + means.shape[1] * jnp.log(var)
         )
-        best = jnp.exp(logits - logits.max(1, keepdims=True))
+        # The constant divides out again; a gradient through max is NaN where rounding unties it.
+        best = jnp.exp(logits - jax.lax.stop_gradient(logits.max(1, keepdims=True)))
         best = best / best.sum(1, keepdims=True)
         return (s * jnp.einsum("bk,bkd->bd", best / var, gap)).reshape(z.shape)
 
     return jax.jit(eps_fn)
+
+
+def correlated_eps(mean, covariance):
+    """E[ε|z] = σ (α²C + σ²I)⁻¹ (z − α m) for data N(m, C), z of shape [b, d] and one λ."""
+    variance, axes = np.linalg.eigh(covariance)
+
+    def eps_fn(z, log_snr):
+        a, s = scales(log_snr)
+        along = (z - a * mean[None]) @ axes / (a**2 * variance + s**2)[None]
+        return s * along @ axes.T
+
+    return eps_fn
+
+
+def backward_transition(log_snr_t, log_snr_s):
+    """q(z_s|z_t, x) = N(A z_t + B x, V), by Bayes' rule from q(z_s|x) q(z_t|z_s)."""
+    (a_t, s_t), (a_s, s_s) = scales(log_snr_t), scales(log_snr_s)
+    a_ts = a_t / a_s
+    var_ts = s_t**2 - a_ts**2 * s_s**2
+    variance = 1 / (1 / s_s**2 + a_ts**2 / var_ts)
+    return variance * a_ts / var_ts, variance * a_s / s_s**2, variance
+
+
+def ancestral_step(mean, covariance, log_snr_t, log_snr_s):
+    """p(z_s|z_t) = N(M z_t + v, V I) of the exact denoiser of data N(m, C): M, v and V."""
+    from_z, from_x, variance = backward_transition(log_snr_t, log_snr_s)
+    a, noise = scales(log_snr_t)
+    eye = np.eye(len(mean))
+    gain = a * covariance @ np.linalg.inv(a**2 * covariance + noise**2 * eye)
+    return from_z * eye + from_x * gain, from_x * (mean - a * gain @ mean), variance
+
+
+def mixture_moments(data):
+    """The mean and covariance of a mixture."""
+    weights, means, widths = (np.asarray(field) for field in data)
+    mean = weights @ means
+    spread = np.einsum("k,ki,kj->ij", weights, means - mean, means - mean)
+    return mean, spread + weights @ widths**2 * np.eye(means.shape[1])
+
+
+def mixture_draws(data, n, seed=0):
+    """n exact draws of a mixture, without jax."""
+    rng = np.random.default_rng(seed)
+    weights, means, widths = (np.asarray(field) for field in data)
+    k = rng.choice(len(weights), n, p=weights)
+    return means[k] + widths[k][:, None] * rng.normal(size=(n, means.shape[1]))
+
+
+def energy_p_value(first, second, permutations=999, seed=0):
+    """The permutation p-value of the energy distance between two samples [n, d] and [m, d]."""
+    pooled = np.concatenate([first, second])
+    square = np.sum(pooled**2, 1)
+    distance = np.sqrt(np.maximum(square[:, None] + square - 2 * pooled @ pooled.T, 0))
+    sign = np.concatenate(
+        [np.full(len(first), 1 / len(first)), np.full(len(second), -1 / len(second))]
+    )
+    signs = np.random.default_rng(seed).permuted(np.tile(sign, (permutations, 1)), axis=1)
+    every = np.concatenate([sign[None], signs])
+    energy = -np.einsum("pi,pi->p", every @ distance, every)
+    return np.mean(energy >= energy[0])
 
 
 def said_as(head, eps, z, log_snr):

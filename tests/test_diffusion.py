@@ -12,6 +12,7 @@ from vdm import diffusion
 
 posterior = jax.jit(diffusion.posterior)
 q_sample = jax.jit(diffusion.q_sample)
+transition = jax.jit(diffusion.transition)
 convert = jax.jit(diffusion.convert, static_argnames=("source", "target"))
 
 HEADS = ("eps", "x", "v", "score")
@@ -74,6 +75,28 @@ def test_posterior_keeps_its_digits_in_float32_over_short_steps():
     _, std = posterior(jnp.ones((3, 1)), jnp.ones((3, 1)), log_snr_t, log_snr_s)
     t, s = (np.asarray(level, np.float64) for level in (log_snr_t, log_snr_s))
     expected = np.sqrt(-np.expm1(t - s)) * scales(s)[1]
+    np.testing.assert_allclose(std[:, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_transition_carries_the_process_from_one_level_to_the_next(shape):
+    """q(z_t|x) is reached from q(z_s|x): means and variances add up."""
+    x, eps, log_snr_t = batch(shape)
+    log_snr_s = log_snr_t + np.linspace(0.01, 7.0, shape[0])
+    (a_t, s_t), (a_s, s_s) = (scales(column(level, x)) for level in (log_snr_t, log_snr_s))
+    mean, std = transition(a_s * x, log_snr_s, log_snr_t)
+    np.testing.assert_allclose(mean, a_t * x, rtol=1e-10)
+    moved = np.asarray(transition(a_s * x + s_s * eps, log_snr_s, log_snr_t)[0]) - mean
+    np.testing.assert_allclose((moved / eps) ** 2 + np.asarray(std) ** 2, s_t**2 + 0 * x, rtol=1e-9)
+
+
+@pytest.mark.float32
+def test_transition_keeps_its_digits_in_float32_over_short_steps():
+    log_snr_t = jnp.asarray([-13.0, 0.0, 13.0])
+    log_snr_s = log_snr_t + jnp.asarray([1e-3, 1e-3, 1e-3])
+    _, std = transition(jnp.ones((3, 1)), log_snr_s, log_snr_t)
+    t, s = (np.asarray(level, np.float64) for level in (log_snr_t, log_snr_s))
+    expected = np.sqrt(-np.expm1(t - s)) * scales(t)[1]
     np.testing.assert_allclose(std[:, 0], expected, rtol=1e-5)
 
 

@@ -36,6 +36,25 @@ def test_draws_are_standard_normal_and_split_keys_differ(per_example):
     assert np.max(np.abs(correlation)) < 5 / np.sqrt(49 * 40)
 
 
+@pytest.mark.parametrize("per_example", [False, True])
+def test_uniform_draws_and_signs(per_example):
+    batch = keys(1, 49) if per_example else jax.random.key(1)
+    u = np.asarray(draws.uniform(batch, (49, 40)))
+    assert u.shape == (49, 40) and stats.kstest(u.ravel(), "uniform").pvalue > 1e-4
+    signs = np.asarray(draws.rademacher(batch, (49, 40)))
+    np.testing.assert_array_equal(np.abs(signs), np.ones((49, 40)))
+    assert abs(signs.mean()) < 5 / np.sqrt(signs.size)
+    for draw in (draws.uniform, draws.rademacher):
+        assert len(np.unique(draw(batch, (49, 40)), axis=0)) == 49
+        assert draw(batch, (49, 3), jnp.float32).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("draw", [draws.uniform, draws.rademacher])
+def test_uniform_rows_and_signs_follow_their_keys(draw):
+    batch, order = keys(0, 7), np.array([4, 2, 6])
+    np.testing.assert_array_equal(draw(batch[order], (3, 2, 9)), draw(batch, (7, 2, 9))[order])
+
+
 def test_split_and_fold_in_act_on_each_key_by_itself():
     batch = keys(2, 5)
     for together, alone in (
@@ -44,6 +63,20 @@ def test_split_and_fold_in_act_on_each_key_by_itself():
     ):
         assert together.shape == (5,)
         np.testing.assert_array_equal(jax.random.key_data(together[1]), jax.random.key_data(alone))
+
+
+@pytest.mark.parametrize("per_example", [False, True])
+def test_categories_have_their_probabilities(per_example):
+    probs = np.asarray([[0.5, 0.1, 0.4], [0.05, 0.9, 0.05]])
+    logits = jnp.log(jnp.broadcast_to(probs, (2001, 2, 3))) + 7.0
+    batch = keys(4, 2001)
+    drawn = np.asarray(draws.categorical(batch if per_example else jax.random.key(4), logits))
+    for row in range(2):
+        counts = np.bincount(drawn[:, row], minlength=3)
+        assert stats.chisquare(counts, 2001 * probs[row]).pvalue > 1e-3
+    if per_example:
+        alone = draws.categorical(batch[5:6], logits[5:6])
+        np.testing.assert_array_equal(alone[0], drawn[5])
 
 
 @pytest.mark.parametrize("key", [jax.random.key(0), keys(0, 5)])

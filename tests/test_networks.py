@@ -166,6 +166,8 @@ def test_the_noise_level_is_normalised_on_the_given_range():
                 log_snr_max=self.log_snr_max,
                 log_snr_min=-6.0,
                 num_classes=None,
+                cond_dim=None,
+                optional_cond=False,
                 dtype="float32",
             )
 

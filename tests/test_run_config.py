@@ -69,6 +69,7 @@ def test_the_lowest_values_are_fine():
     lowest = values()
     for key, value in lowest["train"].items():
         lowest["train"][key] = value if isinstance(value, bool | str) else 1
+    lowest["train"].update(cond_dropout=0)
     lowest["optimizer"].update(warmup_steps=0, clip_norm=0, weight_decay=0, b1=0, ema_decay=0)
     assert configs.from_dict(lowest).train.batch_size == 1
 

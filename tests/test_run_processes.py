@@ -97,7 +97,8 @@ def stopped(arguments, tmp_path_factory):
     assert all(f"stopped by SIGTERM at step {steps[-1]}" in text for text in texts)
     assert (workdir / f"checkpoints/{steps[-1]}").is_dir()
     assert "train 1/" in texts[0] and "train 1/" not in texts[1]
-    assert all(line.startswith("[Gloo]") for line in printed[1].splitlines())
+    # Gloo's own lines may run into each other.
+    assert not any(word in printed[1] for word in ("train", "step", "loss"))
     return workdir, steps[-1]
 
 
@@ -138,7 +139,10 @@ def test_two_processes_evaluate_and_sample_like_one_and_stop_together(
 
     def commands(workdir):
         return [
-            ["evaluate", f"--workdir={workdir}", "--batch_size=999", "--num_steps=7,inf"],
+            [
+                *["evaluate", f"--workdir={workdir}", "--batch_size=999", "--num_steps=7,inf"],
+                *["--bound=vlb,ode", "--ode_steps=2"],
+            ],
             ["sample", f"--workdir={workdir}", "--num=9", "--steps=3", f"--out={workdir}/x.npy"],
         ]
 

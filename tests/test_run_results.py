@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import stats
 
 import runs
-from vdm import VDM, VLB, adaptive, likelihoods, schedules
+from vdm import VDM, VLB, adaptive, likelihoods, samplers, schedules
 from vdm.run import (
     config as configs,
     data,
@@ -197,12 +197,18 @@ def telling(terms_fn):
     """What stands for a model, and whose "bound" tells what each of its rows was given."""
     bits = np.log(2) * 2
 
-    def vlb(params, keys, x, cond, *, noise_levels, num_steps):
+    def vlb(params, keys, x, cond, *, noise_levels, num_steps, clip_denoised):
+        assert not clip_denoised
         u = jax.vmap(jax.random.uniform)(keys)
         return VLB(*(bits * term for term in terms_fn(x=x, cond=cond, t=noise_levels, u=u)))
 
     network = types.SimpleNamespace(num_classes=3)
-    model = types.SimpleNamespace(network=network, vlb=vlb, likelihood=None)
+    model = types.SimpleNamespace(
+        network=network,
+        vlb=vlb,
+        likelihood=types.SimpleNamespace(bounds=None),
+        log_snr=lambda params: lambda t: 12.0 - 24.0 * t,
+    )
     return with_law("schedule")._replace(model=model)
 
 
@@ -246,7 +252,7 @@ def test_every_row_is_of_its_own_example(tmp_path, unchecked):
 
 def test_a_bound_that_is_not_finite_is_an_error(tmp_path, unchecked):
     run = telling(lambda x, cond, t, u: (jnp.abs(x[:, 0]) * jnp.inf, t, u))
-    with pytest.raises(UserError, match="the bound of 4000 examples is not finite"):
+    with pytest.raises(UserError, match=r"the bound is not finite: .* rows, first of example 0"):
         total_bits(run, tmp_path, num_steps="9")
 
 
@@ -298,15 +304,23 @@ def test_a_sample_depends_on_its_own_key_alone(run):
 def test_sampling_asks_the_model_for_what_is_asked(run, monkeypatch):
     asked = set()
 
-    def draw(self, params, keys, shape, *, num_steps, sampler, cond):
-        asked.add((num_steps, sampler))
+    def draw(self, params, keys, shape, *, sampler, cond, **settings):
+        asked.add((sampler, *settings.values()))
         row = jnp.stack([cond.astype(float), jax.vmap(jax.random.uniform)(keys)], 1)
         return jnp.broadcast_to(jnp.tile(row, (1, 32)).reshape(-1, 8, 8, 1), shape)
 
     monkeypatch.setattr(VDM, "sample", draw)
-    settings = dataclasses.replace(run[0].config.sample, batch_size=6, num_steps=17)
+    settings = dataclasses.replace(
+        run[0].config.sample,
+        batch_size=6,
+        num_steps=17,
+        sampler="ddim:eta=0.5",
+        grid="edm",
+        clip_denoised=True,
+        final="draw",
+    )
     x = sample.sample(run[0], 23, settings).reshape(23, 32, 2)[:, 0]
-    assert asked == {(17, "ancestral")}
+    assert asked == {(samplers.ddim(0.5), 17, None, "edm", True, "draw")}
     np.testing.assert_array_equal(x[:, 0], np.arange(23) % 10)
     other = sample.sample(run[0], 23, dataclasses.replace(settings, seed=1)).reshape(23, 32, 2)
     assert len(set(x[:, 1]) | set(other[:, 0, 1])) == 46

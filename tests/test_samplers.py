@@ -1,155 +1,173 @@
-"""Sampling with exact denoisers, whose law at any number of steps is known."""
+"""What holds for every sampler: exact denoisers lead to the law of the data, at the right rate."""
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import integrate
 
-from oracles import SKEWED, exact_eps, keys, scales, within
+from oracles import (
+    SKEWED_2D,
+    arrays,
+    correlated_eps,
+    energy_p_value,
+    exact_eps,
+    mixture_draws,
+    mixture_moments,
+    scales,
+    within,
+)
 from vdm import samplers
 from vdm.diffusion import convert
 
 MEAN = np.asarray([0.7, -0.3, 1.1])
 COVARIANCE = np.asarray([[0.5, 0.2, 0.0], [0.2, 0.3, -0.1], [0.0, -0.1, 0.8]])
-GRID = np.linspace(-5.0, 4.0, 13)
+EPS = {"normal": correlated_eps(MEAN, COVARIANCE), "mixture": exact_eps(SKEWED_2D)}
+DIM = {"normal": 3, "mixture": 2}
+ALL = [
+    samplers.ancestral(),
+    samplers.ddim(),
+    samplers.ddim(0.6),
+    samplers.heun(),
+    samplers.heun(0.1),
+    samplers.dpmpp_2m(),
+]
 
 
-def correlated_eps(z, log_snr):
-    """E[ε|z] = σ (α²C + σ²I)⁻¹ (z − α m) for data N(m, C)."""
+def clean_end(data, log_snr, n):
+    """Exact draws of z at λ, and their mean and covariance."""
     a, s = scales(log_snr)
-    total = a**2 * COVARIANCE + s**2 * jnp.eye(3)
-    return s * jnp.linalg.solve(total, (z - a * MEAN[None]).T).T
+    rng = np.random.default_rng(7)
+    if data == "mixture":
+        x, (mean, cov) = mixture_draws(SKEWED_2D, n), mixture_moments(SKEWED_2D)
+    else:
+        x, mean, cov = rng.multivariate_normal(MEAN, COVARIANCE, n), MEAN, COVARIANCE
+    z = a * x + s * rng.normal(size=x.shape)
+    return z, a * mean, a**2 * cov + s**2 * np.eye(len(mean))
 
 
-def transition(log_snr_t, log_snr_s):
-    """q(z_s|z_t, x) = N(A z_t + B x, V), by Bayes' rule from q(z_s|x) q(z_t|z_s)."""
-    (a_t, s_t), (a_s, s_s) = scales(log_snr_t), scales(log_snr_s)
-    a_ts = a_t / a_s
-    var_ts = s_t**2 - a_ts**2 * s_s**2
-    variance = 1 / (1 / s_s**2 + a_ts**2 / var_ts)
-    return variance * a_ts / var_ts, variance * a_s / s_s**2, variance
-
-
-def exact_moments(grid):
-    """The mean and covariance of z along the chain, which is linear in z for Gaussian data."""
-    mean, cov = np.zeros(3), np.eye(3)
-    for t, s in itertools.pairwise(grid):
-        from_z, from_x, variance = transition(float(t), float(s))
-        a, noise = scales(float(t))
-        gain = a * COVARIANCE @ np.linalg.inv(a**2 * COVARIANCE + noise**2 * np.eye(3))
-        matrix = from_z * np.eye(3) + from_x * gain
-        mean = matrix @ mean + from_x * (MEAN - a * gain @ MEAN)
-        cov = matrix @ cov @ matrix.T + variance * np.eye(3)
-    return mean, cov
-
-
-def test_ancestral_chain_of_gaussian_data_at_few_steps():
-    draw = jax.jit(lambda key: samplers.sample(key, correlated_eps, jnp.asarray(GRID), (20001, 3)))
-    z = np.asarray(draw(jax.random.key(1)))
-    mean, cov = exact_moments(GRID)
-    assert within(z, mean)
+def follows(z, data, log_snr):
+    """Means and covariances within 5 standard errors, and the energy test at level 0.002."""
+    exact, mean, cov = clean_end(data, log_snr, 1001)
     centred = z - mean
+    assert within(z, mean)
     assert within(centred[:, :, None] * centred[:, None, :], cov)
+    assert energy_p_value(z[:1001], exact) > 0.002
 
 
-def test_many_steps_reach_the_data():
-    """A check of the exact recursion: it tends to α m and α² C + σ² I."""
-    mean, cov = exact_moments(np.linspace(-12.0, 4.0, 4001))
-    a, s = scales(4.0)
-    np.testing.assert_allclose(mean, a * MEAN, atol=3e-3)
-    np.testing.assert_allclose(cov, a**2 * COVARIANCE + s**2 * np.eye(3), atol=3e-3)
+def test_the_energy_test_tells_samples_a_little_too_wide():
+    exact, mean, _ = clean_end("mixture", 5.0, 2002)
+    assert energy_p_value(exact[:1001], exact[1001:]) > 0.002
+    assert energy_p_value(mean + 1.25 * (exact[:1001] - mean), exact[1001:]) <= 0.002
 
 
-def test_ancestral_chain_of_a_skewed_mixture():
-    """Three moments against the density carried step by step over a fine grid of z."""
-    eps_fn, z = exact_eps(SKEWED), np.linspace(-6, 6, 801)
-    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    for t, s in itertools.pairwise(GRID):
-        from_z, from_x, variance = transition(float(t), float(s))
-        a, noise = scales(float(t))
-        eps = np.asarray(eps_fn(jnp.asarray(z)[:, None], jnp.asarray(t)))[:, 0]
-        mean = from_z * z + from_x * (z - noise * eps) / a
-        kernel = np.exp(-0.5 * (z[:, None] - mean) ** 2 / variance)
-        density = kernel @ density * (z[1] - z[0]) / np.sqrt(2 * np.pi * variance)
-    np.testing.assert_allclose(density.sum() * (z[1] - z[0]), 1.0, atol=1e-6)
-    moments = [density @ z**k * (z[1] - z[0]) for k in (1, 2, 3)]
+@pytest.mark.parametrize("data", ["normal", "mixture"])
+@pytest.mark.parametrize("sampler", ALL, ids=str)
+def test_samples_follow_the_data(sampler, data):
+    """The noisy end is where α² is 10⁻⁶: what is left of the data there is not seen."""
+    one_call = isinstance(sampler, samplers.Ancestral | samplers.DDIM)
+    grid = samplers.grids.uniform(5.0, -14.0, 1000 if one_call else 100)
+    shape = (3001, DIM[data])
+    draw = jax.jit(lambda key: samplers.sample(key, EPS[data], grid, shape, sampler=sampler))
+    follows(np.asarray(draw(jax.random.key(11))), data, 5.0)
 
-    draw = jax.jit(lambda key: samplers.sample(key, eps_fn, jnp.asarray(GRID), (40001, 1)))
-    samples = np.asarray(draw(jax.random.key(2)))
-    assert within(samples ** np.asarray([1, 2, 3]), moments)
+
+@pytest.mark.parametrize("sampler", [samplers.ancestral(), samplers.heun()], ids=str)
+def test_samples_that_start_part_of_the_way_follow_the_data(sampler):
+    start, _, _ = clean_end("mixture", -1.0, 3001)
+    grid = samplers.grids.uniform(5.0, -1.0, 300)
+    draw = jax.jit(
+        lambda key, z: samplers.sample(key, EPS["mixture"], grid, z.shape, sampler=sampler, start=z)
+    )
+    z = np.asarray(draw(jax.random.key(12), jnp.asarray(start)))
+    # Not the start's own x: exact draws of other data.
+    assert energy_p_value(z[:1001], clean_end("mixture", 5.0, 4002)[0][3001:]) > 0.002
+    follows(z, "mixture", 5.0)
+
+
+def flow(data, z, log_snr_t, log_snr_s):
+    """The probability-flow ODE dz/dλ = ½σ(σz − ε̂) from λ_t to λ_s, by scipy."""
+    eps_fn = jax.jit(EPS[data])
+
+    def rate(log_snr, flat):
+        now = flat.reshape(z.shape)
+        s = scales(float(log_snr))[1]
+        eps = eps_fn(jnp.asarray(now), jnp.asarray(log_snr))
+        return (0.5 * s * (s * now - np.asarray(eps))).ravel()
+
+    ends = (log_snr_t, log_snr_s)
+    solution = integrate.solve_ivp(rate, ends, z.ravel(), "DOP853", rtol=1e-10, atol=1e-11)
+    return solution.y[:, -1].reshape(z.shape)
+
+
+def test_the_flow_of_normal_data():
+    """A check of the reference: along each eigenvector (z − α m)/√(α² c + σ²) stays as it is."""
+    z = arrays(0, (5, 3))
+    variance, axes = np.linalg.eigh(COVARIANCE)
+    (a_t, s_t), (a_s, s_s) = scales(-3.0), scales(4.0)
+    growth = np.sqrt((a_s**2 * variance + s_s**2) / (a_t**2 * variance + s_t**2))
+    expected = a_s * MEAN + (growth * ((z - a_t * MEAN) @ axes)) @ axes.T
+    np.testing.assert_allclose(flow("normal", z, -3.0, 4.0), expected, rtol=1e-8)
+
+
+def grid_of(kind, num_steps):
+    """From λ = −3 to 4 in even steps, or in steps whose lengths alternate as 1 to 3."""
+    lengths = np.tile([1.0, 1.0] if kind == "even" else [1.0, 3.0], num_steps // 2)
+    return -3.0 + 7.0 * np.concatenate([[0.0], np.cumsum(lengths) / lengths.sum()])
+
+
+@functools.cache
+def reference(data):
+    z = arrays(0, (5, DIM[data]))
+    return z, flow(data, z, -3.0, 4.0)
+
+
+@pytest.mark.parametrize("data", ["normal", "mixture"])
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    [(samplers.ddim(), 1), (samplers.heun(), 2), (samplers.dpmpp_2m(), 2)],
+    ids=str,
+)
+def test_order_of_convergence(sampler, order, data):
+    """The error of one noise's z_0 falls as num_steps^−order, on even and uneven grids."""
+    z, exact = reference(data)
+    step = jax.jit(functools.partial(sampler.step, EPS[data]))
+    counts = [40, 80, 160, 320]
+    for kind in ("even", "uneven"):
+        errors = []
+        for num_steps in counts:
+            now = jnp.asarray(z)
+            carry = sampler.init(now)
+            for t, s in itertools.pairwise(grid_of(kind, num_steps)):
+                now, carry = step(now, carry, jnp.zeros_like(now), jnp.asarray(t), jnp.asarray(s))
+            errors.append(np.sqrt(np.mean((np.asarray(now) - exact) ** 2)))
+        slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
+        assert abs(-slope - order) < 0.15, (kind, slope, errors)
 
 
 @pytest.mark.parametrize(("log_snr_t", "log_snr_s"), [(-5.0, -4.0), (-1.0, 0.5), (2.0, 13.3)])
-def test_a_step_with_known_data_lands_on_the_process(log_snr_t, log_snr_s):
+@pytest.mark.parametrize("sampler", ALL, ids=str)
+def test_a_step_with_known_data_lands_on_the_process(sampler, log_snr_t, log_snr_s):
+    """From z_t = α_t x + σ_t ε to mean α_s x and standard deviation σ_s, however it is shared."""
     x = jnp.asarray([[0.9, -0.4]])
     (a_t, s_t), (a_s, s_s) = scales(log_snr_t), scales(log_snr_s)
 
+    @jax.jit
     def step(z_t, noise):
-        return samplers.ancestral().step(
+        return sampler.step(
             lambda z, log_snr: convert(x, z, log_snr, source="x", target="eps"),
             z_t,
+            sampler.init(z_t),
             noise,
             jnp.asarray(log_snr_t),
             jnp.asarray(log_snr_s),
-        )
+        )[0]
 
     zero, one = jnp.zeros((1, 2)), jnp.ones((1, 2))
     centre = step(a_t * x, zero)
     spread = np.hypot(step(a_t * x + s_t, zero) - centre, step(a_t * x, one) - centre)
     np.testing.assert_allclose(centre, a_s * x, rtol=1e-10)
     np.testing.assert_allclose(spread, s_s, rtol=1e-10)
-
-
-def test_samples_follow_their_own_keys():
-    draw = jax.jit(
-        lambda key: samplers.sample(key, exact_eps(SKEWED), jnp.asarray(GRID), (len(key), 2, 1))
-    )
-    batch = keys(3, 7)
-    np.testing.assert_array_equal(draw(batch)[4], draw(batch[jnp.asarray([4, 0])])[0])
-
-
-def test_a_sampler_is_a_name_or_a_value():
-    def draw(sampler):
-        return samplers.sample(
-            jax.random.key(0), correlated_eps, jnp.asarray(GRID), (5, 3), sampler=sampler
-        )
-
-    np.testing.assert_array_equal(draw("ancestral"), draw(samplers.ancestral()))
-    assert samplers.ancestral() == samplers.ancestral()
-
-
-@pytest.mark.float32
-def test_samples_stay_float32():
-    z = samplers.sample(jax.random.key(0), lambda z, log_snr: z, jnp.asarray([-1.0, 1.0]), (1, 2))
-    assert z.dtype == jnp.float32
-
-
-def attempt(grid=(-1.0, 1.0), sampler="ancestral", key=None):
-    key = jax.random.key(0) if key is None else key
-    return samplers.sample(key, lambda z, log_snr: z, jnp.asarray(grid), (3, 2), sampler=sampler)
-
-
-def test_unknown_sampler():
-    with pytest.raises(ValueError, match=r"unknown sampler 'ancestrall'.*Did you mean 'ancestral'"):
-        attempt(sampler="ancestrall")
-
-
-@pytest.mark.parametrize("grid", [(1.0, -1.0), (-1.0, 0.0, 0.0, 1.0), (-1.0, float("nan"))])
-def test_grid_that_does_not_increase(grid):
-    with pytest.raises(ValueError, match="increase strictly"):
-        attempt(grid)
-
-
-def test_grid_without_a_step():
-    with pytest.raises(ValueError, match="at least one step: got a grid of 1"):
-        attempt((1.0,))
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_keys_that_do_not_fit():
-    with pytest.raises(TypeError, match="typed key"):
-        attempt(key=jnp.zeros(2, jnp.uint32))
-    with pytest.raises(ValueError, match=r"\(\) or \(3,\)"):
-        attempt(key=keys(0, 4))

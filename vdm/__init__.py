@@ -2,18 +2,26 @@
 
 from vdm import (
     adaptive,
+    control_variate,
+    ddpm,
+    denoisers,
+    dequantisation,
     diffusion,
+    gaps,
+    information,
     likelihoods,
     losses,
     networks,
     noise_levels,
+    ode,
     samplers,
     schedules,
+    sde,
     variance,
     weightings,
 )
-from vdm.losses import bits_per_dim
-from vdm.model import VDM, VLB
+from vdm.losses import VLB, bits_per_dim
+from vdm.model import VDM
 
 __version__ = "0.1.0"
 __all__ = [
@@ -21,13 +29,21 @@ __all__ = [
     "VLB",
     "adaptive",
     "bits_per_dim",
+    "control_variate",
+    "ddpm",
+    "denoisers",
+    "dequantisation",
     "diffusion",
+    "gaps",
+    "information",
     "likelihoods",
     "losses",
     "networks",
     "noise_levels",
+    "ode",
     "samplers",
     "schedules",
+    "sde",
     "variance",
     "weightings",
 ]

@@ -75,6 +75,21 @@ def posterior(
     return mean, jnp.sqrt(c) * sigma(log_snr_s)
 
 
+def transition(
+    z_s: Float[Array, " b *d"],
+    log_snr_s: Float[Array, "..."],
+    log_snr_t: Float[Array, "..."],
+) -> tuple[Float[Array, " b *d"], Float[Array, "..."]]:
+    """Return mean and standard deviation of q(z_t | z_s) for s < t, from clean to noisy.
+
+    The mean is (α_t/α_s) z_s and the variance c σ_t² with c = −expm1(λ_t − λ_s) (VDM,
+    appendix A). The standard deviation has the shape of λ with axes appended.
+    """
+    log_snr_s, log_snr_t = expand(log_snr_s, z_s), expand(log_snr_t, z_s)
+    c = -jnp.expm1(log_snr_t - log_snr_s)
+    return alpha(log_snr_t) / alpha(log_snr_s) * z_s, jnp.sqrt(c) * sigma(log_snr_t)
+
+
 def convert(
     prediction: Float[Array, " b *d"],
     z: Float[Array, " b *d"],

@@ -6,7 +6,7 @@ key i alone, so a result does not change with the batch an example happens to be
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 
 def check_key(key: Array, batch_size: int) -> None:
@@ -40,3 +40,24 @@ def normal(key: Key[Array, "*b"], shape: tuple[int, ...], dtype=float) -> Float[
     if key.ndim == 0:
         return jax.random.normal(key, shape, dtype)
     return jax.vmap(lambda k: jax.random.normal(k, shape[1:], dtype))(key)
+
+
+def categorical(key: Key[Array, "*b"], logits: Float[Array, "..."]) -> Int[Array, "..."]:
+    """Return indices into the last axis with probabilities ∝ exp(logits), batch axis first."""
+    if key.ndim == 0:
+        return jax.random.categorical(key, logits)
+    return jax.vmap(jax.random.categorical)(key, logits)
+
+
+def uniform(key: Key[Array, "*b"], shape: tuple[int, ...], dtype=float) -> Float[Array, "..."]:
+    """Return draws from U[0, 1) of the given shape, batch axis first."""
+    if key.ndim == 0:
+        return jax.random.uniform(key, shape, dtype)
+    return jax.vmap(lambda k: jax.random.uniform(k, shape[1:], dtype))(key)
+
+
+def rademacher(key: Key[Array, "*b"], shape: tuple[int, ...], dtype=float) -> Float[Array, "..."]:
+    """Return draws of ±1, each with probability ½, of the given shape, batch axis first."""
+    if key.ndim == 0:
+        return jax.random.rademacher(key, shape, dtype)
+    return jax.vmap(lambda k: jax.random.rademacher(k, shape[1:], dtype))(key)

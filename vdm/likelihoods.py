@@ -1,8 +1,9 @@
 """The decoder p(x|z_0): how the least noisy latent gives back data.
 
 A likelihood is a frozen value with `encode(x)`, which maps data to the real numbers
-the process diffuses, `log_prob(x, z_0, log_snr)` in nats per example, and
-`decode(z_0, log_snr)`, which returns the most probable data.
+the process diffuses, `log_prob(x, z_0, log_snr)` in nats per example,
+`decode(z_0, log_snr)`, which returns the most probable data, and
+`draw(key, z_0, log_snr)`, which returns data drawn from p(x|z_0).
 """
 
 import dataclasses
@@ -12,14 +13,23 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer, Num
+from jaxtyping import Array, Float, Int, Integer, Key, Num
 
+from vdm import draws
 from vdm.diffusion import alpha, expand
 
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """What every likelihood offers."""
+    """What every likelihood offers.
+
+    `bounds` are the least and the greatest encoded value, None where there are none.
+    """
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The range of encoded data."""
+        ...
 
     def encode(self, x: Num[Array, " b *d"]) -> Float[Array, " b *d"]:
         """Map data to real numbers of about unit scale."""
@@ -37,6 +47,12 @@ class Likelihood(Protocol):
         """Return the most probable data."""
         ...
 
+    def draw(
+        self, key: Key[Array, "..."], z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
+    ) -> Num[Array, " b *d"]:
+        """Return data drawn from p(x|z_0), with one key or one key per example."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Discretised:
@@ -47,6 +63,10 @@ class Discretised:
     def __post_init__(self):
         if not (isinstance(self.levels, int) and self.levels >= 2):
             raise ValueError(f"levels must be a whole number of at least 2: got {self.levels!r}")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 1.0 / self.levels - 1.0, 1.0 - 1.0 / self.levels
 
     def encode(self, x: Integer[Array, " b *d"]) -> Float[Array, " b *d"]:
         if not jnp.issubdtype(x.dtype, jnp.integer):
@@ -62,10 +82,7 @@ class Discretised:
         x_hat = z_0 / alpha(expand(log_snr, z_0))
         precision = jnp.exp(0.5 * log_snr)  # of z_0/α_0 as a measurement of x: α/σ
         chosen = -0.5 * jnp.square(expand(precision, x_hat) * (x_hat - self.encode(x)))
-        values = self._value(jnp.arange(self.levels)).reshape((1,) * z_0.ndim + (-1,))
-        gap = x_hat[..., None] - values
-        every = -0.5 * jnp.square(expand(precision, gap) * gap)
-        log_probs = chosen - jax.nn.logsumexp(every, axis=-1)
+        log_probs = chosen - jax.nn.logsumexp(self._every(x_hat, precision), axis=-1)
         return jnp.sum(log_probs, axis=tuple(range(1, z_0.ndim)))
 
     def decode(
@@ -74,6 +91,20 @@ class Discretised:
         x_hat = z_0 / alpha(expand(log_snr, z_0))
         level = jnp.round(0.5 * ((x_hat + 1.0) * self.levels - 1.0))
         return jnp.clip(level, 0, self.levels - 1).astype(jnp.int32)
+
+    def draw(
+        self, key: Key[Array, "..."], z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
+    ) -> Int[Array, " b *d"]:
+        x_hat = z_0 / alpha(expand(log_snr, z_0))
+        logits = self._every(x_hat, jnp.exp(0.5 * log_snr))
+        return draws.categorical(key, logits).astype(jnp.int32)
+
+    def _every(self, x_hat, precision):
+        """Return log q(z_0|x) of every level x but for a constant, levels last."""
+        gap = x_hat[..., None] - self._value(jnp.arange(self.levels)).reshape(
+            (1,) * x_hat.ndim + (-1,)
+        )
+        return -0.5 * jnp.square(expand(precision, gap) * gap)
 
     def _value(self, level):
         return (2.0 * level.astype(float) + 1.0) / self.levels - 1.0
@@ -94,6 +125,10 @@ class Gaussian:
             raise ValueError(f"mean must be finite: got {self.mean}")
         if not (np.all(np.isfinite(self.std)) and np.all(np.asarray(self.std) > 0)):
             raise ValueError(f"std must be positive and finite: got {self.std}")
+
+    @property
+    def bounds(self) -> None:
+        return None
 
     def encode(self, x: Float[Array, " b *d"]) -> Float[Array, " b *d"]:
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -119,6 +154,13 @@ class Gaussian:
         x_hat = z_0 / alpha(expand(log_snr, z_0))
         return x_hat * self._last_axis(self.std, z_0) + self._last_axis(self.mean, z_0)
 
+    def draw(
+        self, key: Key[Array, "..."], z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
+    ) -> Float[Array, " b *d"]:
+        noise = draws.normal(key, z_0.shape, z_0.dtype)
+        spread = self.scale * self._last_axis(self.std, z_0)
+        return self.decode(z_0, log_snr) + spread * noise
+
     def _last_axis(self, value, like):
         value = jnp.asarray(value, like.dtype)
         return value if value.ndim == 0 else value.reshape((1,) * (like.ndim - 1) + (-1,))
@@ -129,7 +171,8 @@ def discretised(levels: int = 256) -> Discretised:
 
     encode(x) = (2x + 1)/levels − 1, the midpoint of x's bin in [−1, 1], and per
     dimension p(x|z_0) ∝ q(z_0|x) ∝ exp(−½ e^{λ_0} (z_0/α_0 − encode(x))²), normalised
-    over the levels (VDM, section 3.3). `decode` takes the most probable level.
+    over the levels (VDM, section 3.3). `decode` takes the most probable level, `draw` one
+    by its probability; both are integers in 0..levels−1.
     Raises ValueError if levels is not a whole number of at least 2; `encode` raises
     TypeError for data that is not of an integer type.
     """

@@ -9,6 +9,7 @@ is the only place where units change. `log_snr_fn` maps times to λ and
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,19 @@ from vdm.schedules.base import LogSnrFn
 
 AnyArray = Float[Array | np.ndarray, "*b"]
 EpsFn = Callable[[Float[Array, " b *d"], Float[Array, "..."]], Float[Array, " b *d"]]
+
+
+class VLB(NamedTuple):
+    """The three terms of −VLB(x) in nats per example, each of shape [b]; lower is better."""
+
+    prior: Float[Array, " b"]
+    reconstruction: Float[Array, " b"]
+    diffusion: Float[Array, " b"]
+
+    @property
+    def total(self) -> Float[Array, "*b"]:
+        """The negative variational bound, an upper bound of −log p(x) in expectation."""
+        return self.prior + self.reconstruction + self.diffusion
 
 
 def sum_dims(values: Float[Array, " b *d"]) -> Float[Array, " b"]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
-from vdm import draws, losses, noise_levels as levels, samplers
+from vdm import denoisers, draws, losses, marginal, noise_levels as levels, samplers
 from vdm.choices import unknown
+from vdm.dequantisation import importance_weighted
 from vdm.diffusion import PREDICTIONS, alpha, convert, expand
 from vdm.likelihoods import Likelihood
-from vdm.losses import EpsFn
+from vdm.losses import VLB, EpsFn
 from vdm.noise_levels import NoiseLevels
 from vdm.samplers import Sampler
 from vdm.schedules import Schedule
@@ -22,20 +23,8 @@ from vdm.schedules.base import LogSnrFn
 
 Params = dict[str, Any]
 HEADS = (*PREDICTIONS, "edm")
+FINALS = ("mode", "draw")
 Data = Num[Array | np.ndarray, " b *d"]
-
-
-class VLB(NamedTuple):
-    """The three terms of −VLB(x) in nats per example, each of shape [b]; lower is better."""
-
-    prior: Float[Array, " b"]
-    reconstruction: Float[Array, " b"]
-    diffusion: Float[Array, " b"]
-
-    @property
-    def total(self) -> Float[Array, "*b"]:
-        """The negative variational bound, an upper bound of −log p(x) in expectation."""
-        return self.prior + self.reconstruction + self.diffusion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +73,42 @@ class VDM:
         params: Params,
         cond: Array | np.ndarray | None = None,
         *,
+        guidance: float | None = None,
+        clip_denoised: bool = False,
         dropout_key: Array | None = None,
     ) -> EpsFn:
         """Return eps_fn(z, log_snr) → ε̂ at these parameters, whatever the network predicts.
 
         The noise level may be a scalar. Without a dropout key the function is
-        deterministic. ε̂ has the precision of z, not of the network.
+        deterministic. ε̂ has the precision of z, not of the network. `guidance` exaggerates
+        the condition by this factor (`denoisers.guided`), for a network that was trained with
+        and without one; `clip_denoised` then projects x̂ onto the range of encoded data
+        (`denoisers.clip_denoised`). Raises ValueError for guidance without a condition or of a
+        network that cannot go without, and for clipping data that has no range.
         """
+        eps_fn = self._plain_denoiser(params, cond, dropout_key)
+        if guidance is not None:
+            if not getattr(self.network, "optional_cond", False):
+                raise ValueError(
+                    "guidance needs a network with optional_cond=True, trained with and without "
+                    f"its condition: got {type(self.network).__name__} with optional_cond=False"
+                )
+            if cond is None:
+                raise ValueError("guidance needs a condition: got cond=None")
+            without = self._plain_denoiser(params, None, dropout_key)
+            eps_fn = denoisers.guided(eps_fn, without, guidance)
+        if not clip_denoised:
+            return eps_fn
+        if self.likelihood.bounds is None:
+            raise ValueError(
+                "clip_denoised needs a range of encoded data: got a likelihood without one, "
+                f"{self.likelihood} (discretised(levels) has one)"
+            )
+        return denoisers.clip_denoised(eps_fn, *self.likelihood.bounds)
+
+    def _plain_denoiser(
+        self, params: Params, cond: Array | np.ndarray | None, dropout_key: Array | None
+    ) -> EpsFn:
         rngs = None if dropout_key is None else {"dropout": dropout_key}
         cond = None if cond is None else jnp.asarray(cond)
 
@@ -124,6 +142,7 @@ class VDM:
         *,
         noise_levels: Float[Array, " b"] | NoiseLevels | None = None,
         num_steps: int | Int[Array, ""] | None = None,
+        clip_denoised: bool = False,
         dropout_key: Array | None = None,
     ) -> VLB:
         """Return a one-sample estimate of the negative bound for every example, in nats.
@@ -134,7 +153,8 @@ class VDM:
         default it is one low-discrepancy set of times over the batch (VDM, appendix I.1),
         or with one key per example one uniform time from each key.
         For finite T a time t stands for the step ⌊tT⌋ + 1. Each term is an unbiased
-        estimate for uniform times, −VLB being their sum (VDM, eq. 11).
+        estimate for uniform times, −VLB being their sum (VDM, eq. 11). `clip_denoised` is the
+        bound of the model whose x̂ is clipped to the data's range, never a looser one.
         Raises TypeError for data that the likelihood does not model, ValueError for
         keys or times that do not fit the batch or num_steps < 1.
         """
@@ -152,7 +172,7 @@ class VDM:
         encoded = self.likelihood.encode(x)
         log_snr_fn, eps_fn = (
             self.log_snr(params),
-            self.denoiser(params, cond, dropout_key=dropout_key),
+            self.denoiser(params, cond, clip_denoised=clip_denoised, dropout_key=dropout_key),
         )
         log_snr_0, log_snr_1 = (log_snr_fn(jnp.asarray(t, encoded.dtype)) for t in (0.0, 1.0))
         eps_0 = draws.normal(key_0, x.shape, encoded.dtype)
@@ -185,22 +205,120 @@ class VDM:
         key: Key[Array, "..."],
         shape: tuple[int, ...],
         *,
-        num_steps: int,
+        num_steps: int | None = None,
         sampler: str | Sampler = "ancestral",
         cond: Array | np.ndarray | None = None,
+        grid: str | Float[Array | np.ndarray, " n"] = "time",
+        start: Float[Array, " b *d"] | None = None,
+        guidance: float | None = None,
+        clip_denoised: bool = False,
+        final: str = "mode",
     ) -> Num[Array, " b *d"]:
         """Return data drawn from the model, of the given shape, batch axis first.
 
-        The noise levels are the schedule's at num_steps + 1 even times; z_0 goes through
-        the likelihood's `decode`. Raises ValueError for num_steps < 1, an unknown sampler
-        or keys that do not fit the batch.
+        `grid` says which noise levels are passed through: "time", the schedule's at
+        num_steps + 1 even times; "lambda", even in λ between its ends; "edm", as EDM spaces
+        them (`samplers.grids`); or increasing levels, which need no num_steps. `start` is a
+        latent z at the first of them, in place of noise. `guidance` and `clip_denoised` are
+        those of `denoiser`. z_0 is
+        turned into data by `final`: the likelihood's "mode", or a "draw" from p(x|z_0), the
+        last part of the generative model.
+        Raises ValueError for num_steps < 1, missing or superfluous, an unknown sampler, grid
+        or final, data without a range to clip to, or keys or a start that do not fit the batch.
         """
-        if num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1: got {num_steps}")
-        log_snrs = self.log_snr(params)(jnp.linspace(1.0, 0.0, num_steps + 1))
-        eps_fn = self.denoiser(params, cond)
-        z_0 = samplers.sample(key, eps_fn, log_snrs, shape, sampler=sampler)
-        return self.likelihood.decode(z_0, log_snrs[-1])
+        if final not in FINALS:
+            raise ValueError(unknown("final", final, FINALS))
+        log_snrs = samplers.grids.on_schedule(grid, self.log_snr(params), num_steps)
+        eps_fn = self.denoiser(params, cond, guidance=guidance, clip_denoised=clip_denoised)
+        z_0 = samplers.sample(key, eps_fn, log_snrs, shape, sampler=sampler, start=start)
+        if final == "mode":
+            return self.likelihood.decode(z_0, log_snrs[-1])
+        # The sampler has mixed 0 to len(log_snrs) − 1 into the key.
+        return self.likelihood.draw(draws.fold_in(key, len(log_snrs)), z_0, log_snrs[-1])
+
+    def log_likelihood(
+        self,
+        params: Params,
+        key: Key[Array, "..."],
+        x: Data,
+        cond: Array | np.ndarray | None = None,
+        *,
+        dequantisation: str | None = None,
+        num_samples: int = 1,
+        divergence: str = "exact",
+        num_probes: int | None = None,
+        rtol: float | None = None,
+        atol: float | None = None,
+        num_steps: int | None = None,
+    ) -> Float[Array, " b"]:
+        """Return log p(x) under the probability-flow ODE for every example, in nats.
+
+        For integers it is an estimate of a lower bound of log P(x), tighter with more
+        `num_samples`; for real data it is log p(x). This is another model than the bound's:
+        the ODE's, without a decoder. Options and errors are those of `log_weights`.
+        """
+        found = self.log_weights(
+            params,
+            key,
+            x,
+            cond,
+            dequantisation=dequantisation,
+            num_samples=num_samples,
+            divergence=divergence,
+            num_probes=num_probes,
+            rtol=rtol,
+            atol=atol,
+            num_steps=num_steps,
+        )
+        return importance_weighted(found.log_weights)
+
+    def log_weights(
+        self,
+        params: Params,
+        key: Key[Array, "..."],
+        x: Data,
+        cond: Array | np.ndarray | None = None,
+        *,
+        dequantisation: str | None = None,
+        num_samples: int = 1,
+        divergence: str = "exact",
+        num_probes: int | None = None,
+        rtol: float | None = None,
+        atol: float | None = None,
+        num_steps: int | None = None,
+    ) -> marginal.Draws:
+        """Return what the draws weigh that `log_likelihood` averages, and what they cost.
+
+        Options and errors are those of `marginal.log_weights` and `ode.solve`; with one key
+        per example, or one key for all, an example's result does not depend on the others'.
+        """
+        x = jnp.asarray(x)
+        draws.check_key(key, x.shape[0])
+        log_snr_fn = self.log_snr(params)
+
+        def one(key, x, cond):
+            encoded = self.likelihood.encode(x[None])
+            log_snr_max, log_snr_min = (log_snr_fn(jnp.asarray(t, encoded.dtype)) for t in (0, 1))
+            found = marginal.log_weights(
+                key[None],
+                x[None],
+                self.denoiser(params, None if cond is None else cond[None]),
+                self.likelihood,
+                log_snr_max=log_snr_max,
+                log_snr_min=log_snr_min,
+                dequantisation=dequantisation,
+                num_samples=num_samples,
+                divergence=divergence,
+                num_probes=num_probes,
+                rtol=rtol,
+                atol=atol,
+                num_steps=num_steps,
+            )
+            return jax.tree.map(lambda leaf: leaf[:, 0], found)
+
+        keys = jax.random.split(key, x.shape[0]) if key.ndim == 0 else key
+        cond = None if cond is None else jnp.asarray(cond)
+        return jax.vmap(one, out_axes=1)(keys, x, cond)
 
 
 def _precondition(

@@ -1,6 +1,7 @@
 """Networks f(z, log_snr, cond, *, train) whose output has z's shape."""
 
+from vdm.networks.condition import drop_condition, no_condition
 from vdm.networks.mlp import MLP
 from vdm.networks.unet import UNet
 
-__all__ = ["MLP", "UNet"]
+__all__ = ["MLP", "UNet", "drop_condition", "no_condition"]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vdm.networks.condition import no_condition
 from vdm.networks.fields import DTypeLike
 
 # Fastest and slowest angular frequency of the embedding of t in [0, 1] differ by this
@@ -53,36 +54,6 @@ def fourier_features(
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def check_condition(
-    cond: Array | None, batch_size: int, num_classes: int | None, cond_dim: int | None
-) -> None:
-    """Raise TypeError or ValueError unless `cond` is what the network was built for.
-
-    That is None without num_classes and cond_dim, integers of shape [b] with
-    num_classes, floats of shape [b, cond_dim] with cond_dim.
-    """
-    if num_classes is None and cond_dim is None:
-        if cond is not None:
-            raise ValueError(
-                "this network is unconditional (num_classes and cond_dim are None), expected "
-                f"cond=None: got cond of shape {jnp.shape(cond)}"
-            )
-        return
-    kind: type
-    shape: tuple[int | None, ...]
-    if num_classes is not None:
-        kind, shape, what = jnp.integer, (batch_size,), f"integers in 0..{num_classes - 1}"
-    else:
-        kind, shape, what = jnp.floating, (batch_size, cond_dim), "floats"
-    expected = f"expected cond to be {what} of shape {shape}"
-    if cond is None:
-        raise ValueError(f"this network is conditional, {expected}: got cond=None")
-    if not jnp.issubdtype(cond.dtype, kind):
-        raise TypeError(f"{expected}: got {cond.dtype}")
-    if cond.shape != shape:
-        raise ValueError(f"{expected}: got shape {cond.shape}")
-
-
 def embed(
     log_snr: Float[Array, " b"],
     cond: Array | None,
@@ -92,23 +63,33 @@ def embed(
     log_snr_max: float,
     log_snr_min: float,
     num_classes: int | None,
+    cond_dim: int | None,
+    optional_cond: bool,
     dtype: DTypeLike,
 ) -> Float[Array, " b hidden"]:
     """Return the embedding of noise level and condition that every block is given.
 
     λ is normalised to t = (λ_max − λ)/(λ_max − λ_min), which may leave [0, 1]; its
     sinusoid and the condition (a learned vector for each class, or the float vector as
-    it is) are concatenated and go through `dense0` and `dense1`, each with swish
-    (VDM, appendix B). Makes parameters in the calling module.
+    it is; a learned vector for no condition) are concatenated and go through `dense0` and
+    `dense1`, each with swish (VDM, appendix B). Makes parameters in the calling module.
     """
     parts = [sinusoidal((log_snr_max - log_snr) / (log_snr_max - log_snr_min), features)]
-    if num_classes is not None:
+    if cond is None and optional_cond:
+        cond = no_condition(log_snr.shape[0], num_classes, cond_dim)
+    if cond is not None and num_classes is not None:
         # Unit variance, like the sinusoid it stands beside.
         table = nn.Embed(
-            num_classes, features, embedding_init=nn.initializers.normal(1.0), name="class_embed"
+            num_classes + optional_cond,
+            features,
+            embedding_init=nn.initializers.normal(1.0),
+            name="class_embed",
         )
-        parts.append(table(cond))
-    elif cond is not None:
+        parts.append(table(jnp.where(cond < 0, num_classes, cond)))
+    elif cond is not None and cond_dim is not None:
+        if optional_cond:
+            none = nn.Embed(1, cond_dim, name="no_cond_embed")(jnp.zeros(cond.shape[:1], int))
+            cond = jnp.where(jnp.all(jnp.isnan(cond), axis=-1, keepdims=True), none, cond)
         parts.append(cond)
     h = jnp.concatenate([part.astype(dtype) for part in parts], axis=-1)
     h = nn.swish(nn.Dense(hidden, dtype=dtype, name="dense0")(h))

@@ -3,7 +3,8 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from vdm.networks.embeddings import check_condition, embed
+from vdm.networks.condition import check_condition
+from vdm.networks.embeddings import embed
 from vdm.networks.fields import (
     DTypeLike,
     check_common,
@@ -24,9 +25,9 @@ class MLP(nn.Module):
 
     Fields: `width` of the layers, `num_blocks`, `dropout` (only with train=True),
     `num_classes` for integer conditions [b] or `cond_dim` for float ones [b, cond_dim],
-    `residual`, the range `log_snr_max`, `log_snr_min` on which λ is normalised, the compute
-    `dtype`, parameters being float32 always, and `remat`, which computes every block twice to
-    spare its memory.
+    `optional_cond` for examples that come without (see `condition`), `residual`, the range
+    `log_snr_max`, `log_snr_min` on which λ is normalised, the compute `dtype`, parameters
+    being float32 always, and `remat`, which computes every block twice to spare its memory.
     Raises ValueError or TypeError for fields or inputs that do not fit together.
     """
 
@@ -35,6 +36,7 @@ class MLP(nn.Module):
     dropout: float = 0.0
     num_classes: int | None = None
     cond_dim: int | None = None
+    optional_cond: bool = False
     residual: bool = True
     log_snr_max: float = 13.3
     log_snr_min: float = -5.0
@@ -47,6 +49,7 @@ class MLP(nn.Module):
         check_common(
             num_classes=self.num_classes,
             cond_dim=self.cond_dim,
+            optional_cond=self.optional_cond,
             dropout=self.dropout,
             log_snr_max=self.log_snr_max,
             log_snr_min=self.log_snr_min,
@@ -64,7 +67,7 @@ class MLP(nn.Module):
     ) -> Float[Array, " b *d"]:
         """Return the prediction at z and λ; `train` switches dropout on (rng "dropout")."""
         check_log_snr(log_snr, z)
-        check_condition(cond, z.shape[0], self.num_classes, self.cond_dim)
+        check_condition(cond, z.shape[0], self.num_classes, self.cond_dim, self.optional_cond)
         level = embed(
             log_snr,
             cond,
@@ -73,6 +76,8 @@ class MLP(nn.Module):
             log_snr_max=self.log_snr_max,
             log_snr_min=self.log_snr_min,
             num_classes=self.num_classes,
+            cond_dim=self.cond_dim,
+            optional_cond=self.optional_cond,
             dtype=self.dtype,
         )
         flat = z.reshape(z.shape[0], -1)

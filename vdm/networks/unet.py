@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 
 from vdm.choices import unknown
 from vdm.networks.blocks import AttentionBlock, ResBlock, conv, group_norm
-from vdm.networks.embeddings import check_condition, embed, fourier_features
+from vdm.networks.condition import check_condition
+from vdm.networks.embeddings import embed, fourier_features
 from vdm.networks.fields import (
     DTypeLike,
     check_common,
@@ -34,7 +35,8 @@ class UNet(nn.Module):
     features sin, cos(2π 2ⁿ z) appended to z (empty for none), `attention` "none",
     "middle" or "everywhere", `num_groups` of GroupNorm, which must divide `channels`,
     `dropout` (only with train=True), `num_classes` for integer conditions [b] or
-    `cond_dim` for float ones [b, cond_dim], `residual`, the range `log_snr_max`,
+    `cond_dim` for float ones [b, cond_dim], `optional_cond` for examples that come
+    without (see `condition`), `residual`, the range `log_snr_max`,
     `log_snr_min` on which λ is normalised, the compute `dtype`, parameters being float32
     always, and `remat`, which computes every block twice to spare its memory. Raises
     ValueError or TypeError for fields or inputs that do not fit.
@@ -48,6 +50,7 @@ class UNet(nn.Module):
     dropout: float = 0.1
     num_classes: int | None = None
     cond_dim: int | None = None
+    optional_cond: bool = False
     residual: bool = True
     log_snr_max: float = 13.3
     log_snr_min: float = -5.0
@@ -71,6 +74,7 @@ class UNet(nn.Module):
         check_common(
             num_classes=self.num_classes,
             cond_dim=self.cond_dim,
+            optional_cond=self.optional_cond,
             dropout=self.dropout,
             log_snr_max=self.log_snr_max,
             log_snr_min=self.log_snr_min,
@@ -94,7 +98,7 @@ class UNet(nn.Module):
         if z.ndim != 4:
             raise ValueError(f"UNet expects images z of shape [b, h, w, c]: got shape {z.shape}")
         check_log_snr(log_snr, z)
-        check_condition(cond, z.shape[0], self.num_classes, self.cond_dim)
+        check_condition(cond, z.shape[0], self.num_classes, self.cond_dim, self.optional_cond)
         level = embed(
             log_snr,
             cond,
@@ -103,6 +107,8 @@ class UNet(nn.Module):
             log_snr_max=self.log_snr_max,
             log_snr_min=self.log_snr_min,
             num_classes=self.num_classes,
+            cond_dim=self.cond_dim,
+            optional_cond=self.optional_cond,
             dtype=self.dtype,
         )
 

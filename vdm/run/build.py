@@ -13,16 +13,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from vdm import likelihoods, networks, schedules
+from vdm import likelihoods, networks, schedules, sde
 from vdm.choices import unknown
-from vdm.model import HEADS, VDM
+from vdm.model import FINALS, HEADS, VDM
 from vdm.run import condition, laws, objective, optim
 from vdm.run.condition import Condition
-from vdm.run.config import Config
+from vdm.run.config import Config, SampleConfig
 from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.step import Trainer
-from vdm.samplers import SAMPLERS
+from vdm.samplers import SAMPLERS as PLAIN_SAMPLERS, Sampler
+from vdm.samplers.grids import GRIDS
 
 SCHEDULES: Mapping[str, Callable[..., Any]] = {
     "linear": schedules.linear,
@@ -39,13 +40,16 @@ LIKELIHOODS: Mapping[str, Callable[..., Any]] = {
     "discretised": likelihoods.discretised,
     "gaussian": likelihoods.gaussian,
 }
+SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
+    **PLAIN_SAMPLERS,
+    "euler_maruyama": sde.euler_maruyama,
+    "exponential": sde.exponential,
+}
 
 
 def model(config: Config) -> VDM:
     """Return the model that a config describes; raises UserError for a bad name or argument."""
     parts = config.model
-    if config.sample.sampler not in SAMPLERS:  # or `vdm sample` would be the first to say so
-        raise UserError(unknown("sample.sampler", config.sample.sampler, SAMPLERS))
     if parts.prediction not in HEADS:
         raise UserError(unknown("model.prediction", parts.prediction, HEADS))
     schedule = _construct("schedule", parts.schedule, SCHEDULES)
@@ -59,7 +63,50 @@ def model(config: Config) -> VDM:
     network = _construct("network", {**ends, **parts.network}, NETWORKS)
     likelihood = _construct("likelihood", parts.likelihood, LIKELIHOODS)
     with as_user_error("model.sigma_data"):
-        return VDM(schedule, network, likelihood, parts.prediction, parts.sigma_data)
+        vdm = VDM(schedule, network, likelihood, parts.prediction, parts.sigma_data)
+    # Or `vdm sample` and `vdm evaluate` would be the first to say so.
+    check_sampling(vdm, config.sample)
+    check_clip(vdm, config.evaluate.clip_denoised)
+    return vdm
+
+
+def sampler(text: str) -> Sampler:
+    """Return the sampler of a name, or of a name with arguments such as "heun:churn=0.2"."""
+    name, _, rest = text.partition(":")
+    if name not in SAMPLERS:
+        raise UserError(unknown("sampler", name, SAMPLERS))
+    known = inspect.signature(SAMPLERS[name]).parameters
+    arguments = {}
+    for word in rest.split(",") if rest else ():
+        key, _, value = word.partition("=")
+        if key not in known:
+            raise UserError(unknown(f"argument of the sampler {name}", key, known))
+        try:
+            arguments[key] = float(value)
+        except ValueError as error:
+            raise UserError(f"sampler {text!r}: {key} must be a number: got {value!r}") from error
+    with as_user_error(f"sampler {text!r}"):
+        return SAMPLERS[name](**arguments)
+
+
+def check_sampling(vdm: VDM, settings: SampleConfig) -> None:
+    """Raise UserError for a way to sample that does not exist, or not for this model."""
+    sampler(settings.sampler)
+    for name, word, words in (("grid", settings.grid, GRIDS), ("final", settings.final, FINALS)):
+        if word not in words:
+            raise UserError(unknown(f"sample.{name}", word, words))
+    check_clip(vdm, settings.clip_denoised)
+    if settings.guidance != 1.0 and not vdm.network.optional_cond:
+        raise UserError(
+            f"guidance={settings.guidance} needs a model that was trained with and without its "
+            "condition: model.network.optional_cond=True and train.cond_dropout above 0"
+        )
+
+
+def check_clip(vdm: VDM, clip_denoised: bool) -> None:
+    """Raise UserError if x̂ is to be clipped to the range of data that has none."""
+    if clip_denoised and vdm.likelihood.bounds is None:
+        raise UserError("clip_denoised is for integer data: real numbers have no range to clip to")
 
 
 def trainer(config: Config, data: Dataset) -> Trainer:
@@ -78,6 +125,31 @@ def check_fit(vdm: VDM, data: Dataset, told: Condition) -> None:
     x = data.take(np.arange(1)).x
     with as_user_error(f"the model does not fit {data.version} {list(data.shape)}"):
         jax.eval_shape(vdm.init, jax.random.key(0), x, told.of_samples(np.arange(1)))
+
+
+def check_dropped(network: Any, config: Config) -> None:
+    """Raise UserError unless conditions are dropped just where the network can go without."""
+    rate = config.train.cond_dropout
+    if network.optional_cond and network.num_classes is None:
+        raise UserError(
+            "model.network.optional_cond=True needs model.network.num_classes: training gives "
+            "classes, not vectors"
+        )
+    if rate and not network.optional_cond:
+        raise UserError(
+            f"train.cond_dropout={rate} needs model.network.optional_cond=True, a network that can "
+            "go without its condition"
+        )
+    if rate and config.data.augment != "none":
+        raise UserError(
+            f"train.cond_dropout={rate} would drop what data.augment={config.data.augment!r} tells "
+            "the network as well: expected one of the two"
+        )
+    if network.optional_cond and not rate:
+        raise UserError(
+            "model.network.optional_cond=True needs train.cond_dropout above 0: without it the "
+            "network never learns to go without its condition"
+        )
 
 
 def levels(vdm: VDM) -> int | None:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -69,7 +70,17 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate", help="measure bits per dimension on a split", allow_abbrev=False
     )
     evaluate.add_argument("--split", default="test", help="test (default) or train")
+    evaluate.add_argument("--bound", help="vlb (the variational bound), ode or vlb,ode")
     evaluate.add_argument("--num_steps", help="values of T, such as 10,100,1000,inf")
+    evaluate.add_argument(
+        "--clip_denoised", action=argparse.BooleanOptionalAction, help="measure it clipped as well"
+    )
+    evaluate.add_argument("--dequantisation", help="ode: truncated_normal, uniform or both")
+    evaluate.add_argument("--num_samples", help="ode: numbers K of draws, such as 1,10")
+    evaluate.add_argument("--divergence", help="ode: hutchinson, or exact (for few dimensions)")
+    evaluate.add_argument("--num_probes", type=int, help="ode: of hutchinson")
+    evaluate.add_argument("--ode_steps", type=int, help="ode: even steps, not as many as needed")
+    evaluate.add_argument("--tolerance", type=float, help="ode: of the local error")
     evaluate.add_argument("--params", default="ema", help="ema (averaged, default) or raw")
     evaluate.add_argument("--law", help="law of λ at T=inf: training, schedule, sigmoid, adaptive")
     evaluate.add_argument("--levels_per_example", type=int, help="noise levels per example")
@@ -82,7 +93,19 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--out", type=pathlib.Path, help="a .png or .npy file (default: in workdir)"
     )
-    sample.add_argument("--sampler", help="how to sample: ancestral")
+    sample.add_argument(
+        "--sampler",
+        help="ancestral, ddim, heun, dpmpp_2m, exponential or euler_maruyama, with arguments "
+        "such as ddim:eta=0.5",
+    )
+    sample.add_argument("--grid", help="of noise levels: time, lambda or edm")
+    sample.add_argument(
+        "--guidance", type=float, help="above 1 exaggerates the class, 0 ignores it"
+    )
+    sample.add_argument(
+        "--clip_denoised", action=argparse.BooleanOptionalAction, help="keep x̂ in the data's range"
+    )
+    sample.add_argument("--final", help="from z₀ to data: mode or draw")
     sample.add_argument("--steps", dest="num_steps", type=int, help="sampling steps")
     sample.add_argument("--batch_size", type=int, help="samples per call; no influence on results")
     sample.add_argument("--seed", type=int)
@@ -118,14 +141,14 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    from vdm.run import evaluate, trained
+    from vdm.run import evaluate, tables, trained
 
     run = trained.load(options.workdir, options.params)
-    names = ("num_steps", "law", "levels_per_example", "batch_size", "seed")
-    settings = _override(run.config.evaluate, options, names)
+    settings = _override(run.config.evaluate, options)
+    _check_used(settings, options, integers=run.model.likelihood.bounds is not None)
     record = evaluate.evaluate(run, options.split, settings, options.workdir)
     if processes.is_first():
-        _print_table(record["results"])
+        tables.show(record["results"])
     _say(f"written to {options.workdir / evaluate.RESULT_FILE}")
     return 0
 
@@ -135,7 +158,8 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     from vdm.run import build, data, figures, sample, trained
 
     run = trained.load(options.workdir)
-    settings = _override(run.config.sample, options, ("num_steps", "sampler", "batch_size", "seed"))
+    settings = _override(run.config.sample, options)
+    build.check_sampling(run.model, settings)
     dataset = data.load(run.config.data, "train")
     out = options.out or options.workdir / "samples.png"
     # Refused before the work, not after.
@@ -210,12 +234,57 @@ def _check_key(values: ConfigDict, key: str) -> None:
         prefix += f"{name}."
 
 
-def _override(settings: Any, options: argparse.Namespace, names: Sequence[str]) -> Any:
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+# What each option of `vdm evaluate` is for, where that is not every bound.
+OPTIONS = {
+    "vlb": ("num_steps", "law", "levels_per_example", "clip_denoised"),
+    "ode": (
+        "dequantisation",
+        "num_samples",
+        "divergence",
+        "num_probes",
+        "ode_steps",
+        "tolerance",
+    ),
+}
+
+
+def _override(settings: Any, options: argparse.Namespace) -> Any:
+    """Return the settings with what the command says in place of the config."""
+    given = _given(settings, options)
     for name, value in given.items():
-        if isinstance(value, int) and name != "seed" and value < 1:
-            raise UserError(f"--{name} must be at least 1: got {value}")
+        word = "steps" if name == "num_steps" else name
+        lowest = 0 if name == "ode_steps" else 1
+        if type(value) is int and name != "seed" and value < lowest:
+            raise UserError(f"--{word} must be at least {lowest}: got {value}")
+        if type(value) is float and not math.isfinite(value):
+            raise UserError(f"--{word} must be finite: got {value}")
+        if name == "tolerance" and not value > 0:
+            raise UserError(f"--tolerance must be positive: got {value}")
     return dataclasses.replace(settings, **given)
+
+
+def _given(settings: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the command says of the settings."""
+    names = [field.name for field in dataclasses.fields(settings)]
+    values = {name: getattr(options, name, None) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _check_used(settings: Any, options: argparse.Namespace, *, integers: bool) -> None:
+    """Raise UserError for an option of the command that would do nothing."""
+    given = _given(settings, options)
+    for bound, names in OPTIONS.items():
+        unused = [name for name in names if name in given]
+        if unused and bound not in settings.bound.split(","):
+            raise UserError(f"--{unused[0]} needs --bound={bound}: got --bound={settings.bound}")
+    if "num_probes" in given and settings.divergence == "exact":
+        raise UserError("--num_probes is for --divergence=hutchinson: the exact one has no probes")
+    if "tolerance" in given and settings.ode_steps:
+        raise UserError("--tolerance is for steps that adapt: expected --ode_steps=0 beside it")
+    if not integers and (unused := [n for n in ("dequantisation", "num_samples") if n in given]):
+        raise UserError(
+            f"--{unused[0]} is for integer data: there is nothing to draw for real numbers"
+        )
 
 
 def _no_more(rest: list[str]) -> None:
@@ -232,21 +301,4 @@ def _print_lines(title: str, lines: list[tuple[str, str]]) -> None:
     table = Table(title=title, show_header=False)
     for name, value in lines:
         table.add_row(name, value)
-    Console().print(table)
-
-
-def _print_table(results: list[dict[str, Any]]) -> None:
-    table = Table(title="bits per dimension (mean ± standard error)")
-    for heading in ("split", "n", "T", "bpd", "prior", "reconstruction", "diffusion"):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
-    for record in results:
-        bpd, terms = record["bpd"], record["terms"]
-        sem = "" if bpd["sem"] is None else f" ± {bpd['sem']:.4f}"
-        table.add_row(
-            record["split"],
-            str(bpd["n"]),
-            str(record["num_steps"]),
-            f"{bpd['mean']:.4f}{sem}",
-            *(f"{terms[name]['mean']:.4f}" for name in ("prior", "reconstruction", "diffusion")),
-        )
     Console().print(table)

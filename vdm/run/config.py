@@ -10,7 +10,7 @@ import importlib.util
 import math
 import pathlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -23,6 +23,8 @@ CONFIG_FILE = "config.json"
 # Beyond this T, float32 no longer resolves the difference of λ between two steps.
 MAX_STEPS = 100_000
 ON_NAN = ("stop", "roll_back")
+BOUNDS = ("vlb", "ode")
+DEQUANTISATIONS = ("truncated_normal", "uniform")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,7 @@ class TrainConfig:
 
     num_steps: int
     batch_size: int = 128
+    cond_dropout: float = 0.0  # share of examples shown without their class, for guidance
     accumulation_steps: int = 1  # micro-batches, one after the other, that make a batch
     log_every: int = 100
     checkpoint_every: int = 1000
@@ -117,26 +120,48 @@ class DevicesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """How carefully to evaluate.
+    """Which bounds to evaluate, and how carefully; what may be several is comma-separated.
 
-    `law` of λ for T = ∞: "training" (as the run was trained), "schedule" or "sigmoid"; it
-    has an influence on the standard error alone.
+    `bound`: "vlb", "ode" or both. The variational bound: `law` of λ for T = ∞ is "training" (as
+    the run was trained), "schedule" or "sigmoid", with an influence on the standard error alone;
+    `clip_denoised` measures it with x̂ clipped to the data's range as well. The ODE's:
+    `dequantisation` of integers, "truncated_normal" or "uniform"; `num_samples`, the draws K
+    of an example; `divergence`, "hutchinson" with `num_probes` or "exact"; `ode_steps` even
+    steps, or with 0 as many as keep the local error below `tolerance`.
     """
 
+    bound: str = "vlb"
     batch_size: int = 256
     levels_per_example: int = 64  # stratified noise levels drawn for each example
     num_steps: str = "inf"  # comma-separated values of T
     law: str = "training"
+    clip_denoised: bool = False
+    dequantisation: str = "truncated_normal"
+    num_samples: str = "1"
+    divergence: str = "hutchinson"
+    num_probes: int = 1
+    ode_steps: int = 0
+    tolerance: float = 1e-4
     seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """How to draw samples."""
+    """How to draw samples.
+
+    `sampler` is a name with its arguments, such as "heun:churn=0.2". `grid` of noise levels:
+    "time" (even on the schedule), "lambda" or "edm". `guidance` above 1 exaggerates the class,
+    0 ignores it (for networks with optional_cond). `clip_denoised` keeps x̂ within the range of
+    integer data; `final` is the "mode" of p(x|z₀) or a "draw" from it.
+    """
 
     batch_size: int = 64
     num_steps: int = 250
     sampler: str = "ancestral"
+    grid: str = "time"
+    guidance: float = 1.0
+    clip_denoised: bool = False
+    final: str = "mode"
     seed: int = 0
 
 
@@ -186,6 +211,24 @@ def parse_num_steps(text: str) -> tuple[int | None, ...]:
                 f"got {word!r}"
             )
     return tuple(values)
+
+
+def parse_words(what: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Return the words in `text`, each once; raises UserError for one that is not known."""
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    for word in words:
+        if word not in known:
+            raise UserError(unknown(what, word, known))
+    return words
+
+
+def parse_counts(text: str) -> tuple[int, ...]:
+    """Return the whole numbers in `text`; raises UserError for anything else or below 1."""
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if not (word.isascii() and word.isdigit() and int(word) >= 1):
+            raise UserError(f"num_samples must be whole numbers of at least 1: got {word!r}")
+    return tuple(dict.fromkeys(int(word) for word in words))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -341,6 +384,8 @@ def _check(config: Config) -> None:
         "devices.steps_per_dispatch": (config.devices.steps_per_dispatch, 1),
         "evaluate.batch_size": (config.evaluate.batch_size, 1),
         "evaluate.levels_per_example": (config.evaluate.levels_per_example, 1),
+        "evaluate.num_probes": (config.evaluate.num_probes, 1),
+        "evaluate.ode_steps": (config.evaluate.ode_steps, 0),
         "sample.batch_size": (config.sample.batch_size, 1),
         "sample.num_steps": (config.sample.num_steps, 1),
         "optimizer.warmup_steps": (config.optimizer.warmup_steps, 0),
@@ -368,15 +413,22 @@ def _check(config: Config) -> None:
         value = getattr(config.optimizer, key)
         if not value > 0:
             raise UserError(f"config key 'optimizer.{key}' must be positive: got {value}")
-    for key in ("b1", "b2", "ema_decay"):
-        value = getattr(config.optimizer, key)
+    shares = {f"optimizer.{k}": getattr(config.optimizer, k) for k in ("b1", "b2", "ema_decay")}
+    for key, value in {**shares, "train.cond_dropout": config.train.cond_dropout}.items():
         if not 0 <= value < 1:
-            raise UserError(f"config key 'optimizer.{key}' must be in [0, 1): got {value}")
+            raise UserError(f"config key {key!r} must be in [0, 1): got {value}")
+    if not config.evaluate.tolerance > 0:
+        value = config.evaluate.tolerance
+        raise UserError(f"config key 'evaluate.tolerance' must be positive: got {value}")
     parse_num_steps(config.evaluate.num_steps)
+    parse_counts(config.evaluate.num_samples)
+    parse_words("evaluate.bound", config.evaluate.bound, BOUNDS)
+    parse_words("evaluate.dequantisation", config.evaluate.dequantisation, DEQUANTISATIONS)
     choices = {
         "data.augment": (config.data.augment, ("none", "vdm", "group")),
         "data.in_memory": (config.data.in_memory, ("auto", "yes", "no")),
         "train.on_nan": (config.train.on_nan, ON_NAN),
+        "evaluate.divergence": (config.evaluate.divergence, ("hutchinson", "exact")),
         "optimizer.decay": (config.optimizer.decay, ("constant", "cosine")),
     }
     for key, (word, words) in choices.items():

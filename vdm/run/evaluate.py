@@ -9,136 +9,212 @@ number of devices.
 import functools
 import math
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vdm.losses import bits_per_dim
-from vdm.model import VLB
 from vdm.run import (
+    bound,
     build,
     condition,
     config as configs,
     data,
+    flow,
     laws,
     mesh as meshes,
     processes,
+    profile,
 )
+from vdm.run.bound import TERMS
 from vdm.run.condition import Condition
 from vdm.run.config import EvaluateConfig
 from vdm.run.dataset import Dataset, ids_checksum, settle
-from vdm.run.errors import UserError
 from vdm.run.files import check_writable, replacing, write_json
-from vdm.run.progress import bar
 from vdm.run.trained import Trained
 
 RESULT_FILE = "evaluation.json"
-TERMS = VLB._fields
 
 
 def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pathlib.Path) -> dict:
     """Return and write the evaluation of a split: bpd with its terms, standard error and n.
 
-    The record is that of the split at the largest T; "results" holds one such record for
-    every T, for the split and for an equally large subset of the train split. It replaces
-    the record of an earlier evaluation; the numbers for each example are kept in
-    evaluation_<split>.npz. Raises UserError for an unknown split, a folder that cannot be
+    "results" holds one record for every bound that was asked for. The variational bound is
+    measured at every T, on the split and on an equally large subset of the train split, and
+    with clipped x̂ besides if asked for; the ODE's with every dequantisation and number of
+    draws, on the split. The record itself is that of the split by the bound named first, at
+    the largest T or the most draws. It replaces the record of an earlier evaluation; the
+    numbers for each example are kept in evaluation_<split>.npz. Raises UserError for an
+    unknown split or bound, settings that do not go with the data, a folder that cannot be
     written to or a result that is not finite.
     """
+    names = _names(settings)
     values_of_t = configs.parse_num_steps(settings.num_steps)
-    law = laws.for_evaluation(settings.law, trained.law)
+    configs.parse_counts(settings.num_samples)
+    laws.for_evaluation(settings.law, trained.law)
     processes.first_alone(functools.partial(check_writable, workdir))
     where = trained.config.data.in_memory
     test = data.load(trained.config.data, split)
     subset = _subset(data.load(trained.config.data, "train"), len(test))
     build.check_values(trained.model, test)
-    datasets = [test] if split == "train" else [test, subset]
-    row_terms = jax.jit(
-        functools.partial(
-            _row_terms,
-            model=trained.model,
-            law=law,
-            num_levels=settings.levels_per_example,
-            seed=settings.seed,
-        ),
-        out_shardings=meshes.whole(trained.mesh),
-    )
+    _check(trained, test, settings, names)
     results: list[dict[str, Any]] = []
     kept: dict[str, np.ndarray] = {}
-    for stored in datasets:
-        dataset = settle(stored, where)  # it is read for every T, and for its checksum
+    for stored in [test] if split == "train" or "vlb" not in names else [test, subset]:
+        dataset = settle(stored, where)  # it is read for every bound, and for its checksum
         told = condition.build(trained.model.network, dataset, trained.config.data.augment)
-        checksum = ids_checksum(dataset)
-        for num_steps in values_of_t:
-            terms = _examples_bpd(row_terms, trained, dataset, told, settings, num_steps)
-            record = _record(terms, trained, dataset, settings, num_steps)
-            results.append({**record, "ids_checksum": checksum})
+        common = {**_common(trained, dataset, settings), "ids_checksum": ids_checksum(dataset)}
+        for name in names if stored is test else ["vlb"]:
+            measure = _vlb if name == "vlb" else _ode
+            records, of_examples = measure(trained, dataset, told, settings, values_of_t)
+            results += [{**record, **common} for record in records]
             if stored is test:
-                label = "inf" if num_steps is None else str(num_steps)
-                kept |= {f"{name}_{label}": terms[name] for name in TERMS}
-    largest = max(range(len(values_of_t)), key=lambda i: values_of_t[i] or math.inf)
-    headline = results[largest]
-    record = {**headline, "results": results}
-    if processes.is_first():
-        with replacing(workdir / f"evaluation_{split}.npz") as temporary:
-            np.savez(temporary, **kept)  # type: ignore[arg-type]
-        write_json(workdir / RESULT_FILE, record)
+                kept |= of_examples
+            record = {**_headline(results), "results": results}
+            # After each of them: what comes next may take hours and fail.
+            processes.first_alone(functools.partial(_write, record, kept, split, workdir))
     return record
 
 
-def _examples_bpd(
-    row_terms: Callable[..., VLB],
+def _write(
+    record: dict[str, Any], kept: dict[str, np.ndarray], split: str, workdir: pathlib.Path
+) -> None:
+    with replacing(workdir / f"evaluation_{split}.npz") as temporary:
+        np.savez(temporary, **kept)  # type: ignore[arg-type]
+    write_json(workdir / RESULT_FILE, record)
+
+
+Measured = tuple[list[dict[str, Any]], dict[str, np.ndarray]]
+
+
+def _vlb(
     trained: Trained,
     dataset: Dataset,
     told: Condition,
     settings: EvaluateConfig,
-    num_steps: int | None,
-) -> dict[str, np.ndarray]:
-    """Return every term of the bound for every example, in bits per dimension, float64 [n]."""
-    levels = settings.levels_per_example
-    num_rows, mesh = len(dataset) * levels, trained.mesh
-    size = meshes.padded(mesh, min(settings.batch_size, num_rows))
-    here = meshes.rows_here(mesh, size)
-    rows = np.empty((num_rows, len(TERMS)), np.float64)
-    label = "inf" if num_steps is None else str(num_steps)
-    with bar(f"evaluate {dataset.split} T={label}", num_rows) as advance:
-        for start in range(0, num_rows, size):
-            # The last batch is filled up with its own last row; the copies are dropped.
-            row = np.minimum(start + here, num_rows - 1)
-            example, level = row // levels, row % levels
-            # Every example is read once, however many of its levels are in the batch.
-            distinct, where = np.unique(example, return_inverse=True)
-            part = dataset.take(distinct)
-            cond = told.of(len(distinct), part.labels)
-            cond = None if cond is None else cond[where]
-            batch = meshes.put(mesh, size, here, (example, level, part.x[where], cond))
-            terms = row_terms(trained.params, trained.levels, *batch, num_steps)
-            done = min(start + size, num_rows)
-            rows[start:done] = np.stack(jax.device_get(tuple(terms)), axis=-1)[: done - start]
-            if start // size % 50 == 0 or done == num_rows:
-                advance(done, f"{_bpd(rows[:done], dataset):.3f} bpd")
-    mean = bits_per_dim(rows.reshape(len(dataset), levels, len(TERMS)).mean(1), dataset.num_dims)
-    return {name: np.asarray(mean[:, i]) for i, name in enumerate(TERMS)}
+    values_of_t: tuple[int | None, ...],
+) -> Measured:
+    """Return a record for every T, plain and clipped, and the terms of every example."""
+    records: list[dict[str, Any]] = []
+    kept: dict[str, np.ndarray] = {}
+    along = _along_the_schedule(trained)
+    for clip in (False, True) if settings.clip_denoised else (False,):
+        fn = bound.row_fn(trained, settings, clip_denoised=clip)
+        measured = {
+            num_steps: bound.measure(fn, trained, dataset, told, settings, num_steps)
+            for num_steps in values_of_t
+        }
+        curve = None
+        if None in measured:
+            curve = profile.profile(
+                measured[None].terms[..., TERMS.index("diffusion")],
+                measured[None].log_snr,
+                log_snr_max=float(along[0]),
+                log_snr_min=float(along[-1]),
+            )
+        for num_steps, (terms, _) in measured.items():
+            means = terms.mean(1)
+            record = _vlb_record(means, trained, settings, num_steps)
+            if clip:
+                record["clip_denoised"] = True
+            if curve is not None and num_steps is None:
+                record |= _information(curve, trained)
+            if curve is not None and num_steps is not None and _is_linear(along):
+                record["diffusion_by_steps_law"] = profile.predicted_steps(curve, num_steps)
+            records.append(record)
+            label = ("inf" if num_steps is None else str(num_steps)) + ("_clipped" if clip else "")
+            kept |= {f"{name}_{label}": means[:, i] for i, name in enumerate(TERMS)}
+    return records, kept
 
 
-def _row_terms(
-    params, law_state, example, level, x, cond, num_steps, *, model, law, num_levels, seed
-) -> VLB:
-    """One noise level of one example in each row; nats."""
-    chex.assert_equal_shape_prefix((example, level, x), 1)
-    fold_in = jax.vmap(jax.random.fold_in)
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(example)
-    offset_keys = jax.vmap(lambda k: jax.random.fold_in(k, num_levels))(keys)
-    offset = jax.vmap(jax.random.uniform)(offset_keys)
-    where = jnp.mod(offset + level / num_levels, 1.0)
-    if num_steps is None:
-        # The bound weighs every level alike, whatever the training did.
-        where = law.levels(law_state, model.log_snr(params), where, stratified=True)
-    return model.vlb(params, fold_in(keys, level), x, cond, noise_levels=where, num_steps=num_steps)
+def _ode(
+    trained: Trained,
+    dataset: Dataset,
+    told: Condition,
+    settings: EvaluateConfig,
+    values_of_t: tuple[int | None, ...],
+) -> Measured:
+    """Return a record for every dequantisation and number of draws, and each example's bound."""
+    del values_of_t  # the ODE knows of no steps of a chain
+    records: list[dict[str, Any]] = []
+    kept: dict[str, np.ndarray] = {}
+    for dequantisation in _dequantisations(trained, settings):
+        measured = flow.measure(trained, dataset, told, settings, dequantisation)
+        error = bits_per_dim(measured.standard_error, dataset.num_dims)
+        for num_samples in configs.parse_counts(settings.num_samples):
+            bpd = flow.bound(measured, num_samples, dataset.num_dims)
+            record: dict[str, Any] = {
+                "bpd": _mean(bpd),
+                "bound": "ode",
+                "dequantisation": dequantisation,
+                "num_samples": num_samples,
+                "divergence": settings.divergence,
+                "nfe": {"mean": float(measured.nfe.mean()), "max": float(measured.most.max())},
+            }
+            if settings.divergence == "hutchinson":
+                record["num_probes"] = settings.num_probes
+            if settings.divergence == "hutchinson" and settings.num_probes > 1:
+                # Of the mean over examples; it is a part of the standard error of bpd.
+                record["probes_sem"] = float(np.sqrt(np.sum(error**2)) / len(error))
+            steps = "tolerance" if settings.ode_steps == 0 else "ode_steps"
+            record[steps] = getattr(settings, steps)
+            records.append(record)
+            kept["_".join(["ode", *filter(None, [dequantisation]), str(num_samples)])] = bpd
+    return records, kept
+
+
+def _names(settings: EvaluateConfig) -> list[str]:
+    """Return the bounds that are asked for."""
+    return list(configs.parse_words("bound", settings.bound, configs.BOUNDS))
+
+
+def _check(trained: Trained, test: Dataset, settings: EvaluateConfig, names: list[str]) -> None:
+    """Raise UserError for what the settings ask of the data and cannot be had."""
+    build.check_clip(trained.model, settings.clip_denoised)
+    if "ode" in names:
+        told = condition.build(trained.model.network, test, trained.config.data.augment)
+        for dequantisation in _dequantisations(trained, settings):
+            flow.check(trained, test, told, settings, dequantisation)
+
+
+def _dequantisations(trained: Trained, settings: EvaluateConfig) -> list[str | None]:
+    if build.levels(trained.model) is None:
+        return [None]
+    return list(
+        configs.parse_words("dequantisation", settings.dequantisation, configs.DEQUANTISATIONS)
+    )
+
+
+def _headline(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the record of the first split and bound: plain, at the largest T or most draws."""
+    first = results[0]
+    same = ("split", "bound", "dequantisation", "clip_denoised")
+    fitting = [r for r in results if all(r.get(key) == first.get(key) for key in same)]
+    size = "num_steps" if first["bound"] == "vlb" else "num_samples"
+    return max(fitting, key=lambda record: float(record[size]))
+
+
+def _information(curve: dict[str, Any], trained: Trained) -> dict[str, Any]:
+    found: dict[str, Any] = {"profile": curve}
+    levels = build.levels(trained.model)
+    if levels is not None:
+        found["i_mmse"] = profile.i_mmse(curve, levels=levels)
+    return found
+
+
+def _along_the_schedule(trained: Trained) -> np.ndarray:
+    """Return λ at even times from 0 to 1."""
+    along = jax.jit(
+        lambda params, t: trained.model.log_snr(params)(t),
+        out_shardings=meshes.whole(trained.mesh),
+    )
+    return np.asarray(along(trained.params, np.linspace(0.0, 1.0, 17)), np.float64)
+
+
+def _is_linear(log_snrs: np.ndarray) -> bool:
+    even = np.linspace(log_snrs[0], log_snrs[-1], len(log_snrs))
+    return bool(np.allclose(log_snrs, even, rtol=0.0, atol=1e-4 * (log_snrs[0] - log_snrs[-1])))
 
 
 def _subset(dataset: Dataset, n: int) -> Dataset:
@@ -147,33 +223,27 @@ def _subset(dataset: Dataset, n: int) -> Dataset:
     return dataset.subset(index)
 
 
-def _bpd(rows: np.ndarray, dataset: Dataset) -> float:
-    return float(bits_per_dim(rows.sum(-1), dataset.num_dims).mean())
-
-
-def _record(
-    terms: dict[str, np.ndarray],
-    trained: Trained,
-    dataset: Dataset,
-    settings: EvaluateConfig,
-    num_steps: int | None,
+def _vlb_record(
+    terms: np.ndarray, trained: Trained, settings: EvaluateConfig, num_steps: int | None
 ) -> dict[str, Any]:
     law_name = laws.name_of(laws.for_evaluation(settings.law, trained.law))
-    total = np.sum([terms[name] for name in TERMS], axis=0)
-    if not np.all(np.isfinite(total)):
-        raise UserError(f"the bound of {int((~np.isfinite(total)).sum())} examples is not finite")
     return {
-        "bpd": _mean(total),
-        "terms": {name: _mean(value) for name, value in terms.items()},
+        "bpd": _mean(terms.sum(1)),
+        "terms": {name: _mean(terms[:, i]) for i, name in enumerate(TERMS)},
         "bound": "vlb",
         "num_steps": "inf" if num_steps is None else num_steps,
+        "levels_per_example": settings.levels_per_example,
+        "law": law_name if num_steps is None else "schedule",
+    }
+
+
+def _common(trained: Trained, dataset: Dataset, settings: EvaluateConfig) -> dict[str, Any]:
+    return {
         "dataset": dataset.name,
         "dataset_version": dataset.version,
         "split": dataset.split,
         "num_examples": len(dataset),
         "num_dims": dataset.num_dims,
-        "levels_per_example": settings.levels_per_example,
-        "law": law_name if num_steps is None else "schedule",
         "params": trained.kind,
         "step": trained.step,
         "seed": settings.seed,

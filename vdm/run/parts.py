@@ -33,6 +33,7 @@ def prepare(config: Config) -> Parts:
             f"{dataset.name} has {len(dataset)} examples"
         )
     trainer = build.trainer(config, dataset)
+    build.check_dropped(trainer.model.network, config)
     told = condition.build(trainer.model.network, dataset, config.data.augment)
     mesh = meshes.for_training(config)
     return Parts(dataset, trainer, told, mesh, make_batch(dataset, told, config, 0, np.arange(1)))

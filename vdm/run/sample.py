@@ -1,5 +1,6 @@
 """Drawing samples from a trained run, one key per sample."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator
@@ -7,14 +8,12 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from vdm.choices import unknown
 from vdm.run import build, condition, data, figures, mesh as meshes, processes
 from vdm.run.config import SampleConfig
 from vdm.run.dataset import Dataset
 from vdm.run.errors import UserError
 from vdm.run.progress import bar
 from vdm.run.trained import Trained
-from vdm.samplers import SAMPLERS
 
 PAGE = 64  # samples on a page, unless told otherwise
 
@@ -52,16 +51,19 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
 
     A class-conditional model draws its classes in turn: 0, 1, 2, ...; one that was trained
     with augmentation draws what is not augmented.
-    Raises UserError for an unknown sampler and for fewer than one sample or step.
+    Raises UserError for an unknown sampler, grid or final, for fewer than one sample or step,
+    and for guidance or clipping that the model has no use for.
     """
-    if settings.sampler not in SAMPLERS:
-        raise UserError(unknown("sampler", settings.sampler, SAMPLERS))
+    sampler = build.sampler(settings.sampler)
+    build.check_sampling(trained.model, settings)
     for name, value in (("num", num), ("steps", settings.num_steps)):
         if value < 1:
             raise UserError(f"{name} must be at least 1: got {value}")
     dataset = data.load(trained.config.data, "train")
     told = condition.build(trained.model.network, dataset, trained.config.data.augment)
     mesh = trained.mesh
+    # What the compiled function is made for; seed and batch size are none of it.
+    fixed = dataclasses.replace(settings, seed=0, batch_size=1)
     size = meshes.padded(mesh, min(num, settings.batch_size))
     here = meshes.rows_here(mesh, size)
     for start in range(0, num, size):
@@ -72,16 +74,27 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
             *meshes.put(mesh, size, here, (index, told.of_samples(index))),
             model=trained.model,
             shape=(size, *dataset.shape),
-            num_steps=settings.num_steps,
-            sampler=settings.sampler,
+            sampler=sampler,
+            settings=fixed,
             mesh=mesh,
         )
         yield np.asarray(drawn)
 
 
 # One function for all calls: the pages of a training run are compiled once.
-@functools.partial(jax.jit, static_argnames=("model", "shape", "num_steps", "sampler", "mesh"))
-def _draw(params, seed, index, cond, *, model, shape, num_steps, sampler, mesh):
+@functools.partial(jax.jit, static_argnames=("model", "shape", "sampler", "settings", "mesh"))
+def _draw(params, seed, index, cond, *, model, shape, sampler, settings, mesh):
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(index)
-    x = model.sample(params, keys, shape, num_steps=num_steps, sampler=sampler, cond=cond)
+    x = model.sample(
+        params,
+        keys,
+        shape,
+        num_steps=settings.num_steps,
+        sampler=sampler,
+        cond=cond,
+        guidance=None if settings.guidance == 1.0 else settings.guidance,
+        grid=settings.grid,
+        clip_denoised=settings.clip_denoised,
+        final=settings.final,
+    )
     return jax.lax.with_sharding_constraint(x, meshes.whole(mesh))

@@ -12,6 +12,7 @@ import optax
 
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, VLB
+from vdm.networks import drop_condition
 from vdm.run import optim
 from vdm.run.config import Config
 from vdm.run.objective import Objective
@@ -95,6 +96,10 @@ def train_step(
         jax.random.split(key_noise, config.train.batch_size),
         jax.random.split(key_dropout, config.train.accumulation_steps),
     )
+    if config.train.cond_dropout and batch.cond is not None:
+        key_cond = jax.random.split(key, 4)[3]
+        cond = drop_condition(key_cond, jnp.asarray(batch.cond), config.train.cond_dropout)
+        batch = batch._replace(cond=cond)
     loss, terms, gradient, levels_state = gradients(trainer, state, batch, noise)
     updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
