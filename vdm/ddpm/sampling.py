@@ -2,11 +2,10 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from vdm import draws
+from vdm import samplers
 from vdm.ddpm.chain import Chain, check_variance
 from vdm.diffusion import convert, expand, posterior, sigma
 from vdm.losses import EpsFn
@@ -64,17 +63,9 @@ def sample(
 
     From x_N ~ N(0, I) by N − 1 steps of `reverse` to x_1, and from there to the mean of the
     decoder, μ_θ(x_1, 1) = x̂(x_1), without noise. N calls of `eps_fn`; `chain.strided(k)` needs
-    k. `key` is one key or one per example. Raises ValueError for an unknown variance.
+    k. `key` is one key or one per example. Raises ValueError for an unknown variance, and as
+    `samplers.sample` does.
     """
-    sampler = reverse(variance)
-    draws.check_key(key, shape[0])
     log_snrs = jnp.asarray(chain.log_snrs[::-1])
-
-    def step(i, state):
-        z, carry = state
-        noise = draws.normal(draws.fold_in(key, i + 1), shape, z.dtype)
-        return sampler.step(eps_fn, z, carry, noise, log_snrs[i], log_snrs[i + 1])
-
-    z = draws.normal(draws.fold_in(key, 0), shape, log_snrs.dtype)
-    x_1, _ = jax.lax.fori_loop(0, chain.num_latents - 1, step, (z, sampler.init(z)))
+    x_1 = samplers.sample(key, eps_fn, log_snrs, shape, sampler=reverse(variance))
     return convert(eps_fn(x_1, log_snrs[-1]), x_1, log_snrs[-1], source="eps", target="x")

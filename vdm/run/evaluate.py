@@ -50,7 +50,7 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     written to or a result that is not finite.
     """
     names = _names(settings)
-    values_of_t = configs.parse_num_steps(settings.num_steps)
+    configs.parse_num_steps(settings.num_steps)
     configs.parse_counts(settings.num_samples)
     laws.for_evaluation(settings.law, trained.law)
     processes.first_alone(functools.partial(check_writable, workdir))
@@ -67,7 +67,7 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
         common = {**_common(trained, dataset, settings), "ids_checksum": ids_checksum(dataset)}
         for name in names if stored is test else ["vlb"]:
             measure = _vlb if name == "vlb" else _ode
-            records, of_examples = measure(trained, dataset, told, settings, values_of_t)
+            records, of_examples = measure(trained, dataset, told, settings)
             results += [{**record, **common} for record in records]
             if stored is test:
                 kept |= of_examples
@@ -93,7 +93,6 @@ def _vlb(
     dataset: Dataset,
     told: Condition,
     settings: EvaluateConfig,
-    values_of_t: tuple[int | None, ...],
 ) -> Measured:
     """Return a record for every T, plain and clipped, and the terms of every example."""
     records: list[dict[str, Any]] = []
@@ -103,7 +102,7 @@ def _vlb(
         fn = bound.row_fn(trained, settings, clip_denoised=clip)
         measured = {
             num_steps: bound.measure(fn, trained, dataset, told, settings, num_steps)
-            for num_steps in values_of_t
+            for num_steps in configs.parse_num_steps(settings.num_steps)
         }
         curve = None
         if None in measured:
@@ -133,10 +132,8 @@ def _ode(
     dataset: Dataset,
     told: Condition,
     settings: EvaluateConfig,
-    values_of_t: tuple[int | None, ...],
 ) -> Measured:
     """Return a record for every dequantisation and number of draws, and each example's bound."""
-    del values_of_t  # the ODE knows of no steps of a chain
     records: list[dict[str, Any]] = []
     kept: dict[str, np.ndarray] = {}
     for dequantisation in _dequantisations(trained, settings):

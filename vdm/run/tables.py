@@ -5,7 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-TERMS = ("prior", "reconstruction", "diffusion")
+from vdm.run.bound import TERMS
+
 MIN_WIDTH = 100  # figures that are cut short are worse than lines that wrap
 
 
