@@ -13,17 +13,14 @@ the seeds that are there.
 
 import argparse
 import dataclasses
-import functools
 import json
-import math
-import operator
 import pathlib
 import shutil
 
-import ml_collections
 import numpy as np
 
-from vdm.run import cli, config as configs, evaluate, train, trained
+import short_runs
+from vdm.run import evaluate, train, trained
 from vdm.run.files import write_json
 
 LINEAR = {"name": "linear", "log_snr_max": 8.0, "log_snr_min": -6.0}
@@ -82,24 +79,8 @@ CHOICES = {
 
 def make_config(choice, seed, steps):
     """The demo's config with one choice made, as a checked value."""
-    base = cli.read_config(
-        [
-            "--config=experiments/digits.py",
-            f"--config.train.num_steps={steps}",
-            "--config.train.batch_size=16",
-            "--config.train.log_every=250",
-            "--config.model.network.num_blocks=1",
-            "--config.model.network.attention=none",
-            "--config.model.network.dropout=0.0",
-            f"--config.optimizer.ema_decay={0.5 ** (10 / steps)}",
-            f"--config.seed={seed}",
-        ]
-    )
-    values = ml_collections.ConfigDict(configs.to_dict(base))
-    for key, value in CHOICES[choice].items():
-        *blocks, name = key.split(".")
-        functools.reduce(operator.getitem, blocks, values)[name] = value
-    return configs.from_dict(values.to_dict())
+    base = short_runs.read_config(short_runs.DEMO, steps=steps, seed=seed)
+    return short_runs.changed(base, CHOICES[choice])
 
 
 def measure(choice, seed, steps):
@@ -124,11 +105,8 @@ def measure(choice, seed, steps):
 
 def row(choice, runs):
     """One line of the table: mean ± standard error over seeds."""
-    cells = []
-    for kind in ("ema", "raw", "ema_train"):
-        values = np.array([bpd[kind] for bpd in runs])
-        sem = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        cells.append(f"{values.mean():.3f} ± {sem:.3f}")
+    kinds = ("ema", "raw", "ema_train")
+    cells = [short_runs.cell([bpd[kind] for bpd in runs]) for kind in kinds]
     return f"| {choice} | {len(runs)} | {' | '.join(cells)} |"
 
 
@@ -139,13 +117,12 @@ def main():
     parser.add_argument("--only", default=",".join(CHOICES), help="choices, comma-separated")
     options = parser.parse_args()
     chosen = options.only.split(",")
-    seeds = [int(seed) for seed in options.seeds.split(",")]
     unknown = [choice for choice in chosen if choice not in CHOICES]
     if unknown:
         parser.error(f"unknown choice {unknown[0]!r}; known: {', '.join(CHOICES)}")
     for choice in chosen:  # a mistake in any of them is found before the first hour
         make_config(choice, 0, options.steps)
-    for seed in seeds:
+    for seed in short_runs.seeds(options.seeds):
         for choice in chosen:
             measure(choice, seed, options.steps)
 

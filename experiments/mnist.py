@@ -11,6 +11,14 @@ Hardware and time: two CPU cores, 20 minutes, of which one core is enough: 19 mi
 Expected: 1.077 ± 0.005 bits per dimension on the 10,000 test images, 1.085 ± 0.005 on as many
 of the training set: what limits it is the number of steps.
 A code that knows nothing takes log2(256) = 8.
+
+Two steps of a small form, on noise and in a minute:
+
+    python -c "import numpy as n; n.save('noise', n.random.randint(0, 256, (40, 28, 28, 1), 'u1'))"
+    vdm train --config=experiments/mnist.py --workdir=runs/small --config.train.num_steps=2 \
+        --config.train.batch_size=4 --config.model.network.channels=8 \
+        --config.model.network.num_groups=4 \
+        --config.data.name=arrays --config.data.path=noise.npy
 """
 
 from ml_collections import ConfigDict

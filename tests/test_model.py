@@ -93,6 +93,18 @@ def test_terms_are_those_of_the_losses_for_any_shape(shape, num_steps):
     assert np.all(got.reconstruction > other.reconstruction)
 
 
+def test_a_time_stands_for_the_step_that_ends_there_or_later():
+    """⌈tT⌉, and 1 at t = 0: a whole tT is the step that ends at t."""
+    model, x = build(), integers((7, 3))
+    params = init(model, jax.random.key(0), x)
+    at = lambda t: vlb(model, params, jax.random.key(3), x, None, jnp.asarray(t), 4).diffusion  # noqa: E731
+    whole = at([0.0, 0.25, 0.5, 0.75, 1.0, 0.26, 0.51])
+    inside = at([0.1, 0.01, 0.26, 0.6, 0.99, 0.5, 0.74])
+    np.testing.assert_array_equal(whole, inside)
+    later = at([0.26, 0.26, 0.51, 0.76, 0.75, 0.51, 0.76])
+    assert np.all(whole != later)
+
+
 class TestVariants(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_vlb_is_the_same_with_and_without_jit(self):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vdm.networks import MLP, UNet
+from vdm.networks.attention import attend
 from vdm.networks.blocks import AttentionBlock, ResBlock
 from vdm.networks.embeddings import embed, fourier_features, sinusoidal
 
@@ -252,6 +253,29 @@ def test_attention_against_softmax_written_out():
     mixed = np.einsum("bij,bjc->bic", weights / weights.sum(axis=2, keepdims=True), v)
     expected = x + (mixed @ p["proj_out"]["kernel"] + p["proj_out"]["bias"]).reshape(h.shape)
     np.testing.assert_allclose(block.apply(params, h), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_attention_in_pieces_is_attention_and_so_are_its_derivatives(devices, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    q, k, v, dq = jax.random.normal(jax.random.key(0), (4, 3, 2, 5, 4))
+
+    def plain(q, k, v):
+        q, k, v = (part.reshape(3, 10, 4) for part in (q, k, v))
+        weights = jax.nn.softmax(q @ k.swapaxes(1, 2) / 2.0, axis=-1)
+        return (weights @ v).reshape(3, 2, 5, 4)
+
+    np.testing.assert_allclose(attend(q, k, v), plain(q, k, v), rtol=1e-12)
+    forward, expected = (
+        jax.jvp(lambda q, fn=fn: fn(q, k, q + v), (q,), (dq,))[1] for fn in (attend, plain)
+    )
+    np.testing.assert_allclose(forward, expected, rtol=1e-10, atol=1e-12)
+    back, expected = (
+        jax.grad(lambda *a, fn=fn: jnp.sum(jnp.sin(fn(*a))), argnums=(0, 1, 2))(q, k, v)
+        for fn in (attend, plain)
+    )
+    for one, other in zip(back, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
 def test_attention_commutes_with_any_order_of_the_pixels():

@@ -32,7 +32,7 @@ def field_config(path):
 
 
 def counts_config(path):
-    config = runs.images(runs.UNET, num_steps=2, batch_size=4)
+    config = runs.images(num_steps=2, batch_size=4)
     likelihood = {"name": "discretised", "levels": 5}
     return with_data(
         dataclasses.replace(config, model=dataclasses.replace(config.model, likelihood=likelihood)),

@@ -155,20 +155,23 @@ def test_the_example_that_is_damaged_is_named(monkeypatch, tmp_path):
         in_memory(load("downsampled_imagenet", "train").examples)
 
 
-def prepare(folder, *, size=32, damaged=None, splits=(("train", 12), ("validation", 5))):
-    """Write downsampled_imagenet as tensorflow-datasets would, with images of noise."""
+def prepare(folder, *, name="downsampled_imagenet", size=32, damaged=None):
+    """Write a set of ImageNet at 32×32 as tensorflow-datasets would, with images of noise."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
 
-    folder = folder / "downsampled_imagenet/32x32/2.0.0"
+    version = {"downsampled_imagenet": "2.0.0", "imagenet_resized": "0.1.0"}[name]
+    folder = folder / name / "32x32" / version
     folder.mkdir(parents=True)
-    image = tfds.features.Image(encoding_format="jpeg")
-    tfds.features.FeaturesDict({"image": image}).save_config(folder)
+    features = {"image": tfds.features.Image(encoding_format="jpeg")}
+    if name == "imagenet_resized":
+        features["label"] = tfds.features.ClassLabel(num_classes=1000)
+    tfds.features.FeaturesDict(features).save_config(folder)
     rng, info, pixels = np.random.RandomState(0), [], {}
-    for split, n in splits:
-        name = f"downsampled_imagenet-{split}.array_record-00000-of-00001"
-        writer = ArrayRecordWriter(os.fspath(folder / name), "group_size:1")
+    for split, n in (("train", 12), ("validation", 5)):
+        file_name = f"{name}-{split}.array_record-00000-of-00001"
+        writer = ArrayRecordWriter(os.fspath(folder / file_name), "group_size:1")
         pixels[split] = []
         for i in range(n):
             file, side = io.BytesIO(), size if i == n - 1 else 32
@@ -179,29 +182,43 @@ def prepare(folder, *, size=32, damaged=None, splits=(("train", 12), ("validatio
             example = tf_example_pb2.Example()
             content = b"damaged" if i == damaged else file.getvalue()
             example.features.feature["image"].bytes_list.value.append(content)
+            if "label" in features:
+                example.features.feature["label"].int64_list.value.append(i)
             writer.write(example.SerializeToString())
         writer.close()
         template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
         shards = {"shardLengths": [str(n)], "numBytes": "1", "filepathTemplate": template}
         info.append({"name": split, **shards})
-    description = {"name": "downsampled_imagenet", "configName": "32x32", "version": "2.0.0"}
+    description = {"name": name, "configName": "32x32", "version": version}
     text = json.dumps({**description, "fileFormat": "array_record", "splits": info})
     (folder / "dataset_info.json").write_text(text)
     return pixels
 
 
-def test_downsampled_imagenet_is_read_with_its_version(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "version", "num_classes"),
+    [
+        ("downsampled_imagenet", "downsampled_imagenet/32x32:2.0.0", None),
+        ("downsampled_imagenet/32x32", "downsampled_imagenet/32x32:2.0.0", None),
+        ("imagenet_resized/32x32", "imagenet_resized/32x32:0.1.0", 1000),
+    ],
+)
+def test_both_sets_called_imagenet_are_read_with_their_versions(
+    name, version, num_classes, monkeypatch, tmp_path
+):
     monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
     data.load.cache_clear()
-    pixels = prepare(tmp_path)
+    pixels = prepare(tmp_path, name=name.split("/")[0])
     for split, own in (("train", "train"), ("test", "validation"), ("validation", "validation")):
-        part = load("downsampled_imagenet", split)
-        assert part.version == "downsampled_imagenet/32x32:2.0.0"
-        assert (part.name, part.split, part.shape) == ("downsampled_imagenet", own, (32, 32, 3))
+        part = load(name, split)
+        assert part.version == version
+        assert (part.name, part.split, part.shape) == (name, own, (32, 32, 3))
         np.testing.assert_array_equal(part.x, pixels[own])
-        assert part.labels is None and part.num_classes is None
-    with pytest.raises(UserError, match="unknown split of downsampled_imagenet 'tests'"):
-        load("downsampled_imagenet", "tests")
+        assert part.num_classes == num_classes
+        labels = None if num_classes is None else list(range(len(part)))
+        assert part.labels is labels or list(part.labels) == labels
+    with pytest.raises(UserError, match=f"unknown split of {name} 'tests'"):
+        load(name, "tests")
 
 
 def test_an_image_set_of_several_sizes_is_refused(monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import runs
-from vdm.run import cli, dry_run, parts, throughput, train
+from vdm.run import cli, dry_run, parts, train
 from vdm.run.config import DevicesConfig
 
 pytestmark = pytest.mark.float32
@@ -64,8 +64,3 @@ def test_a_mistake_is_found_by_a_dry_run_too(tmp_path, capsys):
     command = ["train", f"--config={path}", f"--workdir={tmp_path}", "--dry_run"]
     assert cli.main([*command, "--config.devices.fsdp=3"]) == cli.EXIT_USER_ERROR
     assert capsys.readouterr().err.startswith("vdm: devices.fsdp is 3, which does not divide")
-
-
-def test_what_the_backend_does_not_count_is_said(monkeypatch):
-    monkeypatch.setattr(throughput, "step_flops", lambda *arguments: None)
-    assert described(runs.points())["FLOPs a step"] == "not counted here"

@@ -350,6 +350,11 @@ V = {"name": "v"}
             {"weighting": {"name": "sigmoid", "bias": -1.0}},
             "narrowing the range",
         ),
+        (
+            schedules.learned_unpinned(*ENDS, width=5),
+            {"weighting": V},
+            "learned end points need the elbo weighting: got 'v'",
+        ),
         (MONOTONE, {"law": {"name": "sigmoid"}}, "learned interior needs the law 'schedule'"),
         (INTERIOR, {"law": {"name": "adaptive"}}, "got 'adaptive'.*no influence"),
         (INTERIOR, {"num_steps": "10"}, "num_steps = 10 goes with.*no learned interior"),

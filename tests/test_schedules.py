@@ -26,6 +26,7 @@ ALL = {
     "learned_monotone": schedules.learned_monotone(*ENDS, width=64),
     "learned_interior": schedules.learned_monotone(*ENDS, width=64, learn_ends=False),
 }
+UNPINNED = schedules.learned_unpinned(*ENDS, width=64)
 every = pytest.mark.parametrize("schedule", ALL.values(), ids=ALL.keys())
 constructors = pytest.mark.parametrize(
     "constructor",
@@ -37,7 +38,11 @@ constructors = pytest.mark.parametrize(
         schedules.edm,
         schedules.learned_linear,
         schedules.learned_monotone,
+        schedules.learned_unpinned,
     ],
+)
+with_unpinned = pytest.mark.parametrize(
+    "schedule", [*ALL.values(), UNPINNED], ids=[*ALL.keys(), "learned_unpinned"]
 )
 
 
@@ -55,14 +60,14 @@ def test_ends_are_kept_in_float32(schedule):
     np.testing.assert_array_max_ulp(np.asarray(ends), expected, units)
 
 
-@every
+@with_unpinned
 @pytest.mark.float32
 def test_falls_strictly_in_float32(schedule):
     log_snr = curve(schedule)(jnp.linspace(0.0, 1.0, 4097))
     assert np.all(np.diff(log_snr) < 0)
 
 
-@every
+@with_unpinned
 def test_inverse_gives_the_time_back(schedule):
     params = schedule.init(jax.random.key(0))
     t = jnp.linspace(0.0, 1.0, 49).reshape(7, 7)
@@ -70,7 +75,7 @@ def test_inverse_gives_the_time_back(schedule):
     np.testing.assert_allclose(back, t, atol=1e-10)
 
 
-@every
+@with_unpinned
 def test_rate_is_the_slope_of_each_time(schedule):
     t, h = jnp.linspace(0.0101, 0.9907, 49), 1e-6
     log_snr, rate = schedules.log_snr_and_rate(curve(schedule), t)
@@ -301,6 +306,40 @@ def test_ends_and_interior_are_learned_apart():
             np.testing.assert_allclose(gradient, 0.0, atol=1e-12)
 
 
+def test_learned_unpinned_is_the_published_network():
+    """|k₁|t + b₁ + Σ|k₃|·2(sigmoid((2t − 1)|k₂| + b₂) − ½)/width in γ = −λ, whatever the signs."""
+    rng = np.random.default_rng(0)
+    schedule = schedules.learned_unpinned(*ENDS, width=7)
+    params = schedule.init(jax.random.key(0))
+    assert params["shape"] == {}
+    moved = {
+        name: np.asarray(value) + 3.0 * rng.normal(size=value.shape)
+        for name, value in params["ends"].items()
+    }
+    moved["slope"] = -moved["slope"]
+    assert all((moved[name] < 0).any() for name in ("slope", "hidden_slope", "hidden_weight"))
+    t = np.linspace(0, 1, 49)
+    inner = np.multiply.outer(2 * t - 1, np.abs(moved["hidden_slope"])) + moved["hidden_bias"]
+    hidden = 2 * (special.expit(inner) - 0.5) @ np.abs(moved["hidden_weight"]) / 7
+    gamma = np.abs(moved["slope"]) * t - moved["offset"] + hidden
+    params = {"ends": {k: jnp.asarray(v) for k, v in moved.items()}, "shape": {}}
+    np.testing.assert_allclose(schedule.log_snr(params, jnp.asarray(t)), -gamma, rtol=1e-13)
+    back = schedule.inverse(params, jnp.asarray(-gamma))
+    np.testing.assert_allclose(back, t, atol=1e-12)
+
+
+def test_learned_unpinned_starts_near_its_ends_with_many_small_units():
+    params = schedules.learned_unpinned(*ENDS).init(jax.random.key(0))
+    ends = params["ends"]
+    assert not np.any(ends["hidden_bias"]) and ends["hidden_bias"].shape == (1024,)
+    for name in ("hidden_slope", "hidden_weight"):
+        # The standard deviation of 1024 draws is known to 1/√2048; five of these.
+        np.testing.assert_allclose(np.std(ends[name]), 0.01, rtol=5 / np.sqrt(2048))
+    assert abs(np.corrcoef(ends["hidden_slope"], ends["hidden_weight"])[0, 1]) < 5 / 32
+    at_ends = schedules.learned_unpinned(*ENDS).log_snr(params, jnp.asarray([0.0, 1.0]))
+    np.testing.assert_allclose(at_ends, ENDS, atol=1e-4)
+
+
 @pytest.mark.parametrize("learned_schedule", [schedules.learned_linear, schedules.learned_monotone])
 @pytest.mark.parametrize("precision", [np.float32, np.float64])
 @pytest.mark.parametrize("width", [-500.0, -30.0, 0.0, 1e4])
@@ -325,9 +364,10 @@ def test_ends_that_are_not_learned_may_be_near():
 
 
 @pytest.mark.parametrize("width", [0, -1, 2.5])
-def test_bad_width(width, unchecked):
+@pytest.mark.parametrize("of", [schedules.learned_monotone, schedules.learned_unpinned])
+def test_bad_width(of, width, unchecked):
     with pytest.raises(ValueError, match="width must be a whole number"):
-        schedules.learned_monotone(*ENDS, width=width)
+        of(*ENDS, width=width)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer, Key, Num
 
-from vdm import draws
+from vdm import draws, level_sum
 from vdm.diffusion import alpha, expand
+
+LARGEST_LOG_SNR = 80.0  # exp of it is a number in float32
 
 
 @runtime_checkable
@@ -69,28 +71,33 @@ class Discretised:
         return 1.0 / self.levels - 1.0, 1.0 - 1.0 / self.levels
 
     def encode(self, x: Integer[Array, " b *d"]) -> Float[Array, " b *d"]:
-        if not jnp.issubdtype(x.dtype, jnp.integer):
-            raise TypeError(
-                f"a discretised likelihood models integers 0..{self.levels - 1}: got {x.dtype} "
-                "data (use gaussian(scale) for real-valued data)"
-            )
+        self._check(x)
         return self._value(x)
 
     def log_prob(
         self, x: Integer[Array, " b *d"], z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
     ) -> Float[Array, " b"]:
+        self._check(x)
+        # Half precision would not tell neighbouring levels apart.
+        z_0 = z_0.astype(jnp.promote_types(z_0.dtype, jnp.float32))
         x_hat = z_0 / alpha(expand(log_snr, z_0))
-        precision = jnp.exp(0.5 * log_snr)  # of z_0/α_0 as a measurement of x: α/σ
-        chosen = -0.5 * jnp.square(expand(precision, x_hat) * (x_hat - self.encode(x)))
-        log_probs = chosen - jax.nn.logsumexp(self._every(x_hat, precision), axis=-1)
+        nearest = jax.lax.stop_gradient(self._nearest(x_hat))
+        # From two near numbers: through (x_hat + 1)·levels/2 the last digits would be lost.
+        delta = 0.5 * self.levels * (x_hat - self._value(nearest))
+        # The square of the levels' spacing in units of the noise of z_0/α_0, which is σ_0/α_0.
+        # It is as good as infinite long before exp(λ) is.
+        snr = jnp.exp(jnp.minimum(expand(log_snr, x_hat), LARGEST_LOG_SNR)).astype(delta.dtype)
+        rho2 = (2.0 / self.levels) ** 2 * snr
+        j = x.astype(delta.dtype) - nearest
+        chosen = -0.5 * rho2 * j * (j - 2.0 * delta)
+        log_probs = chosen - level_sum.log_sum(delta, nearest, rho2, self.levels)
         return jnp.sum(log_probs, axis=tuple(range(1, z_0.ndim)))
 
     def decode(
         self, z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
     ) -> Int[Array, " b *d"]:
         x_hat = z_0 / alpha(expand(log_snr, z_0))
-        level = jnp.round(0.5 * ((x_hat + 1.0) * self.levels - 1.0))
-        return jnp.clip(level, 0, self.levels - 1).astype(jnp.int32)
+        return self._nearest(x_hat).astype(jnp.int32)
 
     def draw(
         self, key: Key[Array, "..."], z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
@@ -105,6 +112,17 @@ class Discretised:
             (1,) * x_hat.ndim + (-1,)
         )
         return -0.5 * jnp.square(expand(precision, gap) * gap)
+
+    def _check(self, x):
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise TypeError(
+                f"a discretised likelihood models integers 0..{self.levels - 1}: got {x.dtype} "
+                "data (use gaussian(scale) for real-valued data)"
+            )
+
+    def _nearest(self, x_hat):
+        level = jnp.round(0.5 * ((x_hat + 1.0) * self.levels - 1.0))
+        return jnp.clip(level, 0, self.levels - 1)
 
     def _value(self, level):
         return (2.0 * level.astype(float) + 1.0) / self.levels - 1.0

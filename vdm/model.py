@@ -152,7 +152,7 @@ class VDM:
         schedule, or levels with their density from any law of `vdm.noise_levels`. By
         default it is one low-discrepancy set of times over the batch (VDM, appendix I.1),
         or with one key per example one uniform time from each key.
-        For finite T a time t stands for the step ⌊tT⌋ + 1. Each term is an unbiased
+        For finite T a time t stands for the step ⌈tT⌉ (1 at t = 0). Each term is an unbiased
         estimate for uniform times, −VLB being their sum (VDM, eq. 11). `clip_denoised` is the
         bound of the model whose x̂ is clipped to the data's range, never a looser one.
         Raises TypeError for data that the likelihood does not model, ValueError for
@@ -184,7 +184,7 @@ class VDM:
         elif num_steps is None:
             diffusion = losses.diffusion_loss(encoded, noise_levels, eps, log_snr_fn, eps_fn)
         else:
-            step = jnp.clip(jnp.floor(noise_levels * num_steps).astype(int) + 1, 1, num_steps)
+            step = jnp.clip(jnp.ceil(noise_levels * num_steps).astype(int), 1, num_steps)
             diffusion = losses.diffusion_loss_steps(
                 encoded, step, eps, log_snr_fn, eps_fn, num_steps=num_steps
             )

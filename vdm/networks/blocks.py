@@ -1,9 +1,9 @@
 """The two building blocks of the U-Net: residual convolutions and attention over pixels."""
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float
 
+from vdm.networks.attention import attend
 from vdm.networks.fields import DTypeLike
 
 
@@ -65,13 +65,11 @@ class AttentionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: Float[Array, " b h w c"]) -> Float[Array, " b h w c"]:
-        batch, height, width, channels = h.shape
-        pixels = group_norm(self.num_groups, self.dtype, "norm")(h)
-        pixels = pixels.reshape(batch, height * width, channels)
+        channels = h.shape[-1]
+        normed = group_norm(self.num_groups, self.dtype, "norm")(h)
         q, k, v = (
-            nn.Dense(channels, dtype=self.dtype, name=name)(pixels)[:, :, None, :]
-            for name in ("q", "k", "v")
+            nn.Dense(channels, dtype=self.dtype, name=name)(normed) for name in ("q", "k", "v")
         )
-        mixed = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+        mixed = attend(q, k, v)
         zeros = nn.initializers.zeros
         return h + nn.Dense(channels, dtype=self.dtype, kernel_init=zeros, name="proj_out")(mixed)

@@ -30,6 +30,7 @@ SCHEDULES: Mapping[str, Callable[..., Any]] = {
     "cosine": schedules.cosine,
     "learned_linear": schedules.learned_linear,
     "learned_monotone": schedules.learned_monotone,
+    "learned_unpinned": schedules.learned_unpinned,
     "beta_linear": schedules.beta_linear,
     "flow_matching": schedules.flow_matching,
     "edm": schedules.edm,

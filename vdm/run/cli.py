@@ -1,4 +1,4 @@
-"""The command line: vdm train, vdm evaluate, vdm sample."""
+"""The command line: vdm train, vdm evaluate, vdm sample, vdm import."""
 
 import argparse
 import dataclasses
@@ -111,8 +111,21 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int)
     sample.set_defaults(command=_sample)
 
-    for command in (train, evaluate, sample):
+    bring = commands.add_parser(
+        "import", help="make a run of another code's checkpoint", allow_abbrev=False
+    )
+    bring.add_argument("path", type=pathlib.Path, metavar="PATH", help="the checkpoint's file")
+    bring.add_argument("--format", required=True, help="official (google-research/vdm)")
+    bring.add_argument(
+        "--config", help="a config file with the data set; without it, the official CIFAR-10 one"
+    )
+    bring.epilog = "Any value of the config can be set: --config.data.name=cifar10"
+    alone = {"distributed": False, "coordinator": None, "num_processes": None}
+    bring.set_defaults(command=_import, process_index=None, **alone)
+
+    for command in (train, evaluate, sample, bring):
         command.add_argument("--workdir", type=pathlib.Path, required=True, help="the run's folder")
+    for command in (train, evaluate, sample):
         several = command.add_argument_group("several processes, each running this command")
         several.add_argument(
             "--distributed",
@@ -170,6 +183,20 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _import(options: argparse.Namespace, rest: list[str]) -> int:
+    from vdm.run import importing
+
+    if options.format not in importing.FORMATS:
+        raise UserError(unknown("--format", options.format, importing.FORMATS))
+    default = importing.official_values()
+    config = _config(options.config, options.workdir, rest, default, command="import")
+    stated = {word.removeprefix("--config.").split("=")[0] for word in rest}
+    run = importing.prepare(options.path, config, stated)
+    importing.write(run, options.workdir)
+    _print_lines(f"{options.path}: imported into {options.workdir}", run.lines)
+    return 0
+
+
 def read_config(arguments: Sequence[str]) -> configs.Config:
     """Return the config of `--config=FILE --config.key=value ...`, for scripts."""
     path = next((a.removeprefix("--config=") for a in arguments if a.startswith("--config=")), None)
@@ -177,27 +204,42 @@ def read_config(arguments: Sequence[str]) -> configs.Config:
     return _config(path, pathlib.Path(), overrides)
 
 
-def _config(path: str | None, workdir: pathlib.Path, overrides: list[str]) -> configs.Config:
+def _config(
+    path: str | None,
+    workdir: pathlib.Path,
+    overrides: list[str],
+    default: ConfigDict | None = None,
+    *,
+    command: str = "train",
+) -> configs.Config:
+    """Return the config of a file, or else the default, or the workdir's where there is none."""
     for word in overrides:
         if not word.startswith("--config."):
-            raise UserError(f"unrecognised argument {word!r}: see `vdm train --help`")
-    if path is None:
+            raise UserError(f"unrecognised argument {word!r}: see `vdm {command} --help`")
+    if path is None and default is None:
         if overrides:
             raise UserError(f"{overrides[0]} needs --config=FILE")
         return configs.load(workdir)
-    if not pathlib.Path(path).is_file():
+    if path is not None and not pathlib.Path(path).is_file():
         raise UserError(f"no config file {path!r}")
-    values = _parse_flags([f"--config={path}"])
+    file = [] if path is None else [f"--config={path}"]
+    values = _parse_flags(file, None if file else default)
     if not isinstance(values, ConfigDict):
         raise UserError(f"config file {path!r}: get_config() must return a ConfigDict")
     for word in overrides:
         _check_key(values, word.removeprefix("--config.").split("=")[0])
-    return configs.from_dict(_parse_flags([f"--config={path}", *overrides]).to_dict())
+    values = _parse_flags([*file, *overrides], None if file else default)
+    return configs.from_dict(values.to_dict())
 
 
-def _parse_flags(arguments: list[str]) -> ConfigDict:
+def _parse_flags(arguments: list[str], default: ConfigDict | None = None) -> ConfigDict:
     argv, values = ["vdm", *arguments], flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
+    if default is None:
+        config_flags.DEFINE_config_file(
+            "config", flag_values=values, lock_config=True, sys_argv=argv
+        )
+    else:
+        config_flags.DEFINE_config_dict("config", default, flag_values=values, sys_argv=argv)
     try:
         rest = values(argv)
         if len(rest) > 1:

@@ -292,7 +292,7 @@ def keep(config: Config, workdir: pathlib.Path) -> None:
     """Write the config into the workdir; raises UserError if another run lives there."""
     path = workdir / CONFIG_FILE
     if path.exists():
-        old, new = _flatten(to_dict(load(workdir))), _flatten(to_dict(config))
+        old, new = flatten(to_dict(load(workdir))), flatten(to_dict(config))
         differ = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         longer = config.train.num_steps > old["train.num_steps"]
         fixed = [key for key in differ if not _may_change(key, config, longer)]
@@ -312,11 +312,12 @@ def _may_change(key: str, config: Config, longer: bool) -> bool:
     return (key == "train.num_steps" and same_steps) or key.startswith(RESUMABLE)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the config of `to_dict` with one key for every value, such as "train.num_steps"."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             # JSON has no tuples.
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value

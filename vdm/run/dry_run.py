@@ -39,7 +39,7 @@ def describe(parts: Parts) -> list[tuple[str, str]]:
         ("parameters of the network", f"{_count(params['network']):,}"),
         ("parameters of the schedule", f"{_count(params['schedule']):,}"),
         ("training", f"{config.train.num_steps:,} steps of {size:,} examples"),
-        ("FLOPs a step", "not counted here" if flops is None else f"{flops:.3e}"),
+        ("FLOPs a step", f"{flops:.3e}"),
     ]
     moved = cost.get("bytes accessed")
     # Of a loop over the steps of a dispatch, or over micro-batches, XLA counts one round.

@@ -26,7 +26,11 @@ class Parts(NamedTuple):
 
 def prepare(config: Config) -> Parts:
     """Return the parts of a run; raises UserError for every mistake that a config can have."""
-    dataset = data.load(config.data, "train")
+    return of(config, data.load(config.data, "train"))
+
+
+def of(config: Config, dataset: Dataset) -> Parts:
+    """Return the parts of a run on this training set; raises UserError as `prepare` does."""
     if config.train.batch_size > len(dataset):
         raise UserError(
             f"train.batch_size is {config.train.batch_size}, but the train split of "

@@ -1,14 +1,13 @@
 """How fast a run goes: steps and examples per second, and the share of the chip that it uses."""
 
-import dataclasses
-import functools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from vdm.run.step import Batch, Trainer, TrainState, train_step
+from vdm.run import flops
+from vdm.run.step import Batch, Trainer, TrainState
 
 # Dense bfloat16 (V100: float16) FLOP/s by the beginning of the device's name; the longest
 # name that fits counts.
@@ -39,28 +38,23 @@ def peak_flops(device_kind: str) -> float | None:
     return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
 
 
-def step_flops(trainer: Trainer, template: TrainState, example: Batch) -> float | None:
-    """Return the FLOPs of a training step over all devices, None where XLA does not say.
+def step_flops(trainer: Trainer, template: TrainState, example: Batch) -> float:
+    """Return the FLOPs of a training step over all devices: three times those of the network.
 
-    `template` has the shapes of a state, `example` those of a batch of any size.
-    Counted before XLA optimises, when matrix products and convolutions are not yet calls of
-    libraries that it cannot look into; and on the whole batch at once, for of a loop over
-    micro-batches it counts a single round. What `remat` computes again is no work of the model.
+    `template` has the shapes of a state, `example` those of a batch of any size. A gradient
+    takes two products for each one of the forward pass; the bound, the optimiser and the
+    average have none. What `remat` computes again is no work of the model.
     """
-    train = dataclasses.replace(trainer.config.train, accumulation_steps=1)
-    network = trainer.model.network.clone(remat=False)
-    whole = trainer._replace(
-        model=dataclasses.replace(trainer.model, network=network),
-        config=dataclasses.replace(trainer.config, train=train),
+    size = trainer.config.train.batch_size
+    x, cond = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), tuple(example)
     )
-    # Without shardings: one program, over all the work there is.
-    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
-    batch = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((train.batch_size, *leaf.shape[1:]), leaf.dtype), example
-    )
-    step_fn = functools.partial(train_step, trainer=whole)
-    cost: Any = jax.jit(step_fn).lower(state, batch).cost_analysis()
-    return cost.get("flops") if cost else None
+
+    def forward(params, x, cond):
+        z = trainer.model.likelihood.encode(x)
+        return trainer.model.denoiser(params, cond)(z, jnp.zeros(z.shape[:1], z.dtype))
+
+    return 3.0 * flops.of(forward, template.params, x, cond)
 
 
 def full_speed(trainer: Trainer, mesh: Mesh, template: TrainState, example: Batch) -> float | None:
@@ -68,8 +62,7 @@ def full_speed(trainer: Trainer, mesh: Mesh, template: TrainState, example: Batc
     peak = peak_flops(mesh.devices.flat[0].device_kind)
     if peak is None:  # as on a CPU: nothing is traced for nothing
         return None
-    flops = step_flops(trainer, template, example)
-    return mesh.size * peak / flops if flops else None
+    return mesh.size * peak / step_flops(trainer, template, example)
 
 
 def rates(

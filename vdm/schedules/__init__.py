@@ -11,6 +11,7 @@ from vdm.schedules.base import Params, Schedule, log_snr_and_rate
 from vdm.schedules.chain import from_betas
 from vdm.schedules.fixed import beta_linear, cosine, edm, flow_matching, linear
 from vdm.schedules.learned import learned_linear, learned_monotone
+from vdm.schedules.unpinned import learned_unpinned
 
 __all__ = [
     "Params",
@@ -22,6 +23,7 @@ __all__ = [
     "from_betas",
     "learned_linear",
     "learned_monotone",
+    "learned_unpinned",
     "linear",
     "log_snr_and_rate",
 ]

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 
 Params = dict[str, dict[str, Array]]
 LogSnrFn = Callable[[Float[Array, "*b"]], Float[Array, "*b"]]
+BISECTIONS = 50
 
 
 @runtime_checkable
@@ -55,6 +56,20 @@ def between(start: float | Array, end: float | Array, t: Array) -> Array:
     return (1.0 - t) * start + t * end
 
 
+def bisect(log_snr_fn: LogSnrFn, log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """Return the times in [0, 1] at which a decreasing λ(t) passes λ, without derivatives."""
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        above = log_snr_fn(middle) > log_snr
+        return jnp.where(above, middle, low), jnp.where(above, high, middle)
+
+    bracket = (jnp.zeros_like(log_snr), jnp.ones_like(log_snr))
+    low, high = jax.lax.fori_loop(0, BISECTIONS, halve, bracket)
+    return 0.5 * (low + high)
+
+
 def fixed_params() -> Params:
     """Return the parameters of a schedule that learns nothing."""
     return {"ends": {}, "shape": {}}
@@ -69,3 +84,9 @@ def check_ends(log_snr_max: float, log_snr_min: float) -> None:
             f"log_snr_max must be above log_snr_min: got log_snr_max={log_snr_max}, "
             f"log_snr_min={log_snr_min} (λ falls with time; are the two reversed?)"
         )
+
+
+def check_width(width: int) -> None:
+    """Raise ValueError unless a monotone network has at least one hidden unit."""
+    if not (isinstance(width, int) and width >= 1):
+        raise ValueError(f"width must be a whole number of at least 1: got {width!r}")

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from vdm.schedules.base import Params, between, check_ends
+from vdm.schedules.base import Params, between, bisect, check_ends, check_width
 
-BISECTIONS = 50
 # Learned ends never come nearer to each other: softplus alone vanishes in rounding.
 MIN_RANGE = 0.01
 # The interior is never flatter than about this share of a straight line, so that times that
@@ -55,8 +54,7 @@ class LearnedMonotone:
         check_ends(self.log_snr_max, self.log_snr_min)
         if self.learn_ends:
             _check_range(self.log_snr_max, self.log_snr_min)
-        if not (isinstance(self.width, int) and self.width >= 1):
-            raise ValueError(f"width must be a whole number of at least 1: got {self.width!r}")
+        check_width(self.width)
 
     def init(self, key: Key[Array, ""]) -> Params:
         # A hidden unit is a step of s at some t. Half of them lie anywhere; the others come
@@ -100,15 +98,7 @@ class LearnedMonotone:
         return ((LINEAR_SHARE + weights[0]) * t + steps).astype(t.dtype)
 
     def inverse(self, params: Params, log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
-        def halve(_, bracket):
-            low, high = bracket
-            middle = 0.5 * (low + high)
-            above = self.log_snr(params, middle) > log_snr
-            return jnp.where(above, middle, low), jnp.where(above, high, middle)
-
-        bracket = (jnp.zeros_like(log_snr), jnp.ones_like(log_snr))
-        low, high = jax.lax.fori_loop(0, BISECTIONS, halve, bracket)
-        return 0.5 * (low + high)
+        return bisect(lambda t: self.log_snr(params, t), log_snr)
 
 
 def learned_linear(log_snr_max: float, log_snr_min: float) -> LearnedLinear:
