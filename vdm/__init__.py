@@ -2,6 +2,7 @@
 
 from vdm import (
     adaptive,
+    codec,
     control_variate,
     ddpm,
     denoisers,
@@ -30,6 +31,7 @@ __all__ = [
     "VLB",
     "adaptive",
     "bits_per_dim",
+    "codec",
     "control_variate",
     "ddpm",
     "denoisers",

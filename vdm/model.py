@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from vdm import denoisers, draws, losses, marginal, noise_levels as levels, samplers
 from vdm.choices import unknown
+from vdm.codec import Codec
 from vdm.dequantisation import importance_weighted
 from vdm.diffusion import PREDICTIONS, alpha, convert, expand
 from vdm.likelihoods import Likelihood
@@ -235,6 +236,40 @@ class VDM:
             return self.likelihood.decode(z_0, log_snrs[-1])
         # The sampler has mixed 0 to len(log_snrs) − 1 into the key.
         return self.likelihood.draw(draws.fold_in(key, len(log_snrs)), z_0, log_snrs[-1])
+
+    def codec(
+        self,
+        params: Params,
+        shape: tuple[int, ...],
+        *,
+        num_steps: int,
+        guidance: float | None = None,
+        clip_denoised: bool = False,
+        batch_size: int = 16,
+        ramp: int = 8,
+        spacing: float = 0.25,
+        seed: int = 0,
+    ) -> Codec:
+        """Return the lossless code of images of this shape whose length is the bound at T steps.
+
+        T is `num_steps`, on the schedule at even times. `guidance` and `clip_denoised` are those
+        of `denoiser`, the rest is `codec.Codec`'s, and so are the errors.
+        """
+
+        def eps_fn(params, z, log_snr, cond):
+            denoiser = self.denoiser(params, cond, guidance=guidance, clip_denoised=clip_denoised)
+            return denoiser(z, log_snr)
+
+        return Codec(
+            jax.tree_util.Partial(eps_fn, params),
+            samplers.grids.uniform_in_time(self.log_snr(params), num_steps),
+            self.likelihood,
+            shape,
+            batch_size=batch_size,
+            ramp=ramp,
+            spacing=spacing,
+            seed=seed,
+        )
 
     def log_likelihood(
         self,

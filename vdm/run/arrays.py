@@ -76,11 +76,11 @@ def _open(path: pathlib.Path) -> Mapping[str, np.ndarray]:
             f"no file or folder {str(path)!r} (data.path), looked for from {path.cwd()}"
         )
     if not path.is_dir():
-        return _read(path)
+        return read_file(path)
     arrays: dict[str, np.ndarray] = {}
     for split in ("train", "test"):
         for file in sorted(path.glob(f"{split}*.np[yz]")):
-            whole = _read(file)
+            whole = read_file(file)
             if file.suffix == ".npy":
                 arrays[file.stem] = whole["x"]
             elif file.stem == split:
@@ -89,7 +89,8 @@ def _open(path: pathlib.Path) -> Mapping[str, np.ndarray]:
     return arrays
 
 
-def _read(file: pathlib.Path) -> Mapping[str, np.ndarray]:
+def read_file(file: pathlib.Path) -> Mapping[str, np.ndarray]:
+    """Return the arrays of a file by name, that of a .npy as x; raises UserError if it cannot."""
     if file.suffix not in (".npy", ".npz"):
         raise UserError(f"arrays are read from .npy and .npz files or a folder: got {file.name!r}")
     try:
@@ -99,7 +100,10 @@ def _read(file: pathlib.Path) -> Mapping[str, np.ndarray]:
                 raise ValueError("it is an archive of several arrays")
             return {"x": x}
         with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            found = {key: archive[key] for key in archive.files}
+            if others := [key for key, x in found.items() if not isinstance(x, np.ndarray)]:
+                raise ValueError(f"what is in it, {others[0]!r}, is no array")
+            return found
     # What a damaged file raises is of many types, and so is what a file of another kind does.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__

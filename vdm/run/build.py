@@ -112,8 +112,14 @@ def check_clip(vdm: VDM, clip_denoised: bool) -> None:
 
 def trainer(config: Config, data: Dataset) -> Trainer:
     """Return all that a training step is made of; raises UserError for what does not fit."""
+    made = without_data(config)
+    check_fit(made.model, data, condition.build(made.model.network, data, config.data.augment))
+    return made
+
+
+def without_data(config: Config) -> Trainer:
+    """Return the parts that a config describes, not held against a data set."""
     vdm = model(config)
-    check_fit(vdm, data, condition.build(vdm.network, data, config.data.augment))
     optimizer = optim.build(config.optimizer, config.train.num_steps)
     aim = objective.build(config.objective, vdm)
     laws.for_evaluation(config.evaluate.law, aim.law)  # or `vdm evaluate` would be the first

@@ -1,4 +1,4 @@
-"""The command line: vdm train, vdm evaluate, vdm sample, vdm import."""
+"""The command line: train, evaluate, sample, import, compress, decompress."""
 
 import argparse
 import dataclasses
@@ -13,29 +13,28 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.table import Table
 
-import vdm
 from vdm.choices import unknown
-from vdm.run import config as configs, processes
+from vdm.run import arguments, config as configs, processes
 from vdm.run.errors import UserError
 from vdm.run.files import check_writable
-from vdm.run.signals import Terminated, end_by_sigterm
+from vdm.run.signals import Terminated, end_by_sigterm, sigterm_leaves
 
+EXIT_INCOMPLETE = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143  # 128 + SIGTERM, what schedulers expect of a job that they have ended
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, 0 for success."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    options, rest = _parser().parse_known_args(arguments)
+    options, rest = arguments.parser().parse_known_args(sys.argv[1:] if words is None else words)
     addresses = (options.coordinator, options.num_processes, options.process_index)
     try:
         if options.distributed or any(value is not None for value in addresses):
             processes.start(*addresses)
-            if options.command is not _train:
+            if options.command != "train":
                 end_by_sigterm()
-        return options.command(options, rest)
+        return COMMANDS[options.command](options, rest)
     except UserError as error:
         print(f"vdm: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -45,97 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Terminated as stop:
         print(f"vdm: {stop}; the same command goes on from there", file=sys.stderr)
         return EXIT_TERMINATED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vdm",
-        description="Variational diffusion models, measured in bits.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"vdm {vdm.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    train = commands.add_parser(
-        "train", help="train a model, or go on training it", allow_abbrev=False
-    )
-    train.add_argument("--config", help="a config file; a workdir that holds a run needs none")
-    train.epilog = "Any value of the config can be set: --config.train.num_steps=2000"
-    train.add_argument(
-        "--dry_run", action="store_true", help="print what the run would take, and run nothing"
-    )
-    train.set_defaults(command=_train)
-
-    evaluate = commands.add_parser(
-        "evaluate", help="measure bits per dimension on a split", allow_abbrev=False
-    )
-    evaluate.add_argument("--split", default="test", help="test (default) or train")
-    evaluate.add_argument("--bound", help="vlb (the variational bound), ode or vlb,ode")
-    evaluate.add_argument("--num_steps", help="values of T, such as 10,100,1000,inf")
-    evaluate.add_argument(
-        "--clip_denoised", action=argparse.BooleanOptionalAction, help="measure it clipped as well"
-    )
-    evaluate.add_argument("--dequantisation", help="ode: truncated_normal, uniform or both")
-    evaluate.add_argument("--num_samples", help="ode: numbers K of draws, such as 1,10")
-    evaluate.add_argument("--divergence", help="ode: hutchinson, or exact (for few dimensions)")
-    evaluate.add_argument("--num_probes", type=int, help="ode: of hutchinson")
-    evaluate.add_argument("--ode_steps", type=int, help="ode: even steps, not as many as needed")
-    evaluate.add_argument("--tolerance", type=float, help="ode: of the local error")
-    evaluate.add_argument("--params", default="ema", help="ema (averaged, default) or raw")
-    evaluate.add_argument("--law", help="law of λ at T=inf: training, schedule, sigmoid, adaptive")
-    evaluate.add_argument("--levels_per_example", type=int, help="noise levels per example")
-    evaluate.add_argument("--batch_size", type=int, help="rows per call; no influence on results")
-    evaluate.add_argument("--seed", type=int)
-    evaluate.set_defaults(command=_evaluate)
-
-    sample = commands.add_parser("sample", help="draw samples", allow_abbrev=False)
-    sample.add_argument("--num", type=int, default=64, help="how many (default 64)")
-    sample.add_argument(
-        "--out", type=pathlib.Path, help="a .png or .npy file (default: in workdir)"
-    )
-    sample.add_argument(
-        "--sampler",
-        help="ancestral, ddim, heun, dpmpp_2m, exponential or euler_maruyama, with arguments "
-        "such as ddim:eta=0.5",
-    )
-    sample.add_argument("--grid", help="of noise levels: time, lambda or edm")
-    sample.add_argument(
-        "--guidance", type=float, help="above 1 exaggerates the class, 0 ignores it"
-    )
-    sample.add_argument(
-        "--clip_denoised", action=argparse.BooleanOptionalAction, help="keep x̂ in the data's range"
-    )
-    sample.add_argument("--final", help="from z₀ to data: mode or draw")
-    sample.add_argument("--steps", dest="num_steps", type=int, help="sampling steps")
-    sample.add_argument("--batch_size", type=int, help="samples per call; no influence on results")
-    sample.add_argument("--seed", type=int)
-    sample.set_defaults(command=_sample)
-
-    bring = commands.add_parser(
-        "import", help="make a run of another code's checkpoint", allow_abbrev=False
-    )
-    bring.add_argument("path", type=pathlib.Path, metavar="PATH", help="the checkpoint's file")
-    bring.add_argument("--format", required=True, help="official (google-research/vdm)")
-    bring.add_argument(
-        "--config", help="a config file with the data set; without it, the official CIFAR-10 one"
-    )
-    bring.epilog = "Any value of the config can be set: --config.data.name=cifar10"
-    alone = {"distributed": False, "coordinator": None, "num_processes": None}
-    bring.set_defaults(command=_import, process_index=None, **alone)
-
-    for command in (train, evaluate, sample, bring):
-        command.add_argument("--workdir", type=pathlib.Path, required=True, help="the run's folder")
-    for command in (train, evaluate, sample):
-        several = command.add_argument_group("several processes, each running this command")
-        several.add_argument(
-            "--distributed",
-            action="store_true",
-            help="JAX finds the others itself (SLURM, Kubernetes, TPU pods)",
-        )
-        several.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
-        several.add_argument("--num_processes", type=int)
-        several.add_argument("--process_index", type=int, help="of this one, from 0")
-    return parser
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
@@ -197,10 +105,62 @@ def _import(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def read_config(arguments: Sequence[str]) -> configs.Config:
+def _compress(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from vdm.run import compress, contents, data, tables, trained
+
+    source = contents.read(options.source)
+    if options.out.exists() and options.out.samefile(options.source):
+        raise UserError(f"{options.out} is what is to be compressed: expected another OUT")
+    run = trained.load_without_data(options.workdir)
+    settings = _override(run.config.compress, options)
+    configs.check_compress(settings)
+    shape = data.kept_shape(options.workdir)
+    with sigterm_leaves():
+        made = compress.compress(run, shape, source, options.out, settings)
+    tables.show_compressed(made)
+    _say(f"written to {options.out}")
+    return 0
+
+
+def _decompress(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from vdm.run import compress, data, trained
+
+    run = trained.load_without_data(options.workdir)
+    shape = data.kept_shape(options.workdir)
+    with sigterm_leaves():
+        restored = compress.decompress(
+            run, shape, options.source, options.out, recover=options.recover
+        )
+    _say(f"{restored.num_examples} examples, {restored.seconds:.1f} s: written to {options.out}")
+    if not restored.missing:
+        return 0
+    lost = ", ".join(
+        f"{rows.start} to {rows.stop - 1}" if len(rows) > 1 else f"{rows.start}"
+        for rows in restored.missing
+    )
+    print(
+        f"vdm: these examples are lost (zeros in an array, no files in a folder): {lost}",
+        file=sys.stderr,
+    )
+    return EXIT_INCOMPLETE
+
+
+COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "sample": _sample,
+    "import": _import,
+    "compress": _compress,
+    "decompress": _decompress,
+}
+
+
+def read_config(words: Sequence[str]) -> configs.Config:
     """Return the config of `--config=FILE --config.key=value ...`, for scripts."""
-    path = next((a.removeprefix("--config=") for a in arguments if a.startswith("--config=")), None)
-    overrides = [a for a in arguments if not a.startswith("--config=")]
+    path = next((a.removeprefix("--config=") for a in words if a.startswith("--config=")), None)
+    overrides = [a for a in words if not a.startswith("--config=")]
     return _config(path, pathlib.Path(), overrides)
 
 
@@ -295,7 +255,7 @@ def _override(settings: Any, options: argparse.Namespace) -> Any:
     given = _given(settings, options)
     for name, value in given.items():
         word = "steps" if name == "num_steps" else name
-        lowest = 0 if name == "ode_steps" else 1
+        lowest = 0 if name in ("ode_steps", "resolution") else 1
         if type(value) is int and name != "seed" and value < lowest:
             raise UserError(f"--{word} must be at least {lowest}: got {value}")
         if type(value) is float and not math.isfinite(value):

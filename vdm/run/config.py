@@ -22,6 +22,7 @@ from vdm.run.files import read_json, write_json
 CONFIG_FILE = "config.json"
 # Beyond this T, float32 no longer resolves the difference of λ between two steps.
 MAX_STEPS = 100_000
+MAX_COMPRESS_BATCH, MAX_RESOLUTION = 2**20, 20
 ON_NAN = ("stop", "roll_back")
 BOUNDS = ("vlb", "ode")
 DEQUANTISATIONS = ("truncated_normal", "uniform")
@@ -166,6 +167,21 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CompressConfig:
+    """How to compress: the file's length is nearly the bound with `num_steps` steps.
+
+    `batch_size` examples go through the network together; `per_block` examples stand and fall
+    together, and share the bits that each block needs to begin with. Latents are rounded to
+    2^-`resolution` of a step's standard deviation.
+    """
+
+    num_steps: int = 100
+    batch_size: int = 16
+    per_block: int = 1024
+    resolution: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that a run is made of."""
 
@@ -177,6 +193,7 @@ class Config:
     devices: DevicesConfig = DevicesConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     sample: SampleConfig = SampleConfig()
+    compress: CompressConfig = CompressConfig()
     seed: int = 0
 
 
@@ -194,6 +211,7 @@ RESUMABLE = (
     "devices.",
     "evaluate.",
     "sample.",
+    "compress.",
 )
 
 
@@ -372,7 +390,23 @@ def _plain(value: Any, key: str) -> Any:
     return value
 
 
+def check_compress(config: CompressConfig) -> None:
+    """Raise UserError for numbers that a compressed file cannot have."""
+    highest = {
+        "num_steps": MAX_STEPS,
+        "batch_size": MAX_COMPRESS_BATCH,
+        "per_block": 2**31,
+        "resolution": MAX_RESOLUTION,
+    }
+    for name, most in highest.items():
+        if getattr(config, name) > most:
+            raise UserError(
+                f"compress.{name} must be at most {most:,}: got {getattr(config, name):,}"
+            )
+
+
 def _check(config: Config) -> None:
+    check_compress(config.compress)
     at_least = {
         "train.num_steps": (config.train.num_steps, 1),
         "train.batch_size": (config.train.batch_size, 1),
@@ -389,6 +423,10 @@ def _check(config: Config) -> None:
         "evaluate.ode_steps": (config.evaluate.ode_steps, 0),
         "sample.batch_size": (config.sample.batch_size, 1),
         "sample.num_steps": (config.sample.num_steps, 1),
+        "compress.num_steps": (config.compress.num_steps, 1),
+        "compress.batch_size": (config.compress.batch_size, 1),
+        "compress.per_block": (config.compress.per_block, 1),
+        "compress.resolution": (config.compress.resolution, 0),
         "optimizer.warmup_steps": (config.optimizer.warmup_steps, 0),
         "optimizer.clip_norm": (config.optimizer.clip_norm, 0.0),
         "optimizer.weight_decay": (config.optimizer.weight_decay, 0.0),

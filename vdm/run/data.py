@@ -60,6 +60,11 @@ def keep(dataset: Dataset, workdir: pathlib.Path) -> None:
     write_json(path, now)
 
 
+def kept_shape(workdir: pathlib.Path) -> tuple[int, ...]:
+    """Return the shape of an example that a workdir's run was trained on; raises UserError."""
+    return tuple(read_json(workdir / DATA_FILE)["shape"])
+
+
 def _said(kept: dict[str, Any]) -> str:
     return f"{kept['num_examples']} examples {kept['shape']} of {kept['version']}"
 

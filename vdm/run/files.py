@@ -15,8 +15,12 @@ from vdm.run.errors import UserError
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield a temporary path beside `path` that takes its place when the block succeeds.
 
-    Raises UserError where the folder cannot be written to.
+    A link is followed. Raises UserError where the folder cannot be written to, and for a path
+    that is there and no file.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot write {path}: it is there already, and is no file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(

@@ -38,7 +38,7 @@ def load(path: str, split: str) -> Dataset:
 
     def take(index: np.ndarray) -> Examples:
         chosen = [files[i] for i in index]
-        x = np.stack([_decode(root / file, folder) for file in chosen])
+        x = np.stack([decode(root / file, folder) for file in chosen])
         ids = np.array([f"{f}:{content_hash(i)}" for f, i in zip(chosen, x, strict=True)])
         return Examples(x, _labels(chosen, folder, split), ids)
 
@@ -74,7 +74,7 @@ def survey(path: str) -> Folder:
                 f"{path!r} has no images to {split} on: expected files ending in "
                 f"{', '.join(ENDINGS)} in train/ and test/, or at least two in the folder itself"
             )
-    shape, dtype = _common(root, [*parts["train"], *parts["test"]])
+    shape, dtype = common(root, [*parts["train"], *parts["test"]])
     names = [file.split("/")[depth:] for files in parts.values() for file in files]
     classes = tuple(sorted({n[0] for n in names})) if all(len(n) > 1 for n in names) else None
     return Folder({s: tuple(files) for s, files in parts.items()}, classes, shape, dtype)
@@ -89,7 +89,7 @@ def _images_below(root: pathlib.Path) -> Iterator[str]:
                 yield (pathlib.Path(folder) / name).relative_to(root).as_posix()
 
 
-def _common(root: pathlib.Path, files: list[str]) -> tuple[tuple[int, int, int], np.dtype]:
+def common(root: pathlib.Path, files: list[str]) -> tuple[tuple[int, int, int], np.dtype]:
     """Return the shape and type that all images have; raises UserError naming two that differ."""
     first = _head(root / files[0])
     for file in files[1:]:
@@ -144,7 +144,8 @@ def _opened(file: pathlib.Path) -> Image.Image:
         raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
 
 
-def _decode(file: pathlib.Path, folder: Folder) -> np.ndarray:
+def decode(file: pathlib.Path, folder: Folder) -> np.ndarray:
+    """Return an image [h, w, c]; raises UserError unless it is of the folder's shape and type."""
     with _opened(file) as image:
         try:
             mode = MODES.get(image.mode, image.mode)

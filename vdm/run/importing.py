@@ -97,6 +97,7 @@ def official_values() -> ml_collections.ConfigDict:
     # One rate for all parameters, and nothing clipped.
     config.optimizer.update(schedule_learning_rate=2e-4, shape_learning_rate=2e-4, clip_norm=0.0)
     config.train.num_steps = 10_000_000
+    config.evaluate.levels_per_example = 10  # as in experiments/cifar10.py
     return config
 
 

@@ -20,6 +20,23 @@ def end_by_sigterm() -> None:
 
 
 @contextlib.contextmanager
+def sigterm_leaves() -> Iterator[None]:
+    """Let SIGTERM end the process by way of the blocks it is in, so that they tidy up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number, frame):
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+@contextlib.contextmanager
 def sigterm() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether SIGTERM has come; the signal itself ends nothing.
 

@@ -1,11 +1,14 @@
 """The results of an evaluation as tables on the terminal."""
 
+import math
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from vdm.run.bound import TERMS
+from vdm.run.compress import Compressed
 
 MIN_WIDTH = 100  # figures that are cut short are worse than lines that wrap
 
@@ -19,6 +22,37 @@ def show(results: list[dict[str, Any]]) -> None:
         console.print(_flows(flows))
     if profiled := [record for record in results if "profile" in record]:
         console.print(_profile(profiled[0]))
+
+
+def show_compressed(made: Compressed) -> None:
+    """Print what a compressed file takes, in bits per dimension, and what the model promises."""
+    total = made.num_examples * made.num_dims
+    bits = 8 * made.num_bytes
+    table = Table(title=f"{made.num_examples} examples, {made.num_bytes:,} bytes")
+    for heading in ("bits per dimension", ""):
+        table.add_column(heading, justify="left" if heading else "right", no_wrap=True)
+    rows = {
+        "the file": f"{bits / total:.4f}",
+        "of which the coder's bits": f"{made.net_bits / total:.4f}",
+        "    bits to begin with": f"{made.seed_bits / total:.4f}",
+        "    header and checksums": f"{(bits - made.net_bits - made.seed_bits) / total:.4f}",
+        "ideal code of the same latents": _with_error(made.ideal_bits / made.num_dims),
+        "bound with as many steps": _with_error(made.bound_bits / made.num_dims),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console = Console(width=max(Console().width, MIN_WIDTH))
+    console.print(table)
+    console.print(
+        f"{made.seconds:.1f} s, {made.num_examples / made.seconds:.1f} examples/s", highlight=False
+    )
+
+
+def _with_error(each: np.ndarray) -> str:
+    """Return mean ± standard error, where there are enough to have one."""
+    if len(each) < 2:
+        return f"{each.mean():.4f}"
+    return f"{each.mean():.4f} ± {each.std(ddof=1) / math.sqrt(len(each)):.4f}"
 
 
 def _bounds(results: list[dict[str, Any]]) -> Table:

@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -17,10 +18,10 @@ from vdm.run import (
     mesh as meshes,
     program as programs,
 )
-from vdm.run.config import Config
+from vdm.run.config import Config, DevicesConfig
 from vdm.run.errors import UserError
 from vdm.run.laws import Law, ScheduleLaw
-from vdm.run.step import Batch
+from vdm.run.step import Batch, Trainer
 
 PARAMS = ("ema", "raw")
 
@@ -44,18 +45,42 @@ def load(workdir: pathlib.Path, params: str = "ema") -> Trained:
     `params` is "ema" for the averaged parameters or "raw" for the last ones. Raises UserError
     if there is no run, or for another word.
     """
-    if params not in PARAMS:
-        raise UserError(unknown("params", params, PARAMS))
-    config = configs.load(workdir)
+    config = _config(workdir, params)
     dataset = data.load(config.data, "train")
     trainer = build.trainer(config, dataset)
     told = condition.build(trainer.model.network, dataset, config.data.augment)
     one = np.arange(1)
     example = Batch(dataset.take(one).x, told.of_samples(one))
-    mesh = meshes.for_results(config)
+    return _restore(workdir, trainer, example, meshes.for_results(config), params)
+
+
+def load_without_data(workdir: pathlib.Path, params: str = "ema") -> Trained:
+    """Return the run of a workdir on one device; its data set need not be at hand.
+
+    Raises UserError as `load`.
+    """
+    config = _config(workdir, params)
+    trainer = build.without_data(config)
+    integers = trainer.model.likelihood.bounds is not None
+    x = np.zeros((1, *data.kept_shape(workdir)), np.uint8 if integers else np.float32)
+    network: Any = trainer.model.network
+    cond = None if network.num_classes is None else np.zeros(1, np.int32)
+    mesh = meshes.make(DevicesConfig(), jax.devices()[:1])
+    return _restore(workdir, trainer, Batch(x, cond), mesh, params)
+
+
+def _config(workdir: pathlib.Path, params: str) -> Config:
+    if params not in PARAMS:
+        raise UserError(unknown("params", params, PARAMS))
+    return configs.load(workdir)
+
+
+def _restore(
+    workdir: pathlib.Path, trainer: Trainer, example: Batch, mesh: Mesh, params: str
+) -> Trained:
     state = checkpoint.load(workdir, programs.template(trainer, mesh, example))
     return Trained(
-        config=config,
+        config=trainer.config,
         model=trainer.model,
         mesh=mesh,
         params=state.ema if params == "ema" else state.params,

@@ -1,0 +1,6 @@
+"""Lossless compression by a diffusion model: bits-back coding whose length is the bound."""
+
+from vdm.codec.codec import Codec, Encoded, batch_sizes
+from vdm.codec.stack import DamagedError
+
+__all__ = ["Codec", "DamagedError", "Encoded", "batch_sizes"]

@@ -1,0 +1,260 @@
+"""Images to words and back: many images on one stack, batch after batch."""
+
+import dataclasses
+import functools
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, Integer, Shaped, UInt32
+
+from vdm.codec import chain
+from vdm.codec.lattice import Lattice, Normal, lattice
+from vdm.codec.stack import DamagedError, Stack, empty, seed_words
+from vdm.likelihoods import Discretised
+
+# ε̂ = eps_fn(z, log_snr, cond): z is [batch_size, *shape], log_snr a scalar, cond as given.
+EpsCondFn = Callable[[Any, Any, Any], Any]
+Images = Integer[np.ndarray, " n *d"]
+Cond = Shaped[np.ndarray, " n *c"]
+Advance = Callable[[int], None]
+Words = UInt32[np.ndarray, " words"]
+
+
+class Encoded(NamedTuple):
+    """Words that `Codec.decode` turns back into images, and what they cost in bits.
+
+    The words hold `net_bits` of images and `seed_bits` that only had to be there. `ideal_bits`
+    and `bound_bits`, both [n], are those of the paths that the code took: −log p of what was
+    pushed less that of what was popped, and the T-step bound that has the same mean.
+    """
+
+    words: Words
+    net_bits: float
+    seed_bits: float
+    ideal_bits: Float[np.ndarray, " n"]
+    bound_bits: Float[np.ndarray, " n"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Codec:
+    """A lossless code for images of integers by a diffusion model; see `chain` for how.
+
+    `eps_fn(z, log_snr, cond)` is the denoiser, as a plain function or, to compile a network
+    without its parameters, `jax.tree_util.Partial(function, params)`. `log_snrs` are the
+    increasing levels λ from noise to data that samplers take; T is one less, and the code's
+    length is the bound with these T steps. `likelihood` is a discretised one and `shape` that of
+    one image. The denoiser is compiled once, for batches of `batch_size` that are filled
+    up with zeros where there are fewer images. A batch needs about two levels of its
+    latents as bits to begin with, so it has at most 1/`ramp` of the images before it (and at
+    least one image); with ramp=0 all batches are full, which is faster and costs more seed bits.
+    `spacing` is the lattice's, in standard deviations of a step, and `seed` keys the seed bits.
+
+    Words can be decoded by an equal codec alone: the same model, numbers and software on the
+    same kind of machine, which `fingerprint` tells beforehand. Every level copies the words that
+    are there already: millions of images are better coded in blocks, each on a stack of its own.
+    Raises TypeError for a likelihood that is not a discretised one, ValueError for numbers
+    out of range and for levels as `lattice` refuses them.
+    """
+
+    eps_fn: EpsCondFn
+    log_snrs: Float[Array | np.ndarray, " levels"]
+    likelihood: Any
+    shape: tuple[int, ...]
+    batch_size: int = 16
+    ramp: int = 8
+    spacing: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self):
+        if not isinstance(self.likelihood, Discretised):
+            raise TypeError(
+                "a code needs data of finitely many values, a likelihood discretised(levels): "
+                f"got {self.likelihood!r}"
+            )
+        for name, least in (("batch_size", 1), ("ramp", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}: got {value}")
+        self.lattice()
+
+    def lattice(self) -> Lattice:
+        """Return the lattice that latents are rounded to."""
+        return lattice(np.asarray(self.log_snrs), self.spacing)
+
+    def encode(
+        self, images: Images, cond: Cond | None = None, *, advance: Advance | None = None
+    ) -> Encoded:
+        """Return the words of images [n, *shape] of any integer type, values below `levels`.
+
+        `cond` has one row per image, for a conditional model. `advance` is told after every batch
+        how many images are done. Raises TypeError or ValueError for
+        images that the model is not made for, conditions that do not fit, and a denoiser
+        that returns numbers that are not finite.
+        """
+        self._check(images, cond)
+        grid, stack, done = self.lattice(), empty(self.seed), 0
+        costs = []
+        for size in batch_sizes(len(images), self.batch_size, self.ramp):
+            rows = slice(done, done + size)
+            x = images[rows].astype(np.int64)
+            costs.append(
+                chain.encode(
+                    stack, x, self.likelihood.levels, grid, self._predict(grid, cond, rows)
+                )
+            )
+            done += size
+            if advance is not None:
+                advance(done)
+        seed_bits = empty(self.seed, stack.num_seed_words).num_bits
+        return Encoded(
+            stack.words,
+            stack.num_bits - seed_bits,
+            seed_bits,
+            *(_bits([getattr(cost, name) for cost in costs]) for name in chain.Cost._fields),
+        )
+
+    def decode(
+        self,
+        words: Words,
+        num: int,
+        cond: Cond | None = None,
+        *,
+        advance: Advance | None = None,
+    ) -> Int[np.ndarray, " n *d"]:
+        """Return the `num` images that the words were made of, of type int64.
+
+        `advance` is told after every batch how many images are done.
+        Raises DamagedError for words that `encode` did not make of as many images with an equal
+        codec and the same conditions: then the seed is not what is left in the end (but for a
+        chance of about 2⁻⁶⁴).
+        """
+        self._check(np.zeros((num, *self.shape), np.int64), cond)
+        grid, sizes = self.lattice(), batch_sizes(num, self.batch_size, self.ramp)
+        num_draws = len(sizes) * (grid.num_steps + 1)
+        stack = Stack(words, self.seed, num_draws)
+        images = np.zeros((num, *self.shape), np.int64)
+        end = num
+        for size in reversed(sizes):
+            rows = slice(end - size, end)
+            try:
+                images[rows] = chain.decode(
+                    stack,
+                    (size, *self.shape),
+                    self.likelihood.levels,
+                    grid,
+                    self._predict(grid, cond, rows),
+                )
+            except NotFiniteError as error:
+                raise DamagedError(f"what was decoded is no image of this model: {error}") from None
+            end -= size
+            if advance is not None:
+                advance(num - end)
+        if not stack.is_seed():
+            raise DamagedError(
+                "the words were damaged, or written by another model, software or machine: "
+                "what is left of them after decoding is not the seed they began with"
+            )
+        return images
+
+    def fingerprint(self, cond: Cond | None = None) -> int:
+        """Return 32 bits that two codecs share if they compute alike to the last bit.
+
+        They sum up the lattice, the decoder's probabilities, what the coder makes of known
+        words, and the denoiser of the same noise at eight levels; `cond` is of as many images as
+        there are at hand, at most a batch of them is used. Another fingerprint means that
+        nothing can be decoded; an equal one makes it very likely.
+        """
+        grid = self.lattice()
+        num = self.batch_size if cond is None else min(self.batch_size, len(cond))
+        predict = self._predict(grid, cond, slice(0, num))
+        words = np.random.Philox(key=self.seed).random_raw(num * math.prod(self.shape))
+        noise = (words / 2.0**64 - 0.5).reshape(num, *self.shape)
+        parts = [grid.log_snr, grid.alpha, grid.sigma, grid.c, grid.spacing]
+        # Latents all over the range of data, and what a few words are drawn to.
+        index = np.rint(np.linspace(-1.1, 1.1, 64) / grid.spacing[0]).astype(np.int64)
+        parts.append(chain.decoder(grid, index, self.likelihood.levels))
+        known = Stack(seed_words(self.seed, 256), self.seed, 0)
+        mean = np.linspace(-3.0, 3.0, 64)[None]
+        parts.append(known.draw_near(Normal(mean, 1.0, self.spacing)))
+        found = zlib.crc32(b"".join(part.tobytes() for part in parts))
+        for level in np.linspace(1, grid.num_steps, 8).round().astype(int):
+            found = zlib.crc32(predict(noise, level).tobytes(), found)
+        return found
+
+    def _predict(self, grid: Lattice, cond: Cond | None, rows: slice) -> chain.Predict:
+        """Return ε̂ of a batch's latents, always computed at the full batch size."""
+        eps_fn = self.eps_fn
+        if not isinstance(eps_fn, jax.tree_util.Partial):
+            eps_fn = jax.tree_util.Partial(eps_fn)
+        compiled = _compiled(jax.default_backend())
+        padded_cond = None if cond is None else _pad(cond[rows], self.batch_size)
+
+        def predict(z, level):
+            padded = _pad(z.astype(np.float32), self.batch_size)
+            log_snr = np.float32(grid.log_snr[level])
+            eps_hat = np.asarray(compiled(eps_fn, padded, log_snr, padded_cond))[: len(z)]
+            if not np.all(np.isfinite(eps_hat)):
+                raise NotFiniteError(f"the denoiser's answer is not finite at λ = {log_snr}")
+            return eps_hat.astype(np.float64)
+
+        return predict
+
+    def _check(self, images: Images, cond: Cond | None) -> None:
+        if not np.issubdtype(images.dtype, np.integer):
+            raise TypeError(f"a code takes integers: got {images.dtype} images")
+        if images.shape[1:] != tuple(self.shape):
+            raise ValueError(
+                f"images must have the shape [n, {', '.join(map(str, self.shape))}]: got "
+                f"{list(images.shape)}"
+            )
+        if not len(images):
+            raise ValueError("there is nothing to code: got no images")
+        low, high = int(images.min()), int(images.max())
+        if low < 0 or high >= self.likelihood.levels:
+            raise ValueError(
+                f"images must hold 0..{self.likelihood.levels - 1}: got values from {low} to {high}"
+            )
+        if cond is not None and len(cond) != len(images):
+            raise ValueError(
+                f"there must be one condition per image: got {len(cond)} for {len(images)} images"
+            )
+
+
+class NotFiniteError(ValueError):
+    """A denoiser's answer that is infinite or not a number."""
+
+
+def batch_sizes(num: int, largest: int, ramp: int) -> list[int]:
+    """Return how many images each batch has, known to both directions from `num` alone."""
+    sizes: list[int] = []
+    done = 0
+    while done < num:
+        size = largest if ramp == 0 else max(1, done // ramp)
+        sizes.append(min(size, largest, num - done))
+        done += sizes[-1]
+    return sizes
+
+
+def _pad(rows: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
+
+
+def _bits(nats: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(nats) / math.log(2.0)
+
+
+@functools.cache
+def _compiled(backend: str) -> Callable[..., Array]:
+    """Return the compiled call of a denoiser: one program for both directions."""
+    # On GPUs the fastest kernels add in any order, and timing chooses between them.
+    options = {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
+
+    def call(eps_fn, z, log_snr, cond):
+        with jax.default_matmul_precision("highest"):
+            return eps_fn(z, log_snr, cond)
+
+    return jax.jit(call, compiler_options=options if backend == "gpu" else None)

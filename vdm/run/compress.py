@@ -1,0 +1,266 @@
+"""Compressing files with a trained model, and getting them back to the last bit.
+
+What is decoded is right only if the network gives the very numbers that it gave in encoding, so
+a file carries sums of the model's parameters, of its noise levels and of the network's answer to
+a known question. All are looked at before anything is written.
+"""
+
+import hashlib
+import itertools
+import pathlib
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vdm import codec
+from vdm.codec import Codec, DamagedError
+from vdm.run import augment, container, contents
+from vdm.run.condition import Condition
+from vdm.run.config import CompressConfig
+from vdm.run.container import Block, Header
+from vdm.run.contents import Contents
+from vdm.run.errors import UserError, as_user_error
+from vdm.run.files import replacing
+from vdm.run.progress import Advance, bar
+from vdm.run.trained import Trained
+
+# Part of the format: with others nothing could be decoded.
+RAMP, SEED = 8, 0
+CHUNK_BYTES = 2**26  # of examples whose values are looked at together
+
+
+class Compressed(NamedTuple):
+    """How many bytes a file takes, and of what they are made, in bits."""
+
+    num_examples: int
+    num_dims: int  # of one example
+    num_bytes: int
+    net_bits: float  # of the coder, without its seed
+    seed_bits: float
+    ideal_bits: np.ndarray  # [n], of the path that was coded
+    bound_bits: np.ndarray  # [n], whose mean is the bound's
+    seconds: float
+
+
+class Restored(NamedTuple):
+    """How many examples a file has, and which of them could not be restored."""
+
+    num_examples: int
+    missing: tuple[range, ...]
+    seconds: float
+
+
+def compress(
+    run: Trained,
+    shape: tuple[int, ...],
+    source: Contents,
+    out: pathlib.Path,
+    config: CompressConfig,
+) -> Compressed:
+    """Compress what `contents.read` has found with a run's model into one file, with a bar.
+
+    Raises UserError for examples that are not of the model's `shape` and levels, for a model
+    without levels or one that has to be told a class, and for numbers out of range.
+    """
+    start = time.perf_counter()
+    _check(source, shape, run)
+    with as_user_error("vdm compress"):
+        made, told = _codec(run, shape, config.num_steps, config.batch_size, config.resolution)
+        probe = _probe(made, told)
+    header = Header(
+        kind=source.kind,
+        names=source.names,
+        num_examples=source.size,
+        shape=source.shape,
+        dtype=source.dtype.str,
+        per_block=min(config.per_block, source.size),
+        model=model_sum(run),
+        schedule=_schedule_sum(made),
+        probe=probe,
+        num_steps=config.num_steps,
+        batch_size=config.batch_size,
+        resolution=config.resolution,
+    )
+    encoded: list[codec.Encoded] = []
+    with replacing(out) as temporary, bar("compress", source.size) as advance:
+        with temporary.open("wb") as file:
+            writer = container.Writer(file, header)
+            for number in range(container.num_blocks(header)):
+                rows = container.examples_of(header, number)
+                x = source.take(rows)
+                shown = _within(advance, rows.start, start)
+                one = made.encode(x.astype(np.int64), told.of(len(rows), None), advance=shown)
+                writer.block(Block(number, _crc(x, header), one.words))
+                encoded.append(one._replace(words=one.words[:0]))
+                advance(rows.stop, _line(encoded, made, rows.stop, start))
+            writer.end()
+        num_bytes = temporary.stat().st_size
+    return Compressed(
+        num_examples=source.size,
+        num_dims=int(np.prod(shape)),
+        num_bytes=num_bytes,
+        net_bits=sum(one.net_bits for one in encoded),
+        seed_bits=sum(one.seed_bits for one in encoded),
+        ideal_bits=np.concatenate([one.ideal_bits for one in encoded]),
+        bound_bits=np.concatenate([one.bound_bits for one in encoded]),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def decompress(
+    run: Trained, shape: tuple[int, ...], path: pathlib.Path, out: pathlib.Path, *, recover: bool
+) -> Restored:
+    """Write what was compressed into a file again, with a bar.
+
+    With `recover` what is intact of a damaged file is restored. Raises UserError, before
+    anything is written, for a file that is none of ours, damaged (unless `recover`), made with
+    another model, or on a machine that computes other numbers.
+    """
+    start = time.perf_counter()
+    found = container.survey(path)
+    header = found.header
+    total = container.num_blocks(header)
+    if found.damage is not None and not (recover and found.blocks):
+        more = ": --recover restores them" if found.blocks else ""
+        raise UserError(
+            f"{path} is damaged: {found.damage}. {len(found.blocks)} of its {total} blocks are "
+            f"intact{more}"
+        )
+    contents.check_target(out, header)
+    if header.model != model_sum(run) or header.shape != shape:
+        raise UserError(
+            f"{path} was compressed with another model than this run's: expected the fingerprint "
+            f"{model_sum(run).hex()}, got {header.model.hex()}"
+        )
+    with as_user_error(str(path)):
+        made, told = _codec(run, shape, header.num_steps, header.batch_size, header.resolution)
+        probe = _probe(made, told)
+    if header.schedule != _schedule_sum(made) or header.probe != probe:
+        raise UserError(
+            f"{path} cannot be decompressed here: the model computes other numbers on this "
+            "machine, or with this version of its libraries, than where it was compressed. "
+            "Nothing was written"
+        )
+    done, restored = 0, []
+    with contents.writing(out, header) as put, bar("decompress", header.num_examples) as advance:
+        for number, where in found.blocks.items():
+            rows = container.examples_of(header, number)
+            block = container.read_block(path, where)
+            try:
+                shown, told_rows = _within(advance, done, start), told.of(len(rows), None)
+                x = made.decode(block.words, len(rows), told_rows, advance=shown)
+                x = x.astype(header.dtype)
+                if _crc(x, header) != block.data_crc:
+                    raise DamagedError("what was decoded is not what was encoded")
+            except DamagedError as error:
+                if recover:
+                    continue
+                raise UserError(f"{path}, block {number}: {error}") from error
+            put(rows, x)
+            restored.append(rows)
+            done += len(rows)
+        if not restored:
+            raise UserError(f"{path}: no block of it could be restored")
+    return Restored(
+        header.num_examples, _between(restored, header.num_examples), time.perf_counter() - start
+    )
+
+
+def _between(restored: list[range], total: int) -> tuple[range, ...]:
+    """Return the gaps between ranges that are in order."""
+    starts = [0, *(rows.stop for rows in restored)]
+    stops = [*(rows.start for rows in restored), total]
+    gaps = itertools.starmap(range, zip(starts, stops, strict=True))
+    return tuple(gap for gap in gaps if gap)
+
+
+def model_sum(run: Trained) -> bytes:
+    """Return 8 bytes of the SHA-256 of all parameters; the probe tells what is made of them."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(run.params):
+        found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        found.update(np.asarray(leaf).tobytes())
+    return found.digest()[:8]
+
+
+def _codec(
+    run: Trained, shape: tuple[int, ...], num_steps: int, batch_size: int, resolution: int
+) -> tuple[Codec, Condition]:
+    made = run.model.codec(
+        run.params,
+        shape,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        ramp=RAMP,
+        spacing=2.0**-resolution,
+        seed=SEED,
+    )
+    return made, _told(run, shape)
+
+
+def _told(run: Trained, shape: tuple[int, ...]) -> Condition:
+    """Return what the network is told of every example: nothing, or that it is as it came."""
+    network: Any = run.model.network
+    if network.num_classes is None or network.optional_cond:
+        return Condition()
+    name = run.config.data.augment
+    if name != "none" and network.num_classes == augment.num_flags(name, shape):
+        return Condition(None, network.num_classes)
+    raise UserError(
+        f"this model has to be told which of {network.num_classes} classes an example is of, and "
+        "a file to compress does not say: expected a model without classes, or one that was "
+        "trained with and without them (train.cond_dropout)"
+    )
+
+
+def _check(source: Contents, shape: tuple[int, ...], run: Trained) -> None:
+    """Raise UserError unless the examples are of the model's shape and levels."""
+    levels = getattr(run.model.likelihood, "levels", None)
+    if levels is None:
+        raise UserError(f"only integers can be compressed: this model has {run.model.likelihood}")
+    if source.shape != shape:
+        raise UserError(
+            f"the model is of examples {list(shape)}: got {source.size} of {list(source.shape)}"
+        )
+    rows = max(1, CHUNK_BYTES // (int(np.prod(shape)) * source.dtype.itemsize))
+    for start in range(0, source.size, rows):
+        x = source.take(range(start, min(start + rows, source.size)))
+        bad = (x < 0) | (x >= levels)
+        if np.any(bad):
+            where = [int(i) for i in np.argwhere(bad)[0]]
+            raise UserError(
+                f"the model is of the levels 0..{levels - 1}: got {x[tuple(where)]} at "
+                f"{[start + where[0], *where[1:]]}"
+            )
+
+
+def _schedule_sum(made: Codec) -> bytes:
+    return hashlib.sha256(made.lattice().log_snr.tobytes()).digest()[:4]
+
+
+def _probe(made: Codec, told: Condition) -> bytes:
+    return made.fingerprint(told.of(made.batch_size, None)).to_bytes(4, "little")
+
+
+def _crc(x: np.ndarray, header: Header) -> int:
+    return zlib.crc32(np.ascontiguousarray(x, header.dtype).tobytes())
+
+
+def _within(advance: Advance, before: int, start: float) -> Callable[[int], None]:
+    """Return what shows how far the work in a block is, which comes after others."""
+
+    def shown(done: int) -> None:
+        total = before + done
+        advance(total, f"{total / (time.perf_counter() - start):.1f} examples/s")
+
+    return shown
+
+
+def _line(encoded: list[codec.Encoded], made: Codec, done: int, start: float) -> str:
+    bits = sum(one.net_bits + one.seed_bits for one in encoded)
+    rate = done / (time.perf_counter() - start)
+    return f"{bits / (done * np.prod(made.shape)):.3f} bpd  {rate:.1f} examples/s"
