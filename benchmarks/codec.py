@@ -8,11 +8,14 @@ All numbers are bits per dimension. "coded" is what all images added to the stac
 Σ (log q − log p) of the same path, "overhead" what coded is above that; "bound" is the bound with
 T steps along the same path, whose mean over paths is that of "ideal"; ± is the standard error
 over images. "words" is all that has to be kept, seed words included. Every image is
-decoded and compared. "host" is the share of encoding without the network: the coder and NumPy.
+decoded and compared. JPEG XL stands beside the other formats where the package pillow-jxl-plugin is
+installed. "host" is the share of encoding without the network: the coder and NumPy.
 """
 
 import argparse
 import dataclasses
+import importlib
+import importlib.util
 import io
 import lzma
 import math
@@ -95,22 +98,45 @@ def timed(fn):
 
 def others(images):
     """Return what usual formats make of the images, each apart or all on one sheet, in bytes."""
-    planes = np.squeeze(images.astype(np.uint8))
-    sheet = planes.reshape(-1, *planes.shape[2:])
-    return {
+    planes = images.astype(np.uint8)
+    planes = planes[..., 0] if planes.shape[-1] == 1 else planes
+    whole = sheet(planes)
+    sizes = {
         "PNG, a file an image": sum(len(saved(plane, "PNG")) for plane in planes),
-        "PNG, one sheet": len(saved(sheet, "PNG")),
-        "WebP, one sheet": len(saved(sheet, "WEBP")),
+        "PNG, one sheet": len(saved(whole, "PNG")),
+        "WebP, one sheet": len(saved(whole, "WEBP")),
         "xz of the bytes": len(
             lzma.compress(planes.tobytes(), preset=9 | lzma.PRESET_EXTREME, format=lzma.FORMAT_XZ)
         ),
     }
+    if importlib.util.find_spec("pillow_jxl") is not None:  # the package pillow-jxl-plugin
+        importlib.import_module("pillow_jxl")
+        sizes["JPEG XL, a file an image"] = sum(len(saved(plane, "JXL")) for plane in planes)
+        sizes["JPEG XL, one sheet"] = len(saved(whole, "JXL"))
+    return sizes
+
+
+def sheet(planes):
+    """Put images side by side in rows, as many as fit into a square; the last row is filled up."""
+    columns = math.ceil(math.sqrt(len(planes)))
+    blank = np.zeros((-len(planes) % columns, *planes.shape[1:]), planes.dtype)
+    rows = np.concatenate([planes, blank]).reshape(-1, columns, *planes.shape[1:])
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
 
 def saved(pixels, kind):
     file = io.BytesIO()
-    options = {"PNG": {"optimize": True}, "WEBP": {"lossless": True, "quality": 100, "method": 6}}
+    options = {
+        "PNG": {"optimize": True},
+        "WEBP": {"lossless": True, "quality": 100, "method": 6},
+        "JXL": {"lossless": True, "effort": 9},
+    }
     Image.fromarray(pixels).save(file, kind, **options[kind])
+    file.seek(0)
+    if not np.array_equal(
+        np.asarray(Image.open(file).convert(Image.fromarray(pixels).mode)), pixels
+    ):
+        raise AssertionError(f"{kind} has lost something")
     return file.getvalue()
 
 
