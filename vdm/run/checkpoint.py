@@ -151,9 +151,10 @@ def load(workdir: pathlib.Path, template: TrainState) -> TrainState:
     folder = folder_of(workdir)
     if not folder.is_dir():
         raise _no_checkpoint(workdir)
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with quiet(), ocp.CheckpointManager(folder, options=options) as checkpoints:
-        return restore(checkpoints, template)
+    with quiet():
+        options = ocp.CheckpointManagerOptions(read_only=True)  # which itself says what it sets
+        with ocp.CheckpointManager(folder, options=options) as checkpoints:
+            return restore(checkpoints, template)
 
 
 def _no_checkpoint(workdir: pathlib.Path) -> UserError:
