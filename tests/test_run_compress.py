@@ -1,7 +1,10 @@
 """vdm compress and vdm decompress: what comes back is what went in, or a clear refusal."""
 
+import os
 import random
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from PIL import Image
 
 import runs
 from vdm import codec
-from vdm.run import cli, container, data
+from vdm.run import cli, container, data, files, signals
 from vdm.run.config import DataConfig
 
 pytestmark = pytest.mark.float32
@@ -110,12 +113,30 @@ def test_what_is_there_is_not_spoilt(workdir, digits, compressed, tmp_path, caps
     )
     refused(capsys, compress(tmp_path / "x.npy", tmp_path, workdir), "is no file")
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), digits)
+    (tmp_path / "link.vdm").symlink_to(tmp_path / "there.vdm")
+    assert compress(tmp_path / "x.npy", tmp_path / "link.vdm", workdir) == 0
+    assert (tmp_path / "link.vdm").is_symlink() and (tmp_path / "there.vdm").stat().st_size > 100
+    capsys.readouterr()
     # Nothing of it is intact: there is nothing to recover.
     found = container.survey(compressed)
     (tmp_path / "x.vdm").write_bytes(compressed.read_bytes()[: found.blocks[0][0]])
     code = decompress(tmp_path / "x.vdm", tmp_path / "y.npy", workdir, "--recover")
     refused(capsys, code, "0 of its 3 blocks are intact$")
     assert not (tmp_path / "y.npy").exists()
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with (
+        pytest.raises(SystemExit) as left,
+        signals.sigterm_leaves(),
+        files.replacing(tmp_path / "x.vdm") as temporary,
+    ):
+        temporary.write_text("half of it")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)  # not that long: the handler raises
+    assert left.value.code == cli.EXIT_TERMINATED and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_options_out_of_range_are_refused(workdir, digits, tmp_path, capsys):

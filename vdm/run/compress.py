@@ -1,8 +1,8 @@
 """Compressing files with a trained model, and getting them back to the last bit.
 
 What is decoded is right only if the network gives the very numbers that it gave in encoding, so
-a file carries sums of the model's parameters, of its noise levels and of the network's answer to
-a known question. All are looked at before anything is written.
+a file carries sums of the model's parameters, of its noise levels and of what coder and network
+make of a known question. All are looked at before anything is written.
 """
 
 import hashlib

@@ -9,8 +9,8 @@ byte first.
     89 45 4E 44  end     the first 8 bytes of the SHA-256 of all that stands before
 
 The marks of blocks are looked for where a section is damaged, so what is intact after it is found
-again. Reading takes no more memory than one block and a few bytes for each block that is there,
-whatever a file says of itself, and no more time than reading it once.
+again. Whatever a file says of itself, reading takes no more memory than the names, one block and a
+few bytes for each block that is there, and its time grows with the file's length alone.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ _MAX_NAMES = 2**28  # bytes of all names together
 
 
 class Header(NamedTuple):
-    """What the whole file is made of; the bytes are the first of SHA-256 sums."""
+    """What the whole file is made of."""
 
     kind: str  # what was compressed, and what is written back
     names: tuple[str, ...]  # of the files of a folder, or of the array of an .npz
@@ -49,9 +49,9 @@ class Header(NamedTuple):
     shape: tuple[int, ...]  # of one example
     dtype: str
     per_block: int  # examples; the last block may have fewer
-    model: bytes  # the model's parts and its parameters
-    schedule: bytes  # the noise levels of the chain
-    probe: bytes  # what the network answers to a known question, on the machine that wrote
+    model: bytes  # the first 8 of the SHA-256 of all parameters
+    schedule: bytes  # the first 4 of the SHA-256 of the chain's noise levels
+    probe: bytes  # the 4 of `Codec.fingerprint` on the machine that wrote
     num_steps: int
     batch_size: int  # examples in one call of the network
     resolution: int  # the lattices' spacing is 2^-resolution of a step's standard deviation

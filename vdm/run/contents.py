@@ -25,7 +25,7 @@ from PIL import Image
 from vdm.run import arrays, images
 from vdm.run.container import Header
 from vdm.run.errors import UserError
-from vdm.run.files import replacing
+from vdm.run.files import replacing, umask
 
 Put = Callable[[range, np.ndarray], None]
 
@@ -176,9 +176,7 @@ def _new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise UserError(f"cannot write to {path.parent}: {error.strerror}") from error
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
+        temporary.chmod(0o777 & ~umask())
         temporary.rename(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -45,7 +45,9 @@ def load(workdir: pathlib.Path, params: str = "ema") -> Trained:
     `params` is "ema" for the averaged parameters or "raw" for the last ones. Raises UserError
     if there is no run, or for another word.
     """
-    config = _config(workdir, params)
+    if params not in PARAMS:
+        raise UserError(unknown("params", params, PARAMS))
+    config = configs.load(workdir)
     dataset = data.load(config.data, "train")
     trainer = build.trainer(config, dataset)
     told = condition.build(trainer.model.network, dataset, config.data.augment)
@@ -54,25 +56,19 @@ def load(workdir: pathlib.Path, params: str = "ema") -> Trained:
     return _restore(workdir, trainer, example, meshes.for_results(config), params)
 
 
-def load_without_data(workdir: pathlib.Path, params: str = "ema") -> Trained:
-    """Return the run of a workdir on one device; its data set need not be at hand.
+def load_without_data(workdir: pathlib.Path) -> Trained:
+    """Return the averaged run of a workdir on one device; its data set need not be at hand.
 
-    Raises UserError as `load`.
+    Raises UserError if there is no run.
     """
-    config = _config(workdir, params)
+    config = configs.load(workdir)
     trainer = build.without_data(config)
     integers = trainer.model.likelihood.bounds is not None
     x = np.zeros((1, *data.kept_shape(workdir)), np.uint8 if integers else np.float32)
     network: Any = trainer.model.network
     cond = None if network.num_classes is None else np.zeros(1, np.int32)
     mesh = meshes.make(DevicesConfig(), jax.devices()[:1])
-    return _restore(workdir, trainer, Batch(x, cond), mesh, params)
-
-
-def _config(workdir: pathlib.Path, params: str) -> Config:
-    if params not in PARAMS:
-        raise UserError(unknown("params", params, PARAMS))
-    return configs.load(workdir)
+    return _restore(workdir, trainer, Batch(x, cond), mesh, "ema")
 
 
 def _restore(
