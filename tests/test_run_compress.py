@@ -12,7 +12,7 @@ from PIL import Image
 
 import runs
 from vdm import codec
-from vdm.run import cli, container, data, files, signals
+from vdm.run import cli, compress as compressing, container, data, files, signals
 from vdm.run.config import DataConfig
 
 pytestmark = pytest.mark.float32
@@ -224,6 +224,12 @@ def test_damage_is_told_and_what_is_intact_is_restored(
     y = np.load(tmp_path / "y.npy")
     np.testing.assert_array_equal(np.delete(y, range(8, 16), 0), np.delete(digits, range(8, 16), 0))
     assert not y[8:16].any()
+
+
+def test_the_lost_examples_are_those_between_the_restored():
+    between = compressing._between
+    assert between([range(8, 16)], 20) == (range(0, 8), range(16, 20))
+    assert between([range(0, 8), range(8, 20)], 20) == ()
 
 
 def test_words_that_are_wrong_under_a_right_checksum_are_noticed(

@@ -124,6 +124,16 @@ def test_blocks_that_are_missing_twice_there_or_too_many_are_noticed(tmp_path):
     assert "block 3 is one too many" in found.damage and len(blocks) == 3
 
 
+def test_whole_sections_in_another_order_are_noticed(tmp_path):
+    found, blocks = survey(tmp_path, written())
+    at = [start - 16 for start, _ in found.blocks.values()]
+    whole = written()
+    swapped = whole[: at[0]] + whole[at[1] : at[2]] + whole[at[0] : at[1]] + whole[at[2] :]
+    found, blocks = survey(tmp_path, swapped)
+    assert found.damage == "the checksum of the whole is another"
+    assert all(map(is_same, blocks, BLOCKS)) and len(blocks) == 3
+
+
 def test_what_a_header_promises_costs_nothing(tmp_path):
     # A thousand million blocks, of which three are there.
     header = HEADER._replace(kind="npy", names=(), num_examples=2**31, per_block=2)
@@ -162,6 +172,7 @@ def test_another_version_is_named(tmp_path):
         ("shape", (3.0, 4, 1)),
         ("names", ("a.png",)),
         ("names", ("a.png",) * 5),
+        ("names", (*HEADER.names, "a.png")),
         ("kind", "npz"),
         ("kind", "png"),
     ],
