@@ -6,7 +6,8 @@ INSTALLER ?= uv
 # One process a core; a file stays in one process, where its fixtures are made once.
 PYTEST_FLAGS ?= -q -n auto --dist loadfile
 BIN := .venv/bin
-CODE := vdm tests experiments benchmarks
+CODE := vdm tests experiments benchmarks notebooks docs
+NOTEBOOKS := $(wildcard notebooks/[0-9]*.py)
 
 DEMO_DIR := runs/demo
 DEMO_CONFIG := experiments/digits.py
@@ -16,10 +17,10 @@ DEMO_FLAGS := --config.train.num_steps=4000 --config.train.batch_size=16 \
 	--config.model.network.attention=none --config.model.network.dropout=0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test notebooks docs check format clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.runtime  ## train on handwritten digits, evaluate in bits per dimension, draw samples
 	@$(BIN)/vdm train --config=$(DEMO_CONFIG) --workdir=$(DEMO_DIR) $(DEMO_FLAGS)
@@ -33,6 +34,12 @@ demo: .venv/.runtime  ## train on handwritten digits, evaluate in bits per dimen
 test: .venv/.test  ## run the tests
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
+notebooks: $(NOTEBOOKS:notebooks/%.py=docs/notebooks/%.ipynb)  ## run the notebooks, into docs/notebooks/
+
+docs: notebooks  ## build the documentation from the docstrings, guides and notebooks: build/docs/
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+	@echo "Documentation: build/docs/index.html"
+
 check: .venv/.test  ## check format, lint, types and the direction of imports
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/ruff check $(CODE)
@@ -44,8 +51,12 @@ format: .venv/.test  ## format the code and repair what the linter can repair
 	@$(BIN)/ruff format $(CODE)
 
 clean:  ## remove .venv, caches and builds; runs/ is kept
-	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv build dist docs/notebooks .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find vdm tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A notebook is run again when it, the runner or the library has changed.
+docs/notebooks/%.ipynb: notebooks/%.py notebooks/run.py $(shell find vdm -name '*.py') .venv/.docs
+	@$(BIN)/python notebooks/run.py $< $@
 
 # Installing. A stamp in .venv makes a second call free; a change of pyproject.toml or of
 # constraints/ installs again. The versions are the tested ones: py311.txt for Python 3.11,
@@ -72,6 +83,11 @@ clean:  ## remove .venv, caches and builds; runs/ is kept
 	@$(call install,.[test])
 	@touch .venv/.runtime $@
 
+.venv/.docs: .venv/.created pyproject.toml $(wildcard constraints/*.txt)
+	@$(call install,.[notebooks$(comma)docs])
+	@touch .venv/.runtime $@
+
+comma := ,
 define install
 constraints=constraints/$$($(BIN)/python -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py312")').txt; \
 echo "Installing with the versions in $$constraints"; \

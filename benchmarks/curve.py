@@ -1,6 +1,6 @@
 """The loss of a run over its steps, as a picture, beside a code that knows only histograms.
 
-    python benchmarks/curve.py --workdir=runs/cifar10_small --out=docs/cifar10.png
+    python benchmarks/curve.py --workdir=runs/cifar10_small --out=docs/pictures/cifar10.png
 
 Prints the entropy of the histogram of each channel (the last axis) of the test images, averaged,
 in bits per dimension: what a model has to stay below to know anything of the pictures.

@@ -1,7 +1,7 @@
 """Bits per dimension against steps and seconds: the paper's recipe and ours, change by change.
 
     taskset -c 1 python benchmarks/recipe.py
-    python benchmarks/recipe.py --rows=paper,paper@0.008,ours --picture=docs/recipe.png
+    python benchmarks/recipe.py --rows=paper,paper@0.008,ours --picture=docs/pictures/recipe.png
     python benchmarks/recipe.py --rows=ours --steps=750
 
 All rows train the same network on the same batches, with the same warm-up, budget and memory of

@@ -2,7 +2,7 @@
 
     vdm train    --config=experiments/cifar10_small.py --workdir=runs/cifar10_small
     vdm evaluate --workdir=runs/cifar10_small --split=test
-    python benchmarks/curve.py --workdir=runs/cifar10_small --out=docs/cifar10.png
+    python benchmarks/curve.py --workdir=runs/cifar10_small --out=docs/pictures/cifar10.png
 
 The set is prepared once by tensorflow-datasets (extra `tfds`); where it is not there, the
 first command says how.
