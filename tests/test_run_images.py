@@ -167,6 +167,18 @@ def test_linked_folders_are_followed_and_hidden_ones_are_not(tmp_path):
     assert [len(load(tmp_path / "own", split)) for split in ("train", "test")] == [12, 2]
 
 
+def test_links_in_a_circle_end(tmp_path):
+    root = tmp_path / "train"
+    write(root / "a", pictures(3))
+    write(root / "b", pictures(2, seed=1))
+    (root / "a/to_b").symlink_to(root / "b")
+    (root / "b/to_a").symlink_to(root / "a")
+    (root / "a/itself").symlink_to(root / "a")
+    write(tmp_path / "test", pictures(1, seed=2))
+    # Once by its own name and once through the other folder's link.
+    assert len(load(tmp_path)) == 2 * (3 + 2)
+
+
 def test_folders_that_are_missing_or_empty(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*nowhere"):
         load(tmp_path / "nowhere")

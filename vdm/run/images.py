@@ -83,10 +83,19 @@ def survey(path: str) -> Folder:
 def _images_below(root: pathlib.Path) -> Iterator[str]:
     """Yield all images relative to the folder, through links too, but nothing that is hidden."""
     for folder, inner, names in os.walk(root, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
+        here = pathlib.Path(folder)
+        # A link back to a folder that one is in already would go on for ever.
+        above = {here.resolve()}
+        for parent in here.relative_to(root).parents:
+            above.add((root / parent).resolve())
+        inner[:] = [
+            name
+            for name in inner
+            if not name.startswith(".") and (here / name).resolve() not in above
+        ]
         for name in names:
             if name.lower().endswith(ENDINGS) and not name.startswith("."):
-                yield (pathlib.Path(folder) / name).relative_to(root).as_posix()
+                yield (here / name).relative_to(root).as_posix()
 
 
 def common(root: pathlib.Path, files: list[str]) -> tuple[tuple[int, int, int], np.dtype]:
