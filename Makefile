@@ -11,10 +11,12 @@ NOTEBOOKS := $(wildcard notebooks/[0-9]*.py)
 
 DEMO_DIR := runs/demo
 DEMO_CONFIG := experiments/digits.py
-# A smaller network for fewer steps than the config itself asks for.
+# A smaller network for fewer steps than the config itself asks for, and samples on the way by a
+# sampler that takes little of the time.
 DEMO_FLAGS := --config.train.num_steps=4000 --config.train.batch_size=16 \
 	--config.train.log_every=250 --config.model.network.num_blocks=1 \
-	--config.model.network.attention=none --config.model.network.dropout=0.0
+	--config.model.network.attention=none --config.model.network.dropout=0.0 \
+	--config.train.sample_every=1000 --config.sample.sampler=dpmpp_2m --config.sample.num_steps=20
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test notebooks docs check format clean
@@ -22,11 +24,14 @@ DEMO_FLAGS := --config.train.num_steps=4000 --config.train.batch_size=16 \
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: .venv/.runtime  ## train on handwritten digits, evaluate in bits per dimension, draw samples
+demo: .venv/.runtime  ## train on handwritten digits, evaluate in bits per dimension, draw samples, report
 	@$(BIN)/vdm train --config=$(DEMO_CONFIG) --workdir=$(DEMO_DIR) $(DEMO_FLAGS)
 	@$(BIN)/vdm evaluate --workdir=$(DEMO_DIR) --split=test
-	@$(BIN)/vdm sample --workdir=$(DEMO_DIR) --num=64 --out=$(DEMO_DIR)/samples.png
+	@$(BIN)/vdm sample --workdir=$(DEMO_DIR) --num=64 --sampler=ancestral --steps=250 \
+	  --out=$(DEMO_DIR)/samples.png
+	@$(BIN)/vdm report --workdir=$(DEMO_DIR)
 	@echo
+	@echo "The run as one page:     $(DEMO_DIR)/report.html"
 	@echo "Test bits per dimension: $(DEMO_DIR)/evaluation.json"
 	@echo "Samples:                 $(DEMO_DIR)/samples.png"
 	@echo "Checkpoints, metrics:    $(DEMO_DIR)/"

@@ -71,6 +71,28 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int)
     sample.set_defaults(command="sample")
 
+    report = commands.add_parser(
+        "report", help="write an HTML page on a run, or on several compared", allow_abbrev=False
+    )
+    report.add_argument(
+        "workdirs",
+        nargs="*",
+        type=pathlib.Path,
+        metavar="RUN",
+        help="workdirs; several are compared",
+    )
+    report.add_argument(
+        "--out",
+        type=pathlib.Path,
+        help="an .html file (default: report.html in the workdir; of several, comparison.html in "
+        "the current folder)",
+    )
+    report.add_argument(
+        "--num", type=int, default=16, help="samples drawn of each run (default 16, 0 for none)"
+    )
+    report.add_argument("--workdir", type=pathlib.Path, help="the run's folder, in place of RUN")
+    report.set_defaults(command="report")
+
     bring = commands.add_parser(
         "import", help="make a run of another code's checkpoint", allow_abbrev=False
     )
@@ -113,7 +135,7 @@ def parser() -> argparse.ArgumentParser:
     )
     decompress.set_defaults(command="decompress")
 
-    for command in (bring, compress, decompress):
+    for command in (report, bring, compress, decompress):
         command.set_defaults(distributed=False, coordinator=None)
         command.set_defaults(num_processes=None, process_index=None)
     for command in (train, evaluate, sample, bring, compress, decompress):

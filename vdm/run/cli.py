@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, sample, import, compress, decompress."""
+"""The command line: train, evaluate, sample, report, import, compress, decompress."""
 
 import argparse
 import dataclasses
@@ -91,6 +91,23 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    named = [] if options.workdir is None else [options.workdir]
+    workdirs = [*named, *options.workdirs]
+    if not workdirs or (named and options.workdirs):
+        raise UserError(
+            "a report is on one run or several: expected --workdir=RUN or RUN ..., got "
+            f"{'both' if workdirs else 'neither'}"
+        )
+    if options.num < 0:
+        raise UserError(f"--num must be at least 0: got {options.num}")
+    from vdm.run.report import write
+
+    _say(f"written to {write.write(workdirs, options.out, options.num)}")
+    return 0
+
+
 def _import(options: argparse.Namespace, rest: list[str]) -> int:
     from vdm.run import importing
 
@@ -151,6 +168,7 @@ COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "sample": _sample,
+    "report": _report,
     "import": _import,
     "compress": _compress,
     "decompress": _decompress,

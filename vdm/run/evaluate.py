@@ -9,6 +9,7 @@ number of devices.
 import functools
 import math
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from vdm.run import (
     mesh as meshes,
     processes,
     profile,
+    sessions,
 )
 from vdm.run.bound import TERMS
 from vdm.run.condition import Condition
@@ -44,12 +46,12 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     measured at every T, on the split and on an equally large subset of the train split, and
     with clipped x̂ besides if asked for; the ODE's with every dequantisation and number of
     draws, on the split. The record itself is that of the split by the bound named first, at
-    the largest T or the most draws. It replaces the record of an earlier evaluation; the
-    numbers for each example are kept in evaluation_<split>.npz. Raises UserError for an
-    unknown split or bound, settings that do not go with the data, a folder that cannot be
-    written to or a result that is not finite.
+    the largest T or the most draws, with the seconds that all of it took and what it was computed
+    with. It replaces the record of an earlier evaluation; the numbers for each example are kept in
+    evaluation_<split>.npz. Raises UserError for an unknown split or bound, settings that do not go
+    with the data, a folder that cannot be written to or a result that is not finite.
     """
-    names = _names(settings)
+    names, began = _names(settings), time.perf_counter()
     configs.parse_num_steps(settings.num_steps)
     configs.parse_counts(settings.num_samples)
     laws.for_evaluation(settings.law, trained.law)
@@ -71,7 +73,8 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
             results += [{**record, **common} for record in records]
             if stored is test:
                 kept |= of_examples
-            record = {**_headline(results), "results": results}
+            taken = {"seconds": time.perf_counter() - began, **sessions.made_with(trained.mesh)}
+            record = {**_headline(results), **taken, "results": results}
             # After each of them: what comes next may take hours and fail.
             processes.first_alone(functools.partial(_write, record, kept, split, workdir))
     return record

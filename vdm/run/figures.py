@@ -52,19 +52,33 @@ def write(
 def grid(x: np.ndarray) -> np.ndarray:
     """Return images [n, h, w, c] laid out on one [H, W, c] page, one pixel apart."""
     n, h, w, c = x.shape
-    columns = math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    page = np.zeros((rows * (h + 1) + 1, columns * (w + 1) + 1, c), x.dtype)
+    across = columns(n)
+    rows = math.ceil(n / across)
+    page = np.zeros((rows * (h + 1) + 1, across * (w + 1) + 1, c), x.dtype)
     for i, image in enumerate(x):
-        top, left = 1 + (i // columns) * (h + 1), 1 + (i % columns) * (w + 1)
+        top, left = 1 + (i // across) * (h + 1), 1 + (i % across) * (w + 1)
         page[top : top + h, left : left + w] = image
     return page
 
 
+def columns(n: int) -> int:
+    """Return how many of n images stand in a row of a page."""
+    return math.ceil(math.sqrt(n))
+
+
+def eight_bit(x: np.ndarray, levels: int) -> np.ndarray:
+    """Return integers of so many levels as the nearest of 256."""
+    return np.round(x.astype(np.float64) * (255.0 / (levels - 1))).astype(np.uint8)
+
+
+def enlargement(height: int) -> int:
+    """Return the whole factor by which images of a height are enlarged on a page."""
+    return max(1, math.ceil(MIN_IMAGE_SIZE / height))
+
+
 def _to_image(x: np.ndarray, levels: int) -> Image.Image:
-    grey = np.round(x.astype(np.float64) * (255.0 / (levels - 1))).astype(np.uint8)
-    factor = max(1, math.ceil(MIN_IMAGE_SIZE / x.shape[1]))
-    page = grid(grey).repeat(factor, axis=0).repeat(factor, axis=1)
+    factor = enlargement(x.shape[1])
+    page = grid(eight_bit(x, levels)).repeat(factor, axis=0).repeat(factor, axis=1)
     return Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page)
 
 

@@ -24,6 +24,7 @@ from vdm.run import (
     processes,
     program as programs,
     sample,
+    sessions,
     signals,
     throughput,
 )
@@ -41,12 +42,13 @@ from vdm.run.trained import Trained
 def train(config: Config, workdir: pathlib.Path) -> TrainState:
     """Train to config.train.num_steps, from the latest checkpoint if there is one.
 
-    Writes the config, checkpoints, metrics (in bits per dimension) and pages of samples into
-    the workdir, which no other run may hold. Raises UserError for a config that does not fit,
-    for a workdir that cannot take the run, and for a loss that is not finite: then the last
-    good checkpoint stays the latest. After SIGTERM it ends its step, saves, raises Terminated.
+    Writes the config, checkpoints, metrics (in bits per dimension), pages of samples and what
+    it was computed with into the workdir, which no other run may hold. Raises UserError for a
+    config that does not fit, for a workdir that cannot take the run, and for a loss that is not
+    finite: then the last good checkpoint stays the latest. After SIGTERM it ends its step, saves,
+    raises Terminated.
     """
-    every = config.train
+    every, began = config.train, time.perf_counter()
     made = processes.together(lambda: parts.prepare(config))
     dataset, trainer, told, mesh, example = made
     program = programs.build(trainer, mesh, example)
@@ -64,6 +66,8 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         full_speed = throughput.full_speed(trainer, mesh, program.template, example)
         upcoming = on_devices(dataset, told, config, mesh, step)
         processes.first_alone(lambda: writer.start(step))
+        record_turn = functools.partial(sessions.Session, workdir, mesh, step, began)
+        session = processes.first_alone(record_turn) or sessions.Nowhere()
         window: list[dict[str, Any]] = []
         started = time.perf_counter()
         advance = stack.enter_context(bar("train", every.num_steps, step))
@@ -95,6 +99,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                 window, started = [], time.perf_counter()
             if save:
                 checkpoint.save(checkpoints, state)
+                session.reached(step)
             if every.sample_every and step % every.sample_every == 0 and not stop:
                 jax.block_until_ready(state)
                 before = time.perf_counter()

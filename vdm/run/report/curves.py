@@ -1,0 +1,162 @@
+"""Figures of training: the bound and its terms, the gradient, the speed, the schedule's ends."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from vdm.run.report import svg
+from vdm.run.report.layout import Figure
+from vdm.run.report.read import Run
+from vdm.run.report.svg import SERIES
+
+TERMS = ("prior", "reconstruction", "diffusion")
+SETTLED = 0.25  # the share of the records that the start is, which must not squash the rest
+
+
+def column(run: Run, name: str) -> np.ndarray:
+    """Return a metric over the records that have it."""
+    return np.array([record[name] for record in run.metrics if name in record], float)
+
+
+def seconds(run: Run) -> np.ndarray:
+    """Return the seconds of training up to each record, pages of samples left out.
+
+    A record's rate is that of the steps since the record before, whichever process took them.
+    """
+    steps = np.diff(column(run, "step"), prepend=0.0)
+    return np.cumsum(steps / column(run, "steps_per_second"))
+
+
+def limits(curves: Sequence[np.ndarray], also: Sequence[float] = ()) -> tuple[float, float, int]:
+    """Return the range of y that shows what curves settle to, and how many points are above it."""
+    settled = [curve[int(SETTLED * len(curve)) :] for curve in curves if len(curve)]
+    shown = np.concatenate([*settled, np.asarray(also, float)])
+    low, high = min(shown.min(), *(curve.min() for curve in curves if len(curve))), shown.max()
+    every = np.concatenate(curves)
+    high = max(high, every[every <= high + 0.5 * (high - low)].max())
+    room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - room, high + room, int((every > high + room).sum())
+
+
+def loss(runs: Sequence[Run], by: str, lines: Sequence[float | None]) -> Figure:
+    """Return the training bound of runs by "step" or "seconds", with a line at a bpd of each."""
+    curves = [column(run, "loss") for run in runs]
+    low, high, above = limits(curves, [line for line in lines if line is not None])
+
+    def paint(axes: Axes) -> None:
+        for i, (run, curve, line) in enumerate(zip(runs, curves, lines, strict=True)):
+            along = seconds(run) if by == "seconds" else column(run, "step")
+            axes.plot(
+                along, curve, color=SERIES[i], label=svg.in_legend(run.name), marker=_marker(curve)
+            )
+            if line is not None:
+                axes.axhline(line, color=SERIES[i], linewidth=1, linestyle=(0, (4, 3)))
+        axes.set(ylim=(low, high), xlabel=by, ylabel="bits per dimension")
+        _thousands(axes)
+        if len(runs) > 1:
+            axes.legend()
+
+    where = " The dashed line is the evaluated bound." if any(x is not None for x in lines) else ""
+    cut = f" {above} of {sum(map(len, curves))} records are above the frame." if above else ""
+    what = "The bound on the training batches, averaged between records"
+    if by == "seconds":
+        what = "The same by seconds of training, compilation included"
+    svg_ = svg.draw(f"loss-{by}", f"Training bound by {by}", paint)
+    return Figure(svg_, f"{what}.{where}{cut}")
+
+
+def terms(run: Run) -> Figure:
+    """Return the three terms of the training bound by step."""
+    curves = {name: column(run, name) for name in TERMS}
+    positive = all(curve.min() > 0 for curve in curves.values())
+
+    def paint(axes: Axes) -> None:
+        for i, (name, curve) in enumerate(curves.items()):
+            axes.plot(
+                column(run, "step"), curve, color=SERIES[i], label=name, marker=_marker(curve)
+            )
+        axes.set(xlabel="step", ylabel="bits per dimension")
+        _thousands(axes)
+        if positive:
+            axes.set_yscale("log")
+            plain_logarithms(axes)
+        axes.legend()
+
+    scale = " on a logarithmic scale" if positive else ""
+    figure = svg.draw("terms", "Terms of the training bound by step", paint)
+    return Figure(
+        figure,
+        f"Its three terms{scale}: what is left of prior and reconstruction is "
+        "the price of the schedule’s two ends.",
+    )
+
+
+def gradient_norm(run: Run) -> Figure:
+    """Return the norm of the gradient by step."""
+    return _single(
+        run,
+        "gradient_norm",
+        "norm of the gradient",
+        "The gradient’s norm before clipping: spikes that do not come down again are a warning.",
+    )
+
+
+def speed(run: Run) -> Figure:
+    """Return the steps per second by step."""
+    return _single(
+        run,
+        "steps_per_second",
+        "steps per second",
+        "The speed of training; the first record pays for compilation.",
+        from_zero=True,
+    )
+
+
+def ends(run: Run) -> Figure | None:
+    """Return the ends of the schedule by step; None where they stand still."""
+    top, bottom = column(run, "log_snr_max"), column(run, "log_snr_min")
+    if not len(top) or (np.ptp(top) == 0 and np.ptp(bottom) == 0):
+        return None
+
+    def paint(axes: Axes) -> None:
+        for i, (name, curve) in enumerate({"λ(0)": top, "λ(1)": bottom}.items()):
+            axes.plot(
+                column(run, "step"), curve, color=SERIES[i], label=name, marker=_marker(curve)
+            )
+        axes.set(xlabel="step", ylabel="λ = log SNR")
+        _thousands(axes)
+        axes.legend()
+
+    figure = svg.draw("ends", "Ends of the schedule by step", paint)
+    return Figure(figure, "The schedule’s ends as they are learned.")
+
+
+def plain_logarithms(axes: Axes) -> None:
+    """Write the numbers of a logarithmic axis out, for powers are no text."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def _single(run: Run, name: str, label: str, caption: str, *, from_zero: bool = False) -> Figure:
+    curve = column(run, name)
+    low, high, above = limits([curve])
+
+    def paint(axes: Axes) -> None:
+        axes.plot(column(run, "step"), curve, color=SERIES[0], marker=_marker(curve))
+        axes.set(xlabel="step", ylabel=label, ylim=(0.0 if from_zero else low, high))
+        _thousands(axes)
+
+    cut = f" {above} of {len(curve)} records are above the frame." if above else ""
+    return Figure(svg.draw(name, f"{label} by step", paint), caption + cut)
+
+
+def _marker(curve: np.ndarray) -> str | None:
+    """Mark the points of a curve that is hardly one."""
+    return "o" if len(curve) < 3 else None
+
+
+def _thousands(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

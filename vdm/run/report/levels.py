@@ -1,0 +1,223 @@
+"""Figures over λ and over T: the error's profile, the schedule, the law of λ, the cost of steps."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from vdm.run.report import svg
+from vdm.run.report.layout import Figure
+from vdm.run.report.svg import MUTED, SERIES
+
+LAMBDA = "λ = log SNR (noise on the left, data on the right)"
+
+
+class Curve(NamedTuple):
+    """A named line with its standard errors, if it has any."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    error: np.ndarray | None = None
+
+
+def profile(records: Sequence[tuple[str, dict[str, Any]]]) -> tuple[Figure, Figure]:
+    """Return the error of ε̂ and the running information over λ, of named profiles."""
+    errors, information = [], []
+    for name, record in records:
+        edges = np.asarray(record["log_snr"])
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        errors.append(Curve(name, middle, *_mean_and_sem(record["error"])))
+        information.append(Curve(name, edges, *_mean_and_sem(record["information"])))
+    return (
+        Figure(
+            svg.draw(
+                "profile-error",
+                "Error of the denoiser over λ",
+                lambda axes: _paint(axes, errors, LAMBDA, "‖ε − ε̂‖² per dimension", low=0.0),
+            ),
+            "How much of the noise the network misses at each level, in 16 intervals of λ, ± one "
+            "standard error: little on the left, where z is nearly all noise; 1 is as bad as "
+            "guessing zero.",
+        ),
+        Figure(
+            svg.draw(
+                "profile-information",
+                "Running information over λ",
+                lambda axes: _paint(axes, information, LAMBDA, "bits per dimension", low=None),
+            ),
+            "The bits learned on the way from noise to data: where the curve is steep, the "
+            "structure of the data is decided.",
+        ),
+    )
+
+
+def schedule(curves: Sequence[Curve], *, learned: bool) -> Figure:
+    """Return λ(t) of named schedules against the line between the first one's ends."""
+    first = curves[0]
+
+    def paint(axes: Axes) -> None:
+        axes.plot(
+            [0.0, 1.0],
+            [first.y[0], first.y[-1]],
+            color=MUTED,
+            linewidth=1,
+            linestyle=(0, (4, 3)),
+            label="straight line",
+        )
+        _paint(axes, curves, "time t (data at 0, noise at 1)", "λ = log SNR", legend=True)
+
+    what = "The learned schedule" if learned else "The schedule"
+    return Figure(
+        svg.draw("schedule", "λ over time", paint),
+        f"{what}, λ(t), beside a straight line between the same ends (dashed).",
+    )
+
+
+def law(curves: Sequence[Curve]) -> Figure:
+    """Return the densities that training draws λ from against the even one of the first."""
+    first = curves[0]
+
+    def paint(axes: Axes) -> None:
+        even = 1.0 / (first.x[-1] - first.x[0])
+        axes.axhline(even, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="even")
+        _paint(axes, curves, LAMBDA, "density p(λ)", legend=True)
+        axes.set_ylim(0.0, 1.25 * max(even, *(curve.y.max() for curve in curves)))
+
+    return Figure(
+        svg.draw("law", "Density of the noise levels in training", paint),
+        "Where training looks: the density that noise levels are drawn with, beside an even one "
+        "(dashed).",
+    )
+
+
+def steps(records: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
+    """Return the bound against T of named sweeps; the limit T = ∞ is a dashed line."""
+
+    def paint(axes: Axes) -> None:
+        ticks: set[int] = set()
+        for i, (name, sweep) in enumerate(records):
+            finite = sorted((r for r in sweep if r["num_steps"] != "inf"), key=_num_steps)
+            where = [_num_steps(r) for r in finite]
+            ticks |= set(where)
+            means, sems = _bounds(finite)
+            axes.errorbar(
+                where,
+                means,
+                yerr=sems,
+                color=SERIES[i],
+                marker="o",
+                markersize=4,
+                capsize=3,
+                label=svg.in_legend(name),
+            )
+            if law := [r for r in finite if "diffusion_by_steps_law" in r]:
+                axes.plot(
+                    [_num_steps(r) for r in law],
+                    [by_steps_law(r) for r in law],
+                    color=MUTED,
+                    marker="x",
+                    linestyle="none",
+                    label="by the 1/T law" if i == len(records) - 1 else None,
+                )
+            for r in sweep:
+                if r["num_steps"] == "inf":
+                    axes.axhline(
+                        r["bpd"]["mean"], color=SERIES[i], linewidth=1, linestyle=(0, (4, 3))
+                    )
+        axes.set(xscale="log", xlabel="number of steps T", ylabel="bits per dimension")
+        axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.legend()
+
+    law = any("diffusion_by_steps_law" in r for _, sweep in records for r in sweep)
+    told = " Crosses: what the 1/T law predicts from T = ∞ alone." if law else ""
+    return Figure(
+        svg.draw("steps", "Bound against the number of steps", paint),
+        f"What a finite number of steps costs, ± one standard error; dashed: T = ∞.{told}",
+    )
+
+
+def by_steps_law(record: dict[str, Any]) -> float:
+    """Return the bound with the diffusion term that the 1/T law predicts."""
+    rest = [record["terms"][name]["mean"] for name in ("prior", "reconstruction")]
+    return sum(rest) + record["diffusion_by_steps_law"]
+
+
+def distances(curves: Sequence[Curve], unit: str) -> Figure:
+    """Return the share of examples that are nearer to the training set than a distance."""
+
+    def paint(axes: Axes) -> None:
+        for i, curve in enumerate(curves):
+            colour = MUTED if i == len(curves) - 1 else SERIES[i]
+            axes.step(curve.x, curve.y, where="post", color=colour, label=svg.in_legend(curve.name))
+        axes.set(
+            xlabel=f"distance to the nearest training example ({unit})",
+            ylabel="share",
+            ylim=(0, 1.02),
+        )
+        axes.legend()
+
+    return Figure(
+        svg.draw("distances", "Distances to the nearest training examples", paint),
+        "The share of samples, and of held-out examples, nearer to the training set than a "
+        "distance: a model that repeats its training data has its curve far to the left.",
+    )
+
+
+def scatter(panels: Sequence[tuple[str, np.ndarray]]) -> tuple[Figure, ...]:
+    """Return a scatter of points for each name, over one range."""
+    every = np.concatenate([points for _, points in panels])
+    low, high = np.quantile(every, [0.002, 0.998], axis=0)
+    room = 0.08 * (high - low)
+
+    def figure(i: int, name: str, points: np.ndarray) -> Figure:
+        def paint(axes: Axes) -> None:
+            axes.scatter(points[:, 0], points[:, 1], s=5, linewidths=0, color=SERIES[0], alpha=0.7)
+            axes.set_aspect("equal")
+            axes.set(
+                xlim=(low[0] - room[0], high[0] + room[0]),
+                ylim=(low[1] - room[1], high[1] + room[1]),
+            )
+
+        return Figure(
+            svg.draw(f"scatter-{i}", f"Scatter of {name}", paint), f"{len(points):,} {name}."
+        )
+
+    return tuple(figure(i, name, points) for i, (name, points) in enumerate(panels))
+
+
+def _paint(
+    axes: Axes,
+    curves: Sequence[Curve],
+    xlabel: str,
+    ylabel: str,
+    *,
+    low: float | None = None,
+    legend: bool = False,
+) -> None:
+    for i, (name, x, y, error) in enumerate(curves):
+        axes.plot(x, y, color=SERIES[i], label=svg.in_legend(name))
+        if error is not None:
+            axes.fill_between(x, y - error, y + error, color=SERIES[i], alpha=0.25, linewidth=0)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if low is not None:
+        axes.set_ylim(bottom=low)
+    if legend or len(curves) > 1:
+        axes.legend()
+
+
+def _mean_and_sem(value: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
+    sem = value["sem"]
+    return np.asarray(value["mean"]), None if sem is None else np.asarray(sem)
+
+
+def _num_steps(record: dict[str, Any]) -> int:
+    return int(record["num_steps"])
+
+
+def _bounds(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    return [r["bpd"]["mean"] for r in records], [r["bpd"]["sem"] or 0.0 for r in records]

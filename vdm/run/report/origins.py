@@ -1,0 +1,90 @@
+"""The sections of a report on what a run was made of: data, time, hardware, versions, config."""
+
+import datetime
+
+from vdm.run import config as configs
+from vdm.run.report import curves, words
+from vdm.run.report.layout import Note, Part, Section, Table
+from vdm.run.report.read import Run
+from vdm.run.report.restored import Restored
+
+
+def made_of(run: Run, restored: Restored | str) -> Section:
+    """Return data, parameters, time, hardware and versions."""
+    rows = [*_data(run), *_size(restored), *_time(run)]
+    parts: list[Part] = [Table("", ("", ""), tuple(rows), numeric=False)]
+    if isinstance(restored, str):
+        parts.append(Note(f"The checkpoint cannot be read: {restored}."))
+    if not run.sessions:
+        parts.append(Note("The versions and the hardware of training were not recorded."))
+    return Section("made", "What it was made with", tuple(parts))
+
+
+def config(run: Run) -> Section:
+    """Return every value of the config, folded."""
+    flat = configs.flatten(configs.to_dict(run.config))
+    rows = tuple((key, words.plain(value)) for key, value in sorted(flat.items()))
+    title = f"All {len(rows)} values"
+    table = Table(title, ("key", "value"), rows, numeric=False, folded=True)
+    return Section("config", "Config", (table,))
+
+
+def turns(run: Run) -> list[dict]:
+    """Return the sessions that got anywhere."""
+    return [turn for turn in run.sessions if turn["to_step"] > turn["from_step"]]
+
+
+def seconds(run: Run) -> float | None:
+    """Return the time that training took, over all of its turns; None where it is not known.
+
+    Runs of early versions have it in the speed of their metrics alone.
+    """
+    if run.sessions:
+        return sum(turn["seconds"] for turn in turns(run))
+    return float(curves.seconds(run)[-1]) if run.metrics else None
+
+
+def _data(run: Run) -> list[tuple[str, str]]:
+    rows = [("data set", run.config.data.name)]
+    if run.data is not None:
+        rows.append(("version", run.data["version"]))
+        rows.append(
+            ("training examples", f"{run.data['num_examples']:,} of shape {run.data['shape']}")
+        )
+    if run.config.data.augment != "none":
+        rows.append(("augmentation", run.config.data.augment))
+    for record in run.results:
+        if "ids_checksum" in record:
+            name = f"checksum of the evaluated {record['split']} examples"
+            rows.append((name, record["ids_checksum"]))
+    return words.each_once(rows)
+
+
+def _size(restored: Restored | str) -> list[tuple[str, str]]:
+    if isinstance(restored, str):
+        return []
+    rows = [("parameters of the network", f"{restored.network_size:,}")]
+    if restored.schedule_size:
+        rows.append(("parameters of the schedule", f"{restored.schedule_size:,}"))
+    return [("checkpoint", f"step {restored.trained.step:,}"), *rows]
+
+
+def _time(run: Run) -> list[tuple[str, str]]:
+    rows = []
+    if run.sessions:
+        going = turns(run)
+        count = f" in {len(going)} turns" if len(going) > 1 else ""
+        rows.append(("training took", words.duration(seconds(run) or 0.0) + count))
+        on = words.each_once([words.hardware(turn["hardware"]) for turn in run.sessions])
+        rows.append(("training ran on", "; ".join(on)))
+        using = words.each_once([words.versions(turn["versions"]) for turn in run.sessions])
+        rows.append(("versions", "; then ".join(using)))
+        began = datetime.datetime.fromisoformat(run.sessions[0]["began"])
+        rows.append(("begun", f"{began:%Y-%m-%d %H:%M %Z}"))
+    elif run.metrics:
+        took = words.duration(seconds(run) or 0.0)
+        rows.append(("training took", f"{took}, by the speed in its metrics"))
+    if run.evaluation is not None and "seconds" in run.evaluation:
+        rows.append(("evaluation took", words.duration(run.evaluation["seconds"])))
+        rows.append(("evaluation ran on", words.hardware(run.evaluation["hardware"])))
+    return rows

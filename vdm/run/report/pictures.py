@@ -1,0 +1,85 @@
+"""Pictures as data: addresses: single images, and the cells of the pages drawn while training."""
+
+import base64
+import io
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vdm.run import figures, sample
+from vdm.run.report.layout import Gallery, Picture
+
+SMALL, LARGE = 64, 96  # the pixels that a cell is shown with
+MOST_ROWS = 8  # of steps, evenly spaced, the last among them
+MOST_CELLS = 8
+MOST_PAGES, PAGE_WIDTH = 4, 640
+
+
+def picture(x: np.ndarray, levels: int, text: str, label: str = "") -> Picture:
+    """Return an image [h, w, 1 or 3] of integers; one larger than its place is made smaller."""
+    grey = figures.eight_bit(x, levels)
+    return _picture(Image.fromarray(grey[..., 0] if grey.shape[-1] == 1 else grey), text, label)
+
+
+def while_training(
+    pages: Sequence[pathlib.Path], shape: tuple[int, ...], *, cells: bool
+) -> Gallery | None:
+    """Return what was drawn at some of the steps; None where no page can be read.
+
+    Of images the first few, which start from the same noise at every step, in a row; of points
+    the pages themselves.
+    """
+    rows = []
+    for path in _some(pages, MOST_ROWS if cells else MOST_PAGES):
+        step = int(path.stem.removeprefix("step_"))
+        try:
+            with Image.open(path) as image:
+                found = _cells(image, shape, step) if cells else _whole(image, step)
+        except (OSError, UnidentifiedImageError):
+            continue
+        rows.append((f"step {step:,}", found))
+    if not rows:
+        return None
+    caption = "Each column starts from the same noise at every step." if cells else ""
+    return Gallery(f"Samples drawn while training. {caption}".strip(), tuple(rows))
+
+
+def _cells(image: Image.Image, shape: tuple[int, ...], step: int) -> tuple[Picture, ...]:
+    """Cut the first images out of a page of `vdm.run.figures`, at their own size."""
+    height, width = shape[:2]
+    factor = figures.enlargement(height)
+    small = image.reduce(factor) if factor > 1 else image
+    columns = figures.columns(sample.PAGE)
+    found = []
+    for i in range(min(MOST_CELLS, columns)):
+        left = 1 + i * (width + 1)
+        cell = small.crop((left, 1, left + width, 1 + height))
+        found.append(_picture(cell, f"sample {i + 1} at step {step:,}"))
+    return tuple(found)
+
+
+def _whole(image: Image.Image, step: int) -> tuple[Picture, ...]:
+    image.thumbnail((PAGE_WIDTH, PAGE_WIDTH))
+    return (Picture(_address(image), *image.size, f"samples beside data at step {step:,}"),)
+
+
+def _picture(image: Image.Image, text: str, label: str = "") -> Picture:
+    if max(image.size) > LARGE:
+        image = image.copy()
+        image.thumbnail((LARGE, LARGE))
+    scale = max(1, SMALL // max(image.size))
+    return Picture(_address(image), image.width * scale, image.height * scale, text, label)
+
+
+def _address(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _some(pages: Sequence[pathlib.Path], most: int) -> list[pathlib.Path]:
+    if len(pages) <= most:
+        return list(pages)
+    return [pages[i] for i in np.linspace(0, len(pages) - 1, most).round().astype(int)]

@@ -1,0 +1,74 @@
+"""What the report needs a run's checkpoint for: its size, its schedule and its law of λ."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm.run import objective
+from vdm.run.errors import UserError
+from vdm.run.report.read import Run
+from vdm.run.trained import Trained, load, load_without_data
+
+NUM_TIMES = 201
+NUM_POSITIONS = 2**14  # enough for the rarest of 100 bins to be met at all
+
+
+class Restored(NamedTuple):
+    """A run read back from its checkpoint, with the averaged parameters.
+
+    `times` and `log_snr` trace the schedule; `levels`, sorted, and `density` are the law that
+    training draws λ from, p(λ). `without_data` says why the data set is not at hand, if so.
+    """
+
+    trained: Trained
+    network_size: int
+    schedule_size: int
+    times: np.ndarray
+    log_snr: np.ndarray
+    levels: np.ndarray
+    density: np.ndarray
+    without_data: str | None
+
+
+def restore(run: Run) -> Restored | str:
+    """Return the run at its latest checkpoint, or in words why it cannot be read."""
+    without_data: str | None = None
+    try:
+        try:
+            trained = load(run.workdir)
+        except UserError as error:
+            trained, without_data = load_without_data(run.workdir), str(error)
+    except UserError as error:
+        return str(error)
+    params = trained.params
+    times = np.linspace(0.0, 1.0, NUM_TIMES)
+    log_snr = np.asarray(trained.model.log_snr(params)(jnp.asarray(times, float)), np.float64)
+    levels, density = law(trained)
+    return Restored(
+        trained=trained,
+        network_size=_size(params["network"]),
+        schedule_size=_size(params["schedule"]),
+        times=times,
+        log_snr=log_snr,
+        levels=levels,
+        density=density,
+        without_data=without_data,
+    )
+
+
+def law(trained: Trained) -> tuple[np.ndarray, np.ndarray]:
+    """Return noise levels at even positions under the law of training, sorted, and p(λ) there."""
+    aim = objective.build(trained.config.objective, trained.model)
+    u = (jnp.arange(NUM_POSITIONS) + 0.5) / NUM_POSITIONS
+    drawn = jax.jit(lambda params, state: aim.levels(state, trained.model.log_snr(params), u))(
+        trained.params, trained.levels
+    )
+    levels, inverse = (np.asarray(part, np.float64) for part in drawn)
+    order = np.argsort(levels)
+    return levels[order], 1.0 / inverse[order]
+
+
+def _size(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

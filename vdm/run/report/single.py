@@ -1,0 +1,106 @@
+"""The page on one run."""
+
+import vdm
+from vdm.run import build
+from vdm.run.report import curves, levels, origins, pictures, results, samples
+from vdm.run.report.layout import Figures, Note, Page, Part, Section
+from vdm.run.report.levels import Curve
+from vdm.run.report.read import Run
+from vdm.run.report.restored import Restored, restore
+
+
+def page(run: Run, num: int) -> Page:
+    """Return the page on a run, with `num` samples drawn for it; what is missing is said."""
+    restored = restore(run)
+    return Page(
+        title=run.name,
+        subtitle=f"{run.config.data.name}, a variational diffusion model",
+        headline=results.headline(run),
+        sections=(
+            results.bounds(run),
+            training(run),
+            results.information(run),
+            schedule(run, restored),
+            results.steps(run),
+            _samples(run, restored, num),
+            origins.made_of(run, restored),
+            origins.config(run),
+        ),
+        version=vdm.__version__,
+    )
+
+
+def training(run: Run) -> Section:
+    """Return the curves of training."""
+    if not run.metrics:
+        text = (
+            "No metrics: the parameters came from elsewhere, or training has not got to a record."
+        )
+        parts: tuple[Part, ...] = (Note(text),)
+    else:
+        found = [
+            curves.loss([run], "step", [evaluated(run)]),
+            curves.terms(run),
+            curves.gradient_norm(run),
+            curves.speed(run),
+            curves.ends(run),
+        ]
+        parts = (Figures(tuple(figure for figure in found if figure is not None)),)
+    return Section("training", "Training", parts)
+
+
+def evaluated(run: Run) -> float | None:
+    """Return the evaluated bound that training curves are held against: at T = ∞, unclipped."""
+    fitting = [
+        r
+        for r in run.results
+        if r["bound"] == "vlb" and r["num_steps"] == "inf" and not r.get("clip_denoised")
+    ]
+    return fitting[0]["bpd"]["mean"] if fitting else None
+
+
+def schedule(run: Run, restored: Restored | str) -> Section:
+    """Return the schedule and the law that training draws λ from."""
+    if isinstance(restored, str):
+        parts: tuple[Part, ...] = (Note("The schedule needs the run’s checkpoint."),)
+    else:
+        learned = run.config.model.schedule["name"].startswith("learned")
+        name = run.config.model.schedule["name"].replace("_", " ")
+        parts = (
+            Figures(
+                (
+                    levels.schedule(
+                        [Curve(name, restored.times, restored.log_snr)], learned=learned
+                    ),
+                    levels.law([Curve(_law_name(run), restored.levels, restored.density)]),
+                )
+            ),
+        )
+    return Section("schedule", "Schedule and noise levels", parts)
+
+
+def _law_name(run: Run) -> str:
+    name = run.config.objective.law["name"]
+    return "along the schedule" if name == "schedule" else name
+
+
+def _samples(run: Run, restored: Restored | str, num: int) -> Section:
+    parts: list[Part] = []
+    if isinstance(restored, str):
+        parts.append(Note("Samples need the run’s checkpoint."))
+    else:
+        drawn = samples.draw(run, restored, num)
+        parts += [drawn] if isinstance(drawn, Note) else samples.parts(run, restored, drawn)
+    if run.pages:
+        integers = (
+            not isinstance(restored, str) and build.levels(restored.trained.model) is not None
+        )
+        shape = tuple(run.data["shape"]) if run.data is not None else ()
+        cells = integers and len(shape) == 3
+        gallery = pictures.while_training(run.pages, shape, cells=cells)
+        parts += [gallery] if gallery is not None else []
+    else:
+        parts.append(
+            Note("None were drawn while training: the config’s train.sample_every asks for them.")
+        )
+    return Section("samples", "Samples", tuple(parts))
