@@ -19,7 +19,7 @@ DEMO_FLAGS := --config.train.num_steps=4000 --config.train.batch_size=16 \
 	--config.train.sample_every=1000 --config.sample.sampler=dpmpp_2m --config.sample.num_steps=20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks docs check format clean
+.PHONY: help demo test notebooks docs pictures check format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ notebooks: $(NOTEBOOKS:notebooks/%.py=docs/notebooks/%.ipynb)  ## run the notebo
 docs: notebooks  ## build the documentation from the docstrings, guides and notebooks: build/docs/
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
 	@echo "Documentation: build/docs/index.html"
+
+pictures: docs/notebooks/01_swirl.ipynb  ## take the README's picture from the notebook that makes it
+	@$(BIN)/python notebooks/pictures.py 01_swirl
 
 check: .venv/.test  ## check format, lint, types and the direction of imports
 	@$(BIN)/ruff format --check $(CODE)
