@@ -87,7 +87,7 @@ for name, law in laws.items():
     assert abs(np.trapezoid((1 / at.inverse_density)[::-1], at.log_snr[::-1]) - 1) < 0.01
 left.set(xlabel="t", ylabel="λ = log SNR", title="Schedules between the same ends")
 right.set(xlabel="λ = log SNR", ylabel="p(λ) = −1/λ'(t)", title="... and the density each implies")
-right.set_ylim(0, 0.3)
+right.set_ylim(0, 0.2)
 left.legend(frameon=False, fontsize=8)
 plt.show()
 
@@ -200,8 +200,8 @@ for mean_square in (0.1, 0.25, 1.0):
         label=f"E x² = {mean_square}",
     )
 right.set(xlabel="λ_min", ylabel="prior (bits per dimension)")
-for axes in (left, right):
-    axes.legend(frameon=False)
+left.legend(frameon=False, loc=(0.23, 0.05), fontsize=8)
+right.legend(frameon=False)
 plt.show()
 
 print(f"8-bit decoder: {decoder_bits(256, 13.3).mean():.4f} bits at λ_max = 13.3, ", end="")
@@ -213,9 +213,10 @@ assert abs(decoder_bits(256, 8.0)[128] - 0.5 * math.log2(2 * math.pi * math.e / 
 assert abs(prior_bits(0.25, -5.0) - 0.5 * 0.25 * math.exp(-5.0) / math.log(2)) < 2e-5
 
 # %% [markdown]
-# An end put too low costs bits that nothing brings back: 8-bit data needs $\lambda_{\max}$ at 13,
-# 17 grey levels are content with 8. An end put too far out costs nothing, if the law does not look
-# there. That is why wide ends and a good law go together.
+# The decoder takes its bits pixel by pixel, blind to the neighbours and to how common a level is:
+# what is left to it by too low a $\lambda_{\max}$ can no longer be had cheaper. 8-bit data needs
+# an end at about 13, while 17 grey levels are content with 8. An end put too far out costs
+# nothing, if the law does not look there. That is why wide ends and a good law go together.
 
 # %% [markdown]
 # ## Sixty-four pixels
@@ -316,15 +317,19 @@ def predicted(law, moments, num_dims):
     return second - bound(moments, num_dims) ** 2, spread
 
 
-def measure(problem, law, draw, key, batches=300):
+@functools.partial(jax.jit, static_argnums=0)
+def losses_at(problem, key, levels):
+    """Losses at levels of shape [chunks, n], one chunk after the other."""
+    keys = jax.random.split(key, len(levels.log_snr))
+    return jax.lax.map(lambda chunk: problem.losses(*chunk), (keys, levels))
+
+
+def measure(problem, law, draw, key, batches=320):
     """Means of many batches, drawn as in training."""
-
-    @jax.jit
-    def one(key):
-        key_u, key_rest = jax.random.split(key)
-        return jnp.mean(problem.losses(key_rest, law(draw(key_u, BATCH))))
-
-    return np.asarray(jax.lax.map(one, jax.random.split(key, batches), batch_size=50), np.float64)
+    key_u, key_rest = jax.random.split(key)
+    u = jax.vmap(lambda key: draw(key, BATCH))(jax.random.split(key_u, batches))
+    levels = jax.tree.map(lambda leaf: leaf.reshape(20, -1), law(u.ravel()))
+    return np.asarray(losses_at(problem, key_rest, levels), np.float64).reshape(u.shape).mean(1)
 
 
 def spread_of(batches):
@@ -452,20 +457,26 @@ assert predicted(learned, exact, 64)[0] < 2 * best_iid < 0.3 * predicted(before,
 
 # %% [markdown]
 # **By counting.** A histogram over λ with running first and second moments of the error, and λ
-# drawn from what it says: `adaptive`. No gradient, no network, nothing to tune, and it knows the
-# best density for independent and for spread draws alike. While the denoiser changes a bin should
-# forget, by default after a hundred errors; here it is held, and may remember a thousand. How many
-# batches does it take?
+# drawn from what it says: `adaptive`. No gradient, no network, and it knows the best density for
+# independent and for spread draws alike. A share of the draws stays uniform, so that an error
+# where none was expected does not weigh too much; the default is a fiftieth, and after a fit as
+# short as here a tenth is safer. While the denoiser changes a bin should forget, by default after
+# a hundred errors; here it is held, and may remember a thousand. How many batches does it take?
 
 
 # %%
+FLOOR = 0.1  # the share of uniform draws
+
+
 def learn_histogram(problem, key, steps, *, stratified, size=64):
     """The histogram after each of `steps` batches, all in one stacked state."""
     draw = noise_levels.stratified if stratified else noise_levels.uniform
 
     def step(state, key):
         key_u, key_rest = jax.random.split(key)
-        at = adaptive.levels(state, draw(key_u, size), HIGH, LOW, stratified=stratified)
+        at = adaptive.levels(
+            state, draw(key_u, size), HIGH, LOW, stratified=stratified, floor=FLOOR
+        )
         bits = problem.losses(key_rest, at)
         error = 2 * bits * problem.num_dims / BITS / at.inverse_density
         state = adaptive.update(state, at.log_snr, error, HIGH, LOW, decay=0.999)
@@ -477,7 +488,7 @@ def learn_histogram(problem, key, steps, *, stratified, size=64):
 
 def histogram_law(states, step, *, stratified):
     state = jax.tree.map(lambda leaf: leaf[step - 1], states)
-    return lambda u: adaptive.levels(state, u, HIGH, LOW, stratified=stratified)
+    return lambda u: adaptive.levels(state, u, HIGH, LOW, stratified=stratified, floor=FLOOR)
 
 
 histograms = learn_histogram(pixels, jax.random.key(21), 300, stratified=False)
@@ -486,12 +497,13 @@ for count in (10, 100, 200, 300):
     law = histogram_law(histograms, count, stratified=False)
     course[count] = predicted(law, exact, 64)[0] / best_iid
     print(f"after {count:4d} batches of 64: {course[count]:.2f} × the best")
-assert course[300] < 2 and course[300] < 0.5 * course[10]
+assert course[300] < 1.8 and course[300] < course[10] < 0.3 * ratios["linear in λ"]
 
 # %% [markdown]
-# Three hundred batches bring it below twice the best variance. What is left lies at high λ, where
-# a pixel is mistaken for its neighbour once in a thousand times, and then by much: a short look
-# sees too few of these to know how often to come back. The learned schedule has the same trouble.
+# From fourteen times the best variance, where it started, it is at twice within ten batches, and
+# at one and a half within a few hundred. What is left lies at high λ, where a pixel is mistaken
+# for its neighbour once in a thousand times, and then by much: a short look sees too few of these
+# to know how often to come back. The learned schedule has the same trouble.
 
 # %% [markdown]
 # ## Handwritten digits
@@ -579,14 +591,14 @@ best_iid, best_spread = best(estimated, 64)
 
 _, learned = learn_schedule(digits, jax.random.key(33), steps=400)
 counted = {
-    stratified: learn_histogram(digits, jax.random.key(34), 300, stratified=stratified)
+    stratified: learn_histogram(digits, jax.random.key(34), 500, stratified=stratified)
     for stratified in (False, True)
 }
 compared = {
     **{name: (law, law) for name, law in laws.items()},
     "learned": (learned, learned),
     "adaptive": tuple(
-        histogram_law(counted[stratified], 300, stratified=stratified)
+        histogram_law(counted[stratified], 500, stratified=stratified)
         for stratified in (False, True)
     ),
 }
@@ -601,7 +613,7 @@ for row, (name, pair) in enumerate(compared.items()):
         )
     ]
     (iid, iid_error), (low, low_error) = (spread_of(batches) for batches in table[name])
-    mean, sem = table[name][1].mean(), table[name][1].std() / math.sqrt(300)
+    mean, sem = table[name][1].mean(), table[name][1].std() / math.sqrt(320)
     print(f"{name:18}{mean:9.3f} ± {sem:.3f}{iid:10.2f} ± {iid_error:5.2f}", end="")
     print(f"{low:10.2f} ± {low_error:5.2f}")
 
@@ -609,11 +621,11 @@ reference = table["adaptive"][1]
 for pair in table.values():
     for batches in pair:  # one bound, whatever the law
         apart = batches.mean() - reference.mean()
-        assert abs(apart) < 5 * math.hypot(batches.std(), reference.std()) / math.sqrt(300)
+        assert abs(apart) < 5 * math.hypot(batches.std(), reference.std()) / math.sqrt(320)
 found = {name: [spread_of(batches)[0] for batches in pair] for name, pair in table.items()}
 for name in ("learned", "adaptive"):
     assert found[name][0] < 0.3 * found["linear in λ"][0]
-    assert found[name][1] < 0.7 * found["linear in λ"][1]
+    assert found[name][1] < 0.5 * found["cosine"][1]
 
 # %% [markdown]
 # ## Everything in one picture
@@ -641,7 +653,10 @@ names = list(table)
 for shift, k, label, colour in ((0.2, 0, "independent", "C0"), (-0.2, 1, "low-discrepancy", "C1")):
     heights, errors = np.array([spread_of(table[name][k]) for name in names]).T
     right.barh(np.arange(len(names)) + shift, heights, 0.38, xerr=errors, label=label, color=colour)
-for value, colour, label in ((best_iid, "C0", "its least"), (best_spread, "C1", "its least")):
+for value, colour, label in (
+    (best_iid, "C0", "least, independent"),
+    (best_spread, "C1", "least, spread"),
+):
     right.axvline(value, color=colour, linestyle=":", linewidth=1.5, label=label)
 right.set(xscale="log", xlabel="variance per batch slot (bits per dimension)²")
 right.set(title="What the estimate varies by", yticks=np.arange(len(names)), yticklabels=names)
