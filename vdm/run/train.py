@@ -16,6 +16,7 @@ from vdm.run import (
     config as configs,
     data,
     disk,
+    ends,
     figures,
     finite,
     lock,
@@ -62,6 +63,8 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         checkpoints = stack.enter_context(checkpoint.manager(workdir, kept=every.checkpoints_kept))
         state = _start(checkpoints, program)
         step, stop = int(state.step), terminated()
+        if step == 0 and (advice := ends.advice(trainer.model)):
+            say(advice)
         dataset = processes.together(lambda: settle(dataset, config.data.in_memory))
         full_speed = throughput.full_speed(trainer, mesh, program.template, example)
         upcoming = on_devices(dataset, told, config, mesh, step)
