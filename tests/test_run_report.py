@@ -15,7 +15,18 @@ import runs
 from pages import Reader, assert_self_contained
 from vdm.run import cli, evaluate, figures, sample, train, trained
 from vdm.run.dataset import Dataset, Examples
-from vdm.run.report import curves, nearest, read, restored, samples, words, write
+from vdm.run.report import (
+    curves,
+    nearest,
+    origins,
+    pictures,
+    read,
+    restored,
+    results,
+    samples,
+    words,
+    write,
+)
 
 pytestmark = pytest.mark.float32
 
@@ -94,9 +105,24 @@ def test_the_headline_is_the_evaluation(made):
     record = json.loads((workdir / "evaluation.json").read_text())
     bpd = record["bpd"]
     text = " ".join(page.text.split())
-    assert f"{bpd['mean']:.3f} ± {bpd['sem']:.3f} bits per dimension" in text
+    assert f"{words.with_error(bpd)} bits per dimension" in text
     assert "continuous time (T = ∞)" in page.text and "297 held-out examples" in page.text
     assert record["ids_checksum"] in page.text
+
+
+@pytest.mark.parametrize(
+    ("mean", "sem", "value", "error"),
+    [
+        (2.5, 0.25, "2.500", "± 0.250"),
+        (2.6571, 0.00042, "2.65710", "± 0.00042"),
+        (-0.0001, None, "0.000", ""),
+    ],
+)
+def test_the_headline_shows_two_figures_of_its_error(made, mean, sem, value, error):
+    run = read.read(made[0])
+    record = {**run.evaluation, "bpd": {"mean": mean, "sem": sem, "n": 1}}
+    found = results.headline(dataclasses.replace(run, evaluation=record))
+    assert (found.value, found.error) == (value, error)
 
 
 def test_time_and_hardware_are_those_of_the_records(made):
@@ -111,6 +137,23 @@ def test_time_and_hardware_are_those_of_the_records(made):
     assert row[1].startswith("2 × CPU") and turn["hardware"]["processor"] in row[1]
     (row,) = page.rows("versions")
     assert f"jax {turn['versions']['jax']}, " in row[1] and row[1].startswith("vdm ")
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([(0, 0)], "3 s, by the speed in its metrics"),  # not saved yet
+        ([(0, 0), (0, 5), (5, 9)], "20 s in 2 turns"),
+        ([(400, 900)], "10 s, from step 400 on"),  # begun by an early version
+    ],
+)
+def test_the_time_of_training_is_said_as_far_as_it_is_known(made, steps, said):
+    run = read.read(made[0])
+    (turn,) = run.sessions
+    turns = tuple({**turn, "seconds": 10.0, "from_step": a, "to_step": b} for a, b in steps)
+    run = dataclasses.replace(run, sessions=turns, metrics=({"step": 6, "steps_per_second": 2.0},))
+    (table,) = origins.made_of(run, restored.restore(run)).parts
+    assert dict(table.rows)["training took"] == said
 
 
 @pytest.mark.parametrize(
@@ -151,6 +194,28 @@ def test_cells_of_pages_are_the_samples_themselves(made):
         (one,) = (p for p in page.pictures if p["alt"] == f"sample {i + 1} at step 6")
         with Image.open(io.BytesIO(base64.b64decode(one["src"].split(",")[1]))) as image:
             np.testing.assert_array_equal(np.asarray(image), figures.eight_bit(x[i, ..., 0], 17))
+
+
+def test_pages_are_in_the_order_of_steps_and_damaged_ones_are_left_out(made, tmp_path):
+    workdir = copied(made, tmp_path)
+    folder = workdir / "samples"
+    shutil.copy(folder / "step_000003.png", folder / "step_1000000.png")
+    shutil.copy(folder / "step_000003.png", folder / "step_000003 copy.png")
+    whole = (folder / "step_000003.png").read_bytes()
+    (folder / "step_000004.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "step_000005.png").write_bytes(whole.replace(b"IDAT", b"ID\x00T"))
+    pages = read.read(workdir).pages
+    assert [read.step_of(page) for page in pages] == [3, 4, 5, 6, 1_000_000]
+    gallery = pictures.while_training(pages, (8, 8, 1), cells=True)
+    assert [name for name, _ in gallery.rows] == ["step 3", "step 6", "step 1,000,000"]
+
+
+def test_a_command_keeps_the_bounds_it_would_replace(made):
+    run = read.read(made[0])
+    of_ode = dataclasses.replace(run, evaluation={"results": [{"bound": "ode"}]})
+    command = f"vdm evaluate --workdir='{made[0]}'"  # quoted, for its < and &
+    assert results.evaluate_command(of_ode) == f"{command} --bound=ode,vlb"
+    assert results.evaluate_command(dataclasses.replace(run, evaluation=None)) == command
 
 
 def test_the_law_is_a_density_and_the_schedule_has_its_ends(made):
@@ -270,6 +335,10 @@ def test_two_runs_are_side_by_side(made, tmp_path):
         (["{run}", "{run}/../{name}"], "is named twice"),
         (["{run}", "--out={there}/page.pdf"], "is an .html file: got 'page.pdf'"),
         (["{run}", "--out={there}/file/page.html"], "cannot write to .*file"),
+        (
+            ["{run}", "--out={there}/folder.html"],
+            "cannot write .*it is there already, and is no file",
+        ),
         (["{run}", "--num=-1"], "--num must be at least 0: got -1"),
         (["{run}", "--split=test"], "unrecognised argument '--split=test'"),
         ([f"{{there}}/{i}" for i in range(7)], "at most 6 runs are compared on a page: got 7"),
@@ -277,6 +346,7 @@ def test_two_runs_are_side_by_side(made, tmp_path):
 )
 def test_mistakes_are_one_line(made, tmp_path, capsys, arguments, message):
     (tmp_path / "file").write_text("")
+    (tmp_path / "folder.html").mkdir()
     places = {"run": made[0], "name": made[0].name, "there": tmp_path}
     assert cli.main(["report", *(word.format(**places) for word in arguments)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()

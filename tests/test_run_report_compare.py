@@ -1,5 +1,6 @@
 """Differences of runs by hand, paired and unpaired, on the page that shows them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import runs
 from pages import Reader, assert_self_contained
 from vdm.run import cli, config as configs, evaluate
-from vdm.run.report import compare, read, write
+from vdm.run.report import compare, read, words, write
 
 HARDNESS = np.random.default_rng(5).normal(2.0, 0.5, 40)  # of the examples, alike for all runs
 
@@ -72,13 +73,15 @@ def test_on_the_same_examples_the_difference_is_paired(tmp_path):
     assert "Differences are paired" in page.text and "(unpaired)" not in page.text
 
 
-@pytest.mark.parametrize("broken", ["ids", "missing", "stale"])
+@pytest.mark.parametrize("broken", ["ids", "missing", "empty", "stale"])
 def test_otherwise_it_is_unpaired_and_says_so(tmp_path, broken):
     other = np.random.default_rng(7).normal(2.2, 0.4, 40)
     first = workdir_of(tmp_path / "a", HARDNESS)
     second = workdir_of(tmp_path / "b", other, ids="others" if broken == "ids" else "same")
     if broken == "missing":
         (second / "evaluation_test.npz").unlink()
+    if broken == "empty":
+        (second / "evaluation_test.npz").write_bytes(b"")
     if broken == "stale":  # of an evaluation before this one
         np.savez(second / "evaluation_test.npz", **record(other + 1e-3, "same")[1])
     found = difference(first, second)
@@ -117,6 +120,38 @@ def test_a_density_is_not_held_against_a_probability(tmp_path):
     assert "different kinds" in difference(first, second)
 
 
+def test_bits_given_the_class_are_not_held_against_bits_without(tmp_path):
+    """The class of a digit alone is up to log₂ 10 bits of an image."""
+    first = workdir_of(tmp_path / "a", HARDNESS)
+    second = workdir_of(tmp_path / "b", HARDNESS, config=runs.images(num_classes=10))
+    third = workdir_of(tmp_path / "c", HARDNESS - 0.1, config=runs.images(num_classes=10))
+    assert "given the class" in difference(first, second) == difference(second, first)
+    assert difference(second, third).mean == pytest.approx(-0.1)
+    plain, told = (read.read(workdir) for workdir in (first, second))
+    assert "log-likelihood;" in words.sentence(plain, plain.evaluation)
+    assert "log-likelihood given the class;" in words.sentence(told, told.evaluation)
+
+
+@pytest.mark.parametrize(("num_classes", "given"), [(8, False), (80, True)])
+def test_to_be_told_how_an_image_was_augmented_is_no_class(tmp_path, num_classes, given):
+    """A square has eight turns and flips, and digits ten classes."""
+    config = runs.images(num_classes=num_classes)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, augment="group"))
+    workdir = workdir_of(tmp_path / "a", HARDNESS, config=config)
+    (workdir / "data.json").write_text(json.dumps({"shape": [8, 8, 1]}))
+    assert read.read(workdir).given_classes is given
+
+
+def test_a_bound_that_both_have_is_pointed_to(tmp_path):
+    first = workdir_of(tmp_path / "a", HARDNESS)
+    second = workdir_of(tmp_path / "b", HARDNESS, num_steps=10)
+    record = json.loads((second / evaluate.RESULT_FILE).read_text())
+    assert "compared below" not in page_of(tmp_path, first, second).text
+    record["results"].append(json.loads((first / evaluate.RESULT_FILE).read_text())["results"][0])
+    (second / evaluate.RESULT_FILE).write_text(json.dumps(record))
+    assert "compared below" in page_of(tmp_path, first, second).text
+
+
 def test_the_columns_of_other_bounds_are_found(tmp_path):
     """Of an ODE with its dequantisation and K, of real numbers, and of a clipped bound."""
     cases = [
@@ -142,6 +177,19 @@ def test_only_values_that_differ_are_listed(tmp_path):
     assert page.rows("model.likelihood.levels") == [["model.likelihood.levels", "17", "–"]]
     assert page.rows("train.num_steps") == [["train.num_steps", "3", "4"]]
     assert not page.rows("optimizer.b1") and not page.rows("seed")
+
+
+def test_parameters_that_are_not_averaged_are_told(tmp_path):
+    first = workdir_of(tmp_path / "a", HARDNESS)
+    second = workdir_of(tmp_path / "b", HARDNESS, params="raw")
+    page = page_of(tmp_path, first, second)
+    assert page.rows("a")[0][5] == "3" and page.rows("b")[0][5] == "3 (raw parameters)"
+    bounds = page.rows("test: variational, T = ∞")
+    assert [row[1] for row in bounds] == ["a", "b (raw parameters)"]
+
+
+def test_values_are_told_in_full():
+    assert words.plain([0.9999999, 1e-5, 2.0, 3]) == "(0.9999999, 1e-05, 2.0, 3)"
 
 
 def test_names_that_are_alike_are_told_apart_by_their_path(tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
 """What a run was computed with: versions, hardware and time, a record for each process's turn.
 
 `sessions.json` in the workdir is a list. A turn adds a record when it begins and brings it up to
-date with every checkpoint, so what a killed process leaves behind says how far its work counts:
-steps and seconds past its last checkpoint are lost, and in no record.
+date with every checkpoint that it begins to write. What a killed process did after its last one is
+lost, and in no record; where it was killed while writing one, the next turn begins before its end.
 """
 
 import datetime

@@ -54,17 +54,13 @@ def incomparable(run: Run, record: Record, other: Run, theirs: Record) -> str | 
             return f"another {name}: {record.get(key)} and {theirs.get(key)}"
     if run.differential != other.differential:
         return "a density and a probability: the likelihoods are of different kinds"
+    if run.given_classes != other.given_classes:
+        return "one is given the class of each example, the other is not"
     if record["split"] != theirs["split"]:
         return f"another split: {record['split']} and {theirs['split']}"
     if words.kind_of(record) != words.kind_of(theirs):
         return f"another bound: {words.measure(record)} and {words.measure(theirs)}"
     return None
-
-
-def counterpart(record: Record, other: Run) -> Record | None:
-    """Return the other run's result of the same split and bound; None where it has none."""
-    kind = words.kind_of(record)
-    return next((theirs for theirs in other.results if words.kind_of(theirs) == kind), None)
 
 
 def config_differences(flat: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:

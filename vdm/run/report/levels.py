@@ -98,6 +98,7 @@ def steps(records: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
 
     def paint(axes: Axes) -> None:
         ticks: set[int] = set()
+        told = False
         for i, (name, sweep) in enumerate(records):
             finite = sorted((r for r in sweep if r["num_steps"] != "inf"), key=_num_steps)
             where = [_num_steps(r) for r in finite]
@@ -120,8 +121,9 @@ def steps(records: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
                     color=MUTED,
                     marker="x",
                     linestyle="none",
-                    label="by the 1/T law" if i == len(records) - 1 else None,
+                    label=None if told else "by the 1/T law",
                 )
+                told = True
             for r in sweep:
                 if r["num_steps"] == "inf":
                     axes.axhline(
@@ -134,10 +136,10 @@ def steps(records: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
         axes.legend()
 
     law = any("diffusion_by_steps_law" in r for _, sweep in records for r in sweep)
-    told = " Crosses: what the 1/T law predicts from T = ∞ alone." if law else ""
+    crosses = " Crosses: what the 1/T law predicts from T = ∞ alone." if law else ""
     return Figure(
         svg.draw("steps", "Bound against the number of steps", paint),
-        f"What a finite number of steps costs, ± one standard error; dashed: T = ∞.{told}",
+        f"What a finite number of steps costs, ± one standard error; dashed: T = ∞.{crosses}",
     )
 
 

@@ -39,8 +39,8 @@ def seconds(run: Run) -> float | None:
 
     Runs of early versions have it in the speed of their metrics alone.
     """
-    if run.sessions:
-        return sum(turn["seconds"] for turn in turns(run))
+    if going := turns(run):
+        return sum(turn["seconds"] for turn in going)
     return float(curves.seconds(run)[-1]) if run.metrics else None
 
 
@@ -71,19 +71,23 @@ def _size(restored: Restored | str) -> list[tuple[str, str]]:
 
 def _time(run: Run) -> list[tuple[str, str]]:
     rows = []
-    if run.sessions:
-        going = turns(run)
+    going = turns(run)
+    if going:
         count = f" in {len(going)} turns" if len(going) > 1 else ""
-        rows.append(("training took", words.duration(seconds(run) or 0.0) + count))
-        on = words.each_once([words.hardware(turn["hardware"]) for turn in run.sessions])
-        rows.append(("training ran on", "; ".join(on)))
-        using = words.each_once([words.versions(turn["versions"]) for turn in run.sessions])
-        rows.append(("versions", "; then ".join(using)))
-        began = datetime.datetime.fromisoformat(run.sessions[0]["began"])
-        rows.append(("begun", f"{began:%Y-%m-%d %H:%M %Z}"))
+        first = going[0]["from_step"]  # not 0 where an early version, or another code, began
+        since = f", from step {first:,} on" if first else ""
+        rows.append(("training took", words.duration(seconds(run) or 0.0) + count + since))
     elif run.metrics:
         took = words.duration(seconds(run) or 0.0)
         rows.append(("training took", f"{took}, by the speed in its metrics"))
+    if run.sessions:
+        shown = going or run.sessions
+        on = words.each_once([words.hardware(turn["hardware"]) for turn in shown])
+        rows.append(("training ran on", "; ".join(on)))
+        using = words.each_once([words.versions(turn["versions"]) for turn in shown])
+        rows.append(("versions", "; then ".join(using)))
+        began = datetime.datetime.fromisoformat(shown[0]["began"])
+        rows.append(("begun", f"{began:%Y-%m-%d %H:%M %Z}"))
     if run.evaluation is not None and "seconds" in run.evaluation:
         rows.append(("evaluation took", words.duration(run.evaluation["seconds"])))
         rows.append(("evaluation ran on", words.hardware(run.evaluation["hardware"])))

@@ -6,10 +6,11 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vdm.run import figures, sample
 from vdm.run.report.layout import Gallery, Picture
+from vdm.run.report.read import step_of
 
 SMALL, LARGE = 64, 96  # the pixels that a cell is shown with
 MOST_ROWS = 8  # of steps, evenly spaced, the last among them
@@ -33,11 +34,11 @@ def while_training(
     """
     rows = []
     for path in _some(pages, MOST_ROWS if cells else MOST_PAGES):
-        step = int(path.stem.removeprefix("step_"))
+        step = step_of(path)
         try:
             with Image.open(path) as image:
                 found = _cells(image, shape, step) if cells else _whole(image, step)
-        except (OSError, UnidentifiedImageError):
+        except (OSError, SyntaxError):  # the second is Pillow's for a damaged PNG
             continue
         rows.append((f"step {step:,}", found))
     if not rows:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vdm.run import config as configs
+from vdm.run import augment, config as configs
 from vdm.run.data import DATA_FILE
 from vdm.run.errors import UserError
 from vdm.run.files import read_json
@@ -43,6 +43,14 @@ class Run:
         """Whether the data are real numbers, whose bits are those of a density."""
         return self.config.model.likelihood["name"] == "gaussian"
 
+    @property
+    def given_classes(self) -> bool:
+        """Whether the network is told the class of an example, whose bits are then not counted."""
+        told, name = self.config.model.network.get("num_classes"), self.config.data.augment
+        if told is None or name == "none":
+            return told is not None
+        return self.data is not None and told != augment.num_flags(name, tuple(self.data["shape"]))
+
 
 def read(workdir: pathlib.Path, name: str | None = None) -> Run:
     """Return what a workdir holds; raises UserError where it holds no run, or a damaged file."""
@@ -57,8 +65,13 @@ def read(workdir: pathlib.Path, name: str | None = None) -> Run:
         metrics=_metrics(workdir / METRICS_FILE),
         evaluation=_json_or_none(workdir / RESULT_FILE),
         sessions=tuple(_json_or_none(workdir / SESSIONS_FILE) or ()),
-        pages=tuple(sorted((workdir / "samples").glob("step_*.png"))),
+        pages=_pages(workdir / "samples"),
     )
+
+
+def step_of(page: pathlib.Path) -> int:
+    """Return the step at which a page of samples was drawn; a million has more digits."""
+    return int(page.stem.removeprefix("step_"))
 
 
 def per_example(run: Run, record: dict[str, Any]) -> np.ndarray | None:
@@ -70,7 +83,7 @@ def per_example(run: Run, record: dict[str, Any]) -> np.ndarray | None:
     try:
         with np.load(path) as kept:
             values = [kept[name] for name in _columns(record)]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None
     total = np.sum(values, axis=0)
     mean, n = record["bpd"]["mean"], record["bpd"]["n"]
@@ -90,6 +103,12 @@ def _columns(record: dict[str, Any]) -> list[str]:
 
 def _json_or_none(path: pathlib.Path) -> Any:
     return read_json(path) if path.exists() else None
+
+
+def _pages(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    """Return the pages of samples in order; what else the user has put there is none."""
+    found = folder.glob("step_*.png")
+    return tuple(sorted((p for p in found if p.stem[len("step_") :].isdecimal()), key=step_of))
 
 
 def _metrics(path: pathlib.Path) -> tuple[dict[str, Any], ...]:

@@ -24,15 +24,15 @@ def headline(run: Run) -> Headline | None:
         ("parameters", words.params(record)),
         ("step", f"{record['step']:,}"),
     )
-    error = "" if bpd["sem"] is None else f"± {words.number(bpd['sem'])}"
+    value, _, error = words.with_error(bpd).partition(" ± ")
     note = (
         " Real numbers: it is the density’s, in the data’s own units, and may be negative."
         if run.differential
         else ""
     )
     return Headline(
-        value=words.number(bpd["mean"]),
-        error=error,
+        value=value,
+        error=f"± {error}" if error else "",
         unit="bits per dimension",
         sentence=words.sentence(run, record) + note,
         facts=facts,
@@ -40,8 +40,10 @@ def headline(run: Run) -> Headline | None:
 
 
 def evaluate_command(run: Run, options: str = "") -> str:
-    """Return the command that evaluates a run."""
-    return f"vdm evaluate --workdir={run.workdir}{options}"
+    """Return the command that evaluates a run, again by the bounds that it would replace."""
+    bounds = words.each_once([*(record["bound"] for record in run.results), "vlb"])
+    again = f" --bound={','.join(bounds)}" if len(bounds) > 1 else ""
+    return f"vdm evaluate --workdir={words.quoted(run.workdir)}{again}{options}"
 
 
 def bounds(run: Run) -> Section:
@@ -55,9 +57,7 @@ def bounds(run: Run) -> Section:
     if flows := [record for record in run.results if record["bound"] == "ode"]:
         parts.append(_flows(flows))
     if run.results and not variational:
-        parts.append(
-            Note("The variational bound was not evaluated.", evaluate_command(run, " --bound=vlb"))
-        )
+        parts.append(Note("The variational bound was not evaluated.", evaluate_command(run)))
     if run.evaluation is not None and "i_mmse" in run.evaluation:
         parts.append(_i_mmse(run.evaluation["i_mmse"]))
     return Section("bounds", "Bits per dimension", tuple(parts))

@@ -33,7 +33,8 @@ def draw(run: Run, restored: Restored, num: int) -> Drawn | Note:
     if restored.without_data is not None:
         return Note(f"No samples: {restored.without_data}.")
     if num == 0:
-        return Note("No samples were drawn for this report.", f"vdm report --workdir={run.workdir}")
+        text = "No samples were drawn for this report."
+        return Note(text, f"vdm report --workdir={words.quoted(run.workdir)}")
     trained = restored.trained
     try:
         training, test = (data.load(trained.config.data, split) for split in data.SPLITS)
@@ -41,7 +42,10 @@ def draw(run: Run, restored: Restored, num: int) -> Drawn | Note:
         return Note(f"No samples: {error}.")
     if training.shape == (2,):
         num = max(num, NUM_POINTS)
-    x = sample.sample(trained, num, trained.config.sample)
+    try:
+        x = sample.sample(trained, num, trained.config.sample)
+    except UserError as error:
+        return Note(f"No samples: {error}.")
     training = settle(training, trained.config.data.in_memory)
     told = condition.build(trained.model.network, training, trained.config.data.augment)
     return Drawn(
@@ -69,7 +73,7 @@ def parts(run: Run, restored: Restored, drawn: Drawn) -> tuple[Part, ...]:
         shown.append(
             Note(
                 f"There is no picture of {kind} of shape {list(shape)}; they are had as an array.",
-                f"vdm sample --workdir={run.workdir} --out=samples.npy",
+                f"vdm sample --workdir={words.quoted(run.workdir)} --out=samples.npy",
             )
         )
     return (*shown, _distance_table(drawn), Figures((distance_figure([(run.name, drawn)]),)))
@@ -86,7 +90,9 @@ def distance_figure(drawn: list[tuple[str, Drawn]]) -> levels.Figure:
 
 def unit(drawn: Drawn) -> str:
     """Return what distances are measured in."""
-    return "grey levels" if drawn.training.examples.dtype.kind in "ui" else "units of the data"
+    return (
+        "levels of the data" if drawn.training.examples.dtype.kind in "ui" else "units of the data"
+    )
 
 
 def nearer_than_all(drawn: Drawn) -> int:

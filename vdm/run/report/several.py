@@ -49,7 +49,10 @@ def _overview(runs: Sequence[Run], restored: Sequence[Restored | str]) -> Sectio
             apart = compare.difference(run, record, first, first.evaluation)
             if isinstance(apart, str):
                 text = f"No difference is given between {run.name} and {first.name}: {apart}."
-                parts.append(Text(text))
+                ours = {words.kind_of(r) for r in run.results}
+                shared = any(words.kind_of(r) in ours for r in first.results)
+                below = " What both were evaluated by is compared below." if shared else ""
+                parts.append(Text(text + below * apart.startswith("another bound")))
             else:
                 pairings.add(apart.paired)
         rows.append(
@@ -59,7 +62,7 @@ def _overview(runs: Sequence[Run], restored: Sequence[Restored | str]) -> Sectio
                 "" if isinstance(apart, str) else _said(apart),
                 "" if record is None else f"{record['split']}: {words.measure(record)}",
                 run.config.data.name,
-                "" if record is None else f"{record['step']:,}",
+                "" if record is None else f"{record['step']:,}{_raw(record)}",
                 "" if isinstance(found, str) else f"{found.network_size:,}",
                 "" if took is None else words.duration(took),
             )
@@ -101,7 +104,7 @@ def _bounds(runs: Sequence[Run]) -> Section:
             rows.append(
                 (
                     f"{record['split']}: {words.measure(record)}",
-                    run.name,
+                    run.name + _raw(record),
                     words.with_error(record["bpd"]),
                     apart if isinstance(apart, str) else _said(apart),
                     *(
@@ -197,7 +200,9 @@ def _samples(runs: Sequence[Run], restored: Sequence[Restored | str], num: int) 
                 )
             )
     if rows:
-        text = "Samples by each run’s own sampler, each column from the same seed."
+        seeds = {run.config.sample.seed for run in runs}
+        same = ", each column from the same seed" if len(seeds) == 1 else ""
+        text = f"Samples by each run’s own sampler{same}."
         parts.insert(0, Gallery(text, tuple(rows)))
     points = [(f"samples of {name}", one.x) for name, one in drawn if one.x.shape[1:] == (2,)]
     if points:
@@ -223,6 +228,11 @@ def _config(runs: Sequence[Run]) -> Section:
         numeric=False,
     )
     return Section("config", "Config", (table,))
+
+
+def _raw(record: Record) -> str:
+    """Say of a result, beside others, that its parameters are not the averaged ones."""
+    return "" if record.get("params", "ema") == "ema" else " (raw parameters)"
 
 
 def _said(apart: compare.Difference) -> str:

@@ -1,6 +1,8 @@
 """What a record says, in words and figures that people read."""
 
 import math
+import pathlib
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -14,8 +16,8 @@ BOUND_KEYS = ("bound", "num_steps", "clip_denoised", "dequantisation", "num_samp
 
 
 def number(value: float, places: int = 3) -> str:
-    """Return a number with a true minus sign."""
-    return f"{value:.{places}f}".replace("-", MINUS)
+    """Return a number with a true minus sign, which zero has not."""
+    return f"{value:z.{places}f}".replace("-", MINUS)
 
 
 def with_error(value: Mapping[str, Any]) -> str:
@@ -56,6 +58,7 @@ def measure(record: Mapping[str, Any]) -> str:
 def sentence(run: Run, record: Mapping[str, Any]) -> str:
     """Return what the headline figure is, in full."""
     kind = "negative log-density" if run.differential else "negative log-likelihood"
+    kind += " given the class" if run.given_classes else ""
     where = "held-out" if record["split"] == "test" else "training"
     n = record["bpd"]["n"]
     of = f"Mean over {n:,} {where} examples of {record['dataset']}"
@@ -117,10 +120,13 @@ def each_once(values: Iterable[T]) -> list[T]:
     return list(dict.fromkeys(values))
 
 
+def quoted(path: pathlib.Path) -> str:
+    """Return a path as a shell takes it."""
+    return shlex.quote(str(path))
+
+
 def plain(value: Any) -> str:
     """Return a value of the config as it would be written in a command."""
     if isinstance(value, list | tuple):
         return "(" + ", ".join(map(plain, value)) + ")"
-    if isinstance(value, float) and value == math.floor(value) and abs(value) < 1e6:
-        return f"{value:.1f}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return str(value)

@@ -26,6 +26,8 @@ def write(workdirs: Sequence[pathlib.Path], out: pathlib.Path | None, num: int) 
         out = runs[0].workdir / "report.html" if one else pathlib.Path("comparison.html")
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"a report is an .html file: got {out.name!r}")
+    if out.is_dir():
+        raise UserError(f"cannot write {out}: it is there already, and is no file")
     check_writable(out.parent)  # before the work, not after
     page = single.page(runs[0], num) if len(runs) == 1 else several.page(runs, num)
     with replacing(out) as temporary:
