@@ -2,7 +2,7 @@
 
     make pictures
 
-writes docs/pictures/NAME.png from docs/notebooks/NAME.ipynb, for every NAME that is given.
+writes into docs/pictures/ what `make notebooks` has left in docs/notebooks/, for every NAME given.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Run a notebook from its percent-format source in a fresh kernel, and keep what it shows.
 
-    python notebooks/run.py notebooks/01_swirl.py docs/notebooks/01_swirl.ipynb [--timeout=300]
+    python notebooks/run.py notebooks/01_swirl.py docs/notebooks/01_swirl.ipynb --timeout=300
 
 The kernel is one of the interpreter that runs this script, in a temporary folder. The limit
 is in seconds, for the notebook as a whole. A notebook that fails, that takes too long or whose
