@@ -119,43 +119,54 @@ def get_config():
     config.objective.law = ConfigDict({{"name": "sigmoid"}})
     config.train.update(num_steps=400, batch_size=16, log_every=100)
     config.optimizer.update(learning_rate=1e-2, decay="cosine", ema_decay=0.99)
-    config.evaluate.levels_per_example = 8
+    config.evaluate.levels_per_example = 4
+    config.sample.update(sampler="dpmpp_2m", num_steps=20)
     return config
 ''')
 
 # %% [markdown]
 # ## Train, evaluate, sample
 #
-# The commands are those of a shell, run from here.
+# The commands are those of a shell, run from here: `cli.main` is what the shell's `vdm` calls.
 
 
 # %%
-def vdm(*words, **environment):
-    """Run a command as a shell would, and show the beginning of what it says."""
+# A kernel asks for colours, which would come with the bars of progress.
+for name in [name for name in os.environ if "COLOR" in name]:
+    del os.environ[name]
+os.environ["COLUMNS"] = "100"
+
+
+def show(words, said):
+    """Print a command and the beginning of what it says."""
     print("$ vdm", *words)
-    # A kernel asks for colours, which would come with the bars of progress.
-    inherited = {name: value for name, value in os.environ.items() if "COLOR" not in name}
-    done = subprocess.run(
-        [sys.executable, "-m", "vdm", *words],
-        cwd=folder,
-        env={**inherited, "COLUMNS": "100", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    progress = ("train ", "evaluate ", "sample ")
-    said = [line for line in done.stdout.splitlines() if not line.startswith(progress)]
-    print("\n".join(said[:7]), "\n")
+    progress = ("train ", "evaluate ", "sample ", "nearest ")
+    lines = [line for line in said.splitlines() if not line.startswith(progress)]
+    print("\n".join(lines[:7]), "\n")
+
+
+def vdm(*words):
+    """Run a command in this process, which need not import everything anew."""
+    said = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+    ):
+        code = cli.main(words)
+    assert code == 0, said.getvalue()
+    show(words, said.getvalue())
 
 
 vdm("train", "--config=fields.py", "--workdir=run")
 vdm("evaluate", "--workdir=run")
-vdm("sample", "--workdir=run", "--num=200", "--sampler=dpmpp_2m", "--steps=20", "--out=new.npy")
+vdm("sample", "--workdir=run", "--num=200", "--out=new.npy")
+vdm("report", "--workdir=run")
 
 # %% [markdown]
-# Everything lies in the workdir: the config, checkpoints, `metrics.jsonl` and the evaluation.
+# Everything lies in the workdir: the config, checkpoints, `metrics.jsonl` and the evaluation. The
+# report is all of that on one page for a browser, with fresh samples and what lies nearest to them
+# in the training set.
 #
 # ## How good is it?
 #
@@ -233,7 +244,7 @@ assert right > 0.9
 # %% [markdown]
 # ## The same training from Python, and on two devices
 #
-# `train.train` is what the command calls. Here are twelve steps of it in this process, on one
+# `vdm.run.train` is what the command calls. Here are twelve steps of it in this process, on one
 # device, and the same twelve by the command on two. A CPU can pose as several devices: a quick way
 # to try what will run on a machine with many. The batch is cut over the devices, noise is drawn
 # for the batch as a whole, and so the numbers agree but for rounding.
@@ -257,7 +268,18 @@ def get_config():
 config = cli.read_config([f"--config={folder}/small.py"])
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     train.train(config, folder / "one")
-vdm("train", "--config=small.py", "--workdir=two", JAX_NUM_CPU_DEVICES="2")
+words = ["train", "--config=small.py", "--workdir=two"]
+done = subprocess.run(  # the number of devices is fixed for a process
+    [sys.executable, "-m", "vdm", *words],
+    cwd=folder,
+    env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    check=False,
+)
+assert done.returncode == 0, done.stdout
+show(words, done.stdout)
 
 
 def losses(workdir):
@@ -313,7 +335,7 @@ model = VDM(
     likelihoods.gaussian(math.exp(-3.0)),
     prediction="v",
 )
-LINE_STEPS, LINE_BATCH = 1500, 128
+LINE_STEPS, LINE_BATCH = 1000, 128
 params = model.init(jax.random.key(0), lines[:1], cond[:1])
 optimiser = optax.adam(optax.cosine_decay_schedule(3e-3, LINE_STEPS))
 
@@ -377,7 +399,7 @@ assert lost > 4 * lost_error
 # Counts, grey levels and anything else in whole numbers take the discretised likelihood, with as
 # many `levels` as there are values, from 0. Nothing else changes, but the bits are now those of a
 # lossless code. Here are the fields in 32 steps of half a degree, and four slips. Each is refused
-# in one line before anything runs; `cli.main` is the command itself.
+# in one line before anything runs.
 
 # %%
 counts = np.clip(np.round((x - MEAN) / 0.5) + 16, 0, 31).astype(np.uint8)
@@ -472,6 +494,6 @@ scratch.cleanup()
 # *Top: fields of the training set and samples of the model, four of each class. Left: the power of
 # the samples (points, ± two standard errors) on the spectra that the data were drawn with (lines).
 # Right: bits per dimension on held-out fields, ± two standard errors of each mean; the model
-# has nearly all of what separates a code without structure from the truth. The two say different
-# things. At the left end of the spectra lies the mean of a whole field, one coefficient of 144: the
-# smooth class varies too little there, which bits per dimension hardly notice. Look at both.*
+# has most of what separates a code without structure from the truth. The two say different things.
+# At the left end of the spectra lies the mean of a whole field, one coefficient of 144: however far
+# the samples are off there, bits per dimension hardly notice. Look at both.*
