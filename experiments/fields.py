@@ -9,7 +9,8 @@ The data are integers from 0 to 255, examples along the first axis, in `fields.n
 `--config.data.name=images` a folder of images. A tenth is held out. For another number of levels V
 set `--config.model.likelihood.levels`, and λ_max to about 2 log V + 2.
 
-@@FIGURES@@
+Hardware and time: two CPU cores, 540 fields of 16×16: 3 minutes of processor time, 3 to 10 minutes;
+evaluation half a minute. What to expect depends on your data: vdm train prints the loss.
 A code that knows nothing takes log2(256) = 8.
 """
 

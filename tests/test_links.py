@@ -132,3 +132,8 @@ def test_slugs_are_those_of_github():
     # Its rule: lower case, punctuation left out, a hyphen for each space, repeats are numbered.
     text = "# One: two\n## `code` & *more*\n```\n# no heading\n```\n### One two\n## A [link](x)\n"
     assert slugs(text) == ["one-two", "code--more", "one-two-1", "a-link"]
+
+
+@pytest.mark.parametrize("page", documented.pages())
+def test_no_figure_is_left_open(page):
+    assert "@@" not in (documented.ROOT / page).read_text()
