@@ -7,10 +7,12 @@ Everything here costs more to compile than to run: it is compiled without optimi
 and once.
 """
 
+import os
 import sys
 import tempfile
 
 import jax
+import jaxlib.version
 import jaxtyping
 import pytest
 
@@ -22,9 +24,17 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 jax.config.update("jax_disable_most_optimizations", True)
-# Training, resuming and evaluating compile the same functions again and again.
-_compiled = tempfile.TemporaryDirectory()
-jax.config.update("jax_compilation_cache_dir", _compiled.name)
+# XLA's older code generator compiles in half the time; later versions do not have it, and end at
+# a flag that they do not know. Subprocesses inherit it.
+OLDER = "--xla_cpu_use_fusion_emitters=false"
+if jaxlib.version.__version_info__ < (0, 11) and OLDER not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLDER}"
+# Training, resuming and evaluating compile the same functions again and again, in every worker of
+# pytest-xdist. Who reads an entry while another writes it finds it incomplete, and compiles.
+if "VDM_TESTS_COMPILED" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory()
+    os.environ["VDM_TESTS_COMPILED"] = _compiled.name
+jax.config.update("jax_compilation_cache_dir", os.environ["VDM_TESTS_COMPILED"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 

@@ -30,6 +30,15 @@ MESHES = {
     "fsdp": (8, 4, 1, 1),
     "everything": (8, 2, 4, 5),
 }
+# What each number of processes computes on a mesh. The U-Net's gradient is cut over devices in one
+# process only: of two, each would compile it anew.
+ALONE = {
+    "one": ("steps", "mlp", "unet"),
+    "data": ("steps",),
+    "fsdp": ("unet",),
+    "everything": ("steps", "mlp"),
+}
+TOGETHER = {"fsdp": ("steps",), "everything": ("steps", "mlp")}
 NETWORKS = {
     "mlp": {**runs.MLP, "dropout": 0.0},  # drawn anew for every micro-batch
     "unet": {**runs.UNET, "attention": "middle"},
@@ -47,24 +56,20 @@ def main():
     jax.config.update("jax_disable_most_optimizations", True)
     if options.processes > 1:
         processes.start(f"localhost:{options.port}", options.processes, options.index)
-    names = ["one", "data", "everything"] if options.processes == 1 else ["fsdp", "everything"]
     found = {}
-    for name in names:
+    for name, asked in (ALONE if options.processes == 1 else TOGETHER).items():
         devices, fsdp, parts, dispatch = MESHES[name]
         mesh = meshes.make(DevicesConfig(fsdp=fsdp), jax.devices()[:devices])
         jax.config.update("jax_enable_x64", True)
-        for key, value in five_steps(mesh, parts, dispatch).items():
-            found[f"{name} float64 {key}"] = value
+        if "steps" in asked:
+            for key, value in five_steps(mesh, parts, dispatch).items():
+                found[f"{name} float64 {key}"] = value
         jax.config.update("jax_enable_x64", False)
-        for network in networks(name):
+        for network in [network for network in asked if network in NETWORKS]:
             for key, value in gradient(mesh, parts, NETWORKS[network]).items():
                 found[f"{name} {network} {key}"] = value
     if processes.is_first():
         np.savez(options.out, **found)
-
-
-def networks(name):
-    return {"one": ["mlp", "unet"], "data": [], "fsdp": ["unet"], "everything": ["mlp"]}[name]
 
 
 def five_steps(mesh, parts, dispatch):

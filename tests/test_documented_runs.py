@@ -1,7 +1,8 @@
 """The README's and the guides' commands run in their order, as a reader would type them.
 
 What is made smaller: a run trains for two steps a tiny network on forty images of its set's kind,
-and later commands find these in its workdir; the ODE takes four steps. All other words of a
+and later commands find these in its workdir; the ODE takes two steps, and where a command names
+the steps of sampling or of a code, five. All other words of a
 command stand as documented.
 Only parsed (test_documented_commands.py) are commands for several processes, which
 test_run_processes.py runs, and those of runs on sets that have to be downloaded, whose configs
@@ -46,7 +47,7 @@ SMALL_NETWORK = {
     "dropout": 0.0,
     "width": 16,
 }
-SHORTER = {"--ode_steps": 4}
+SHORTER = {"--ode_steps": 2, "--steps": 5}
 ALONE = ("--distributed", "--coordinator", "--num_processes", "--process_index")
 
 
@@ -106,7 +107,8 @@ def typed(command):
         said = subprocess.run(
             dry, capture_output=True, text=True, check=True, cwd=documented.ROOT
         ).stdout
-        return [tuple(line.split()) for line in re.findall(r"\.venv/bin/vdm (.*)", said)]
+        joined = re.sub(r"\\\n\s*", " ", said)
+        return [tuple(line.split()) for line in re.findall(r"\.venv/bin/vdm (.*)", joined)]
     return []
 
 
@@ -199,5 +201,5 @@ def test_the_readmes_lines_for_a_notebook_build_train_and_sample_a_model():
     model, x, key = names["model"], names["x"], jax.random.key(0)
     untrained = names["bits_per_dim"](model.vlb(model.init(key, x), key, x).total, 64).mean()
     assert float(names["loss"]) < 0.8 * float(untrained)
-    assert names["images"].shape == (16, 8, 8)
+    assert names["images"].shape == (16, 8, 8, 1)
     assert names["images"].min() >= 0 and names["images"].max() <= 16

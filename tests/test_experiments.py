@@ -7,12 +7,13 @@ import math
 import pathlib
 import re
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 import runs
-from vdm.run import build, cli, condition, data
+from vdm.run import build, cli, condition, data, parts, program as programs
 from vdm.run.batches import make_batch
 from vdm.run.config import ObjectiveConfig, OptimizerConfig
 from vdm.run.errors import UserError
@@ -109,24 +110,42 @@ def test_the_papers_settings_are_those_of_its_authors(name):
     assert f"{count:,}" in path_of(name).read_text()
 
 
-@pytest.mark.float32
-@pytest.mark.parametrize(
-    "name", ["cifar10", "cifar10_aug", "cifar10_fast", "imagenet32", "imagenet64", "mnist"]
-)
-def test_the_small_form_trains_two_steps(name, tmp_path, monkeypatch):
-    path = path_of(name)
-    monkeypatch.chdir(tmp_path)
+def small_form(path):
+    """Make the data of the small form in the working folder, and return its command."""
     form = r' {4}python -c "(.*?)"\n {4}vdm (train --config=.*?--config\.data\.path=\S+)'
     make, command = re.search(form, path.read_text(), re.DOTALL).groups()
     exec(make)
+    data.load.cache_clear()  # every form calls its set noise.npy
     words = command.replace("\\\n", "").split()
     assert words[1] == f"--config=experiments/{path.name}"
-    words[1] = f"--config={path}"
-    assert cli.main(words) == 0
+    return ["train", f"--config={path}", *words[2:]]
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_aug", "cifar10_fast", "imagenet32"])
+def test_the_small_form_trains_two_steps(name, tmp_path, monkeypatch):
+    path = path_of(name)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(small_form(path)) == 0
     (record,) = map(json.loads, (tmp_path / "runs/small/metrics.jsonl").read_text().splitlines())
     assert record["step"] == 2
     lowest, highest = untrained_bpd(cli.read_config([f"--config={path}"]))
     assert 0.9 * lowest < record["loss"] < 1.1 * highest
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize(("name", "shape"), [("imagenet64", (64, 64, 3)), ("mnist", (28, 28, 1))])
+def test_the_small_form_of_another_size_is_traced(name, shape, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = small_form(path_of(name))
+    made = parts.prepare(cli.read_config([word for word in words if "--config" in word]))
+    size = made.trainer.config.train.batch_size
+    assert (size, *made.example.x.shape) == (4, 1, *shape)
+    program = programs.build(made.trainer, made.mesh, made.example)
+    batch = made.example._replace(x=jax.ShapeDtypeStruct((size, *shape), np.uint8))
+    state, metrics = jax.eval_shape(program.step, program.template, [batch])
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, program.template)
+    assert metrics["loss"].shape == (1,)
 
 
 def untrained_bpd(config, batch_size=4):

@@ -28,7 +28,11 @@ def assert_equal_bits(one, other):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-@pytest.mark.parametrize("config", [runs.points, runs.images], ids=["points", "images"])
+# One config of images for all tests here: the same program, compiled once.
+images = functools.partial(runs.images, num_classes=10)
+
+
+@pytest.mark.parametrize("config", [runs.points, images], ids=["points", "images"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, config):
     whole = train.train(config(num_steps=4), tmp_path / "whole")
     train.train(config(num_steps=2), tmp_path / "parts")
@@ -40,7 +44,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, config)
 
 
 def test_training_is_its_steps_one_after_the_other(tmp_path):
-    config = runs.images(num_classes=10)
+    config = images()
     dataset = data.load(DataConfig("digits"), "train")
     trainer = build.trainer(config, dataset)
     step_fn = jax.jit(functools.partial(step.train_step, trainer=trainer))
@@ -188,7 +192,7 @@ def test_the_batch_must_fit_the_split(tmp_path):
 
 
 def test_learned_ends_move_and_stay_in_order(tmp_path):
-    train.train(runs.images(num_steps=3), tmp_path)
+    train.train(images(), tmp_path)
     lines = metrics(tmp_path)
     assert lines[-1]["log_snr_max"] != pytest.approx(8.0, abs=1e-4)
     assert all(line["log_snr_max"] > line["log_snr_min"] for line in lines)
