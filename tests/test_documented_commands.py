@@ -180,7 +180,7 @@ def stopped(monkeypatch, tmp_path):
         read(words)
         raise Stop
 
-    def load(*arguments):
+    def load(*arguments, **options):
         raise Stop
 
     (tmp_path / "experiments").symlink_to(documented.ROOT / "experiments")
@@ -189,6 +189,7 @@ def stopped(monkeypatch, tmp_path):
     monkeypatch.setattr(cli, "read_config", read_config)
     monkeypatch.setattr(trained, "load", load)
     monkeypatch.setattr(configs, "load", load)
+    monkeypatch.setattr("jupytext.read", load)
 
 
 @pytest.mark.parametrize("command", every("python"))
