@@ -152,7 +152,8 @@ class VDM:
         `noise_levels` says where the diffusion term is taken: times in [0, 1] on the
         schedule, or levels with their density from any law of `vdm.noise_levels`. By
         default it is one low-discrepancy set of times over the batch (VDM, appendix I.1),
-        or with one key per example one uniform time from each key.
+        in its order, so that copies of an example are better spread than side by side; or with
+        one key per example one uniform time from each key.
         For finite T a time t stands for the step ⌈tT⌉ (1 at t = 0). Each term is an unbiased
         estimate for uniform times, −VLB being their sum (VDM, eq. 11). `clip_denoised` is the
         bound of the model whose x̂ is clipped to the data's range, never a looser one.
