@@ -1,5 +1,6 @@
 """What the clean end of a schedule costs the decoder, said before a run pays for it."""
 
+import functools
 import math
 
 import jax
@@ -23,6 +24,28 @@ def decoder_cost(model: VDM, log_snr_max: float) -> float:
     (VDM, section 3.3). The mean over ε is over 64 quantiles of the normal distribution; of more
     than 256 levels it takes 256.
     """
+    return float(_bits(model, log_snr_max))
+
+
+def advice(model: VDM) -> str | None:
+    """Return what to say of λ_max where the decoder costs more than a tenth of a bit, or None."""
+    levels = build.levels(model)
+    if levels is None:
+        return None
+    log_snr_max = float(_first(model))
+    cost = decoder_cost(model, log_snr_max)
+    if cost < WORTH_SAYING:
+        return None
+    enough = 2 * math.log(levels) + 2.2
+    return (
+        f"with {levels} levels λ_max = {log_snr_max:.3g} costs the decoder {cost:.2f} bits per "
+        f"dimension, whatever is learned: model.schedule.log_snr_max = {enough:.1f} next to nothing"
+    )
+
+
+# Compiled whole: one operation after the other takes seconds at the start of every run.
+@functools.partial(jax.jit, static_argnames="model")
+def _bits(model, log_snr_max):
     levels = build.levels(model)
     assert levels is not None
     some = np.unique(np.linspace(0, levels - 1, min(levels, 256)).round().astype(np.int32))
@@ -32,21 +55,10 @@ def decoder_cost(model: VDM, log_snr_max: float) -> float:
     log_snr = jnp.asarray(log_snr_max, eps.dtype)
     z_0 = alpha(log_snr) * model.likelihood.encode(x) + sigma(log_snr) * eps
     nats = -model.likelihood.log_prob(x, z_0, log_snr)
-    return float(bits_per_dim(nats, 1).mean())
+    return bits_per_dim(nats, 1).mean()
 
 
-def advice(model: VDM) -> str | None:
-    """Return what to say of λ_max where the decoder costs more than a tenth of a bit, or None."""
-    levels = build.levels(model)
-    if levels is None:
-        return None
+@functools.partial(jax.jit, static_argnames="model")
+def _first(model):
     params = {"schedule": model.schedule.init(jax.random.key(0))}
-    log_snr_max = float(model.log_snr(params)(jnp.zeros(())))
-    cost = decoder_cost(model, log_snr_max)
-    if cost < WORTH_SAYING:
-        return None
-    enough = 2 * math.log(levels) + 2.2
-    return (
-        f"with {levels} levels λ_max = {log_snr_max:.3g} costs the decoder {cost:.2f} bits per "
-        f"dimension, whatever is learned: model.schedule.log_snr_max = {enough:.1f} next to nothing"
-    )
+    return model.log_snr(params)(jnp.zeros(()))
