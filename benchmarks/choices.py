@@ -21,7 +21,7 @@ import numpy as np
 
 import short_runs
 from vdm.run import evaluate, train, trained
-from vdm.run.files import write_json
+from vdm.run.system.files import write_json
 
 LINEAR = {"name": "linear", "log_snr_max": 8.0, "log_snr_min": -6.0}
 DDPM = tuple(float(beta) for beta in np.linspace(1e-4, 0.02, 1000))

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vdm.run import config as configs, data
-from vdm.run.metrics import METRICS_FILE
+from vdm.run.workdir.metrics import METRICS_FILE
 
 
 def histogram_entropy(x, levels):

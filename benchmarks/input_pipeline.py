@@ -15,9 +15,10 @@ import time
 
 import jax
 
-from vdm.run import cli, parts, program as programs
-from vdm.run.batches import on_devices
-from vdm.run.dataset import Stored, settle
+from vdm.run import cli
+from vdm.run.data.dataset import Stored, settle
+from vdm.run.training import parts, program as programs
+from vdm.run.training.batches import on_devices
 
 WINDOWS = 15
 SECONDS = 2.0  # a window's length, roughly

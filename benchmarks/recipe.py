@@ -34,13 +34,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import short_runs
-from vdm.run import bound, condition, config as configs, data, parts, program as programs
-from vdm.run.batches import on_devices
-from vdm.run.dataset import settle
+from vdm.run import config as configs, data
+from vdm.run.data import condition
+from vdm.run.data.dataset import settle
 from vdm.run.errors import UserError
-from vdm.run.files import read_json, write_json
-from vdm.run.step import init_state, train_step
+from vdm.run.evaluation import bound
+from vdm.run.system.files import read_json, write_json
 from vdm.run.trained import PARAMS, Trained
+from vdm.run.training import parts, program as programs
+from vdm.run.training.batches import on_devices
+from vdm.run.training.step import init_state, train_step
 
 # What the official code does, whatever the base config says; the ends keep their start.
 PAPER = {

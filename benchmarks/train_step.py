@@ -35,11 +35,12 @@ import jax
 import numpy as np
 
 import plain_step
-from vdm.run import build, cli, data, parts, program as programs, throughput
-from vdm.run.batches import make_batch, on_devices
-from vdm.run.dataset import Dataset, Examples
+from vdm.run import cli, data
+from vdm.run.data.dataset import Dataset, Examples
 from vdm.run.errors import UserError
-from vdm.run.step import init_state
+from vdm.run.training import build, parts, program as programs, throughput
+from vdm.run.training.batches import make_batch, on_devices
+from vdm.run.training.step import init_state
 
 REPETITIONS = 15
 SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "downsampled_imagenet": (32, 32, 3)}

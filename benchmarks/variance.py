@@ -31,10 +31,11 @@ import numpy as np
 import optax
 
 from vdm import VDM, adaptive, bits_per_dim, likelihoods, losses, noise_levels, schedules
-from vdm.run import cli, config as configs, data, objective as objectives, train, trained
-from vdm.run.files import write_json
-from vdm.run.progress import bar
-from vdm.run.step import Batch, Noise, Trainer, gradients
+from vdm.run import cli, config as configs, data, train, trained
+from vdm.run.system.files import write_json
+from vdm.run.system.progress import bar
+from vdm.run.training import objective as objectives
+from vdm.run.training.step import Batch, Noise, Trainer, gradients
 
 HIGH, LOW = 13.3, -13.3
 WORKDIR = pathlib.Path("runs/variance")

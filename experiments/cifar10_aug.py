@@ -4,7 +4,7 @@
     vdm evaluate --workdir=runs/cifar10_aug --split=test
 
 The network is told whether an image was augmented, and is evaluated on images as they came
-(see vdm/run/augment.py).
+(see vdm/run/data/augment.py).
 
 Hardware and time: several accelerators; the authors used a TPU v3-64. Not measured here.
 Expected, as published and not measured here: 2.522 bits per dimension on the 10,000 test images,

@@ -39,7 +39,7 @@ from vdm import (
     schedules,
     sde,
 )
-from vdm.run import data
+from vdm.run.data import synthetic
 from vdm.samplers import grids
 
 jax.config.update("jax_enable_x64", True)  # orders of convergence need more than seven digits
@@ -354,7 +354,7 @@ for num_probes in (2, 32):
 
 # %%
 LEVELS, TOP, BOTTOM = 17, 8.0, -6.0
-train_set, test_set = data.digits("train"), data.digits("test")
+train_set, test_set = synthetic.digits("train"), synthetic.digits("test")
 share = np.bincount(train_set.x.ravel(), minlength=LEVELS) / train_set.x.size
 likelihood = likelihoods.discretised(LEVELS)
 grey = jnp.arange(LEVELS)[:, None]

@@ -17,10 +17,12 @@ import numpy as np
 import optax
 
 import runs
-from vdm.run import mesh as meshes, parts, processes, program as programs
-from vdm.run.batches import make_batch
+from vdm.run import mesh as meshes
 from vdm.run.config import DevicesConfig
-from vdm.run.step import Batch
+from vdm.run.system import processes
+from vdm.run.training import parts, program as programs
+from vdm.run.training.batches import make_batch
+from vdm.run.training.step import Batch
 
 SIZE = 64
 # By name: how many devices, fsdp, micro-batches, steps a dispatch.
@@ -74,7 +76,7 @@ def main():
 
 def five_steps(mesh, parts, dispatch):
     # Only now: nothing may touch a device before the processes have met.
-    from test_run_step import MONOTONE, build
+    from trainers import MONOTONE, build
 
     x = np.random.default_rng(0).normal(0.4, 0.9, (200, 2))
     trainer, _, _ = build(MONOTONE, parts, size=SIZE, dropout=0.0)

@@ -25,8 +25,14 @@ LARGEST_LOG_SNR = 80.0  # exp of it is a number in float32
 class Likelihood(Protocol):
     """What every likelihood offers.
 
-    `bounds` are the least and the greatest encoded value, None where there are none.
+    `levels` is the number of levels of integers 0..levels−1, None for real numbers; `bounds`
+    are the least and the greatest encoded value, None where there are none.
     """
+
+    @property
+    def levels(self) -> int | None:
+        """The number of levels of integer data."""
+        ...
 
     @property
     def bounds(self) -> tuple[float, float] | None:
@@ -143,6 +149,10 @@ class Gaussian:
             raise ValueError(f"mean must be finite: got {self.mean}")
         if not (np.all(np.isfinite(self.std)) and np.all(np.asarray(self.std) > 0)):
             raise ValueError(f"std must be positive and finite: got {self.std}")
+
+    @property
+    def levels(self) -> None:
+        return None
 
     @property
     def bounds(self) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
-from vdm import denoisers, draws, losses, marginal, noise_levels as levels, samplers
+from vdm import denoisers, draws, losses, noise_levels as levels, samplers
 from vdm.choices import unknown
 from vdm.codec import Codec
 from vdm.dequantisation import importance_weighted
@@ -18,6 +18,7 @@ from vdm.diffusion import PREDICTIONS, alpha, convert, expand
 from vdm.likelihoods import Likelihood
 from vdm.losses import VLB, EpsFn
 from vdm.noise_levels import NoiseLevels
+from vdm.ode import marginal
 from vdm.samplers import Sampler
 from vdm.schedules import Schedule
 from vdm.schedules.base import LogSnrFn

@@ -9,7 +9,9 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from vdm.run import arguments, build, config, laws, objective
+from vdm import laws
+from vdm.run import arguments, config
+from vdm.run.training import build, checks, objective
 
 # What a block with a name can be, and where its constructors are documented.
 BLOCKS: Mapping[str, tuple[Mapping[str, Callable[..., Any]], str | None]] = {
@@ -18,7 +20,7 @@ BLOCKS: Mapping[str, tuple[Mapping[str, Callable[..., Any]], str | None]] = {
     "model.likelihood": (build.LIKELIHOODS, "vdm.likelihoods"),
     "objective.law": (laws.LAWS, None),
     "objective.weighting": (objective.WEIGHTINGS, "vdm.weightings"),
-    "sample.sampler": (build.SAMPLERS, None),
+    "sample.sampler": (checks.SAMPLERS, None),
 }
 # Of Flax's modules, and the λ that a weight is a function of: not for a config to set.
 NOT_ARGUMENTS = ("parent", "name", "log_snr")

@@ -11,47 +11,28 @@ import pathlib
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from vdm import codec
 from vdm.codec import Codec, DamagedError
-from vdm.run import augment, container, contents
-from vdm.run.condition import Condition
+from vdm.run.compression import files as contents, format as container
+from vdm.run.compression.files import Contents
+from vdm.run.compression.format import Block, Header
+from vdm.run.compression.outcome import Compressed, Restored
 from vdm.run.config import CompressConfig
-from vdm.run.container import Block, Header
-from vdm.run.contents import Contents
+from vdm.run.data import augment
+from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError, as_user_error
-from vdm.run.files import replacing
-from vdm.run.progress import Advance, bar
+from vdm.run.system.files import replacing
+from vdm.run.system.progress import Advance, bar
 from vdm.run.trained import Trained
 
 # Part of the format: with others nothing could be decoded.
 RAMP, SEED = 8, 0
 CHUNK_BYTES = 2**26  # of examples whose values are looked at together
-
-
-class Compressed(NamedTuple):
-    """How many bytes a file takes, and of what they are made, in bits."""
-
-    num_examples: int
-    num_dims: int  # of one example
-    num_bytes: int
-    net_bits: float  # of the coder, without its seed
-    seed_bits: float
-    ideal_bits: np.ndarray  # [n], of the path that was coded
-    bound_bits: np.ndarray  # [n], whose mean is the bound's
-    seconds: float
-
-
-class Restored(NamedTuple):
-    """How many examples a file has, and which of them could not be restored."""
-
-    num_examples: int
-    missing: tuple[range, ...]
-    seconds: float
 
 
 def compress(

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from vdm.run import mesh as meshes, program as programs, throughput
-from vdm.run.disk import num_bytes, readable
-from vdm.run.parts import Parts
+from vdm.run import mesh as meshes
+from vdm.run.system.disk import num_bytes, readable
+from vdm.run.training import program as programs, throughput
+from vdm.run.training.parts import Parts
 
 
 def describe(parts: Parts) -> list[tuple[str, str]]:

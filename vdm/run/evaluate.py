@@ -15,26 +15,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from vdm import laws
 from vdm.losses import bits_per_dim
-from vdm.run import (
-    bound,
-    build,
-    condition,
-    config as configs,
-    data,
-    flow,
-    laws,
-    mesh as meshes,
-    processes,
-    profile,
-    sessions,
-)
-from vdm.run.bound import TERMS
-from vdm.run.condition import Condition
-from vdm.run.config import EvaluateConfig
-from vdm.run.dataset import Dataset, ids_checksum, settle
-from vdm.run.files import check_writable, replacing, write_json
+from vdm.run import data, mesh as meshes
+from vdm.run.config import EvaluateConfig, parse, schema
+from vdm.run.data import condition
+from vdm.run.data.condition import Condition
+from vdm.run.data.dataset import Dataset, ids_checksum, settle
+from vdm.run.evaluation import bound, ode as flow, profile
+from vdm.run.evaluation.bound import TERMS
+from vdm.run.system import processes
+from vdm.run.system.files import check_writable, replacing, write_json
 from vdm.run.trained import Trained
+from vdm.run.training import checks
+from vdm.run.training.objective import for_evaluation
+from vdm.run.workdir import sessions
 
 RESULT_FILE = "evaluation.json"
 
@@ -52,14 +47,14 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     with the data, a folder that cannot be written to or a result that is not finite.
     """
     names, began = _names(settings), time.perf_counter()
-    configs.parse_num_steps(settings.num_steps)
-    configs.parse_counts(settings.num_samples)
-    laws.for_evaluation(settings.law, trained.law)
+    parse.parse_num_steps(settings.num_steps)
+    parse.parse_counts(settings.num_samples)
+    for_evaluation(settings.law, trained.law)
     processes.first_alone(functools.partial(check_writable, workdir))
     where = trained.config.data.in_memory
     test = data.load(trained.config.data, split)
     subset = _subset(data.load(trained.config.data, "train"), len(test))
-    build.check_values(trained.model, test)
+    checks.check_values(trained.model, test)
     _check(trained, test, settings, names)
     results: list[dict[str, Any]] = []
     kept: dict[str, np.ndarray] = {}
@@ -105,7 +100,7 @@ def _vlb(
         fn = bound.row_fn(trained, settings, clip_denoised=clip)
         measured = {
             num_steps: bound.measure(fn, trained, dataset, told, settings, num_steps)
-            for num_steps in configs.parse_num_steps(settings.num_steps)
+            for num_steps in parse.parse_num_steps(settings.num_steps)
         }
         curve = None
         if None in measured:
@@ -142,7 +137,7 @@ def _ode(
     for dequantisation in _dequantisations(trained, settings):
         measured = flow.measure(trained, dataset, told, settings, dequantisation)
         error = bits_per_dim(measured.standard_error, dataset.num_dims)
-        for num_samples in configs.parse_counts(settings.num_samples):
+        for num_samples in parse.parse_counts(settings.num_samples):
             bpd = flow.bound(measured, num_samples, dataset.num_dims)
             record: dict[str, Any] = {
                 "bpd": _mean(bpd),
@@ -166,12 +161,12 @@ def _ode(
 
 def _names(settings: EvaluateConfig) -> list[str]:
     """Return the bounds that are asked for."""
-    return list(configs.parse_words("bound", settings.bound, configs.BOUNDS))
+    return list(parse.parse_words("bound", settings.bound, schema.BOUNDS))
 
 
 def _check(trained: Trained, test: Dataset, settings: EvaluateConfig, names: list[str]) -> None:
     """Raise UserError for what the settings ask of the data and cannot be had."""
-    build.check_clip(trained.model, settings.clip_denoised)
+    checks.check_clip(trained.model, settings.clip_denoised)
     if "ode" in names:
         told = condition.build(trained.model.network, test, trained.config.data.augment)
         for dequantisation in _dequantisations(trained, settings):
@@ -179,10 +174,10 @@ def _check(trained: Trained, test: Dataset, settings: EvaluateConfig, names: lis
 
 
 def _dequantisations(trained: Trained, settings: EvaluateConfig) -> list[str | None]:
-    if build.levels(trained.model) is None:
+    if trained.model.likelihood.levels is None:
         return [None]
     return list(
-        configs.parse_words("dequantisation", settings.dequantisation, configs.DEQUANTISATIONS)
+        parse.parse_words("dequantisation", settings.dequantisation, schema.DEQUANTISATIONS)
     )
 
 
@@ -197,7 +192,7 @@ def _headline(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _information(curve: dict[str, Any], trained: Trained) -> dict[str, Any]:
     found: dict[str, Any] = {"profile": curve}
-    levels = build.levels(trained.model)
+    levels = trained.model.likelihood.levels
     if levels is not None:
         found["i_mmse"] = profile.i_mmse(curve, levels=levels)
     return found
@@ -226,7 +221,7 @@ def _subset(dataset: Dataset, n: int) -> Dataset:
 def _vlb_record(
     terms: np.ndarray, trained: Trained, settings: EvaluateConfig, num_steps: int | None
 ) -> dict[str, Any]:
-    law_name = laws.name_of(laws.for_evaluation(settings.law, trained.law))
+    law_name = laws.name_of(for_evaluation(settings.law, trained.law))
     return {
         "bpd": _mean(terms.sum(1)),
         "terms": {name: _mean(terms[:, i]) for i, name in enumerate(TERMS)},

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from vdm.run.errors import UserError
-from vdm.run.files import replacing
+from vdm.run.system.files import replacing
 
 MIN_IMAGE_SIZE = 48  # pixels on the page; smaller images are enlarged by a whole factor
 

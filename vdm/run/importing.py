@@ -19,21 +19,16 @@ import ml_collections
 import numpy as np
 
 from vdm import VDM, interop
-from vdm.run import (
-    build,
-    checkpoint,
-    condition,
-    config as configs,
-    data,
-    lock,
-    mesh as meshes,
-    program as programs,
-)
+from vdm.run import config as configs, data, mesh as meshes
 from vdm.run.config import Config
-from vdm.run.dataset import Dataset
+from vdm.run.data import condition
+from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
-from vdm.run.files import check_writable
-from vdm.run.step import Batch, TrainState
+from vdm.run.system import lock
+from vdm.run.system.files import check_writable
+from vdm.run.training import build, checks, program as programs
+from vdm.run.training.step import Batch, TrainState
+from vdm.run.workdir import checkpoint
 from vdm.schedules.fixed import Linear
 from vdm.schedules.learned import LearnedLinear
 from vdm.schedules.unpinned import LearnedUnpinned
@@ -172,7 +167,7 @@ def prepare(path: pathlib.Path, config: Config, stated: Collection[str]) -> Impo
             f"{list(dataset.shape)}"
         )
     trainer = build.trainer(config, dataset)
-    build.check_dropped(trainer.model.network, config)
+    checks.check_dropped(trainer.model.network, config)
     told = condition.build(trainer.model.network, dataset, config.data.augment)
     one = np.arange(1)
     example = Batch(dataset.take(one).x, told.of_samples(one))

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from vdm.run import build, condition, data, figures, mesh as meshes, processes
+from vdm.run import data, figures, mesh as meshes
 from vdm.run.config import SampleConfig
-from vdm.run.dataset import Dataset
+from vdm.run.data import condition
+from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError
-from vdm.run.progress import bar
+from vdm.run.system import processes
+from vdm.run.system.progress import bar
 from vdm.run.trained import Trained
+from vdm.run.training import checks
 
 PAGE = 64  # samples on a page, unless told otherwise
 
@@ -40,7 +43,7 @@ def write(
 def save(x: np.ndarray, trained: Trained, path: pathlib.Path, dataset: Dataset) -> None:
     """Write what was drawn; of several processes the first alone does."""
     if processes.is_first():
-        levels = build.levels(trained.model)
+        levels = trained.model.likelihood.levels
         points = figures.kind(path, dataset.shape, levels) == "scatter"
         some = dataset.take(np.arange(min(len(x), len(dataset)))).x if points else None
         figures.write(x, path, levels=levels, data=some)
@@ -54,8 +57,8 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
     Raises UserError for an unknown sampler, grid or final, for fewer than one sample or step,
     and for guidance or clipping that the model has no use for.
     """
-    sampler = build.sampler(settings.sampler)
-    build.check_sampling(trained.model, settings)
+    sampler = checks.sampler(settings.sampler)
+    checks.check_sampling(trained.model, settings)
     for name, value in (("num", num), ("steps", settings.num_steps)):
         if value < 1:
             raise UserError(f"{name} must be at least 1: got {value}")

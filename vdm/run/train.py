@@ -10,34 +10,19 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vdm.run import (
-    build,
-    checkpoint,
-    config as configs,
-    data,
-    disk,
-    ends,
-    figures,
-    finite,
-    lock,
-    metrics,
-    parts,
-    processes,
-    program as programs,
-    sample,
-    sessions,
-    signals,
-    throughput,
-)
-from vdm.run.batches import on_devices
+from vdm.run import config as configs, data, figures, sample
 from vdm.run.config import Config
-from vdm.run.dataset import settle
-from vdm.run.files import check_writable
-from vdm.run.parts import Parts
-from vdm.run.program import Program
-from vdm.run.progress import bar, say
-from vdm.run.step import TrainState
+from vdm.run.data.dataset import settle
+from vdm.run.system import disk, lock, processes, signals
+from vdm.run.system.files import check_writable
+from vdm.run.system.progress import bar, say
 from vdm.run.trained import Trained
+from vdm.run.training import advice as ends, finite, parts, program as programs, throughput
+from vdm.run.training.batches import on_devices
+from vdm.run.training.parts import Parts
+from vdm.run.training.program import Program
+from vdm.run.training.step import TrainState
+from vdm.run.workdir import checkpoint, metrics, sessions
 
 
 def train(config: Config, workdir: pathlib.Path) -> TrainState:
@@ -54,7 +39,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
     dataset, trainer, told, mesh, example = made
     program = programs.build(trainer, mesh, example)
     if every.sample_every:  # refused now, not at the first page
-        figures.kind(_page(workdir, 0), dataset.shape, build.levels(trainer.model))
+        figures.kind(_page(workdir, 0), dataset.shape, trainer.model.likelihood.levels)
     per_dispatch = config.devices.steps_per_dispatch
     with contextlib.ExitStack() as stack:
         claim = functools.partial(_claim, stack, config, workdir, made, program.template)

@@ -8,20 +8,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vdm.choices import unknown
+from vdm.laws import Law, ScheduleLaw
 from vdm.model import VDM
-from vdm.run import (
-    build,
-    checkpoint,
-    condition,
-    config as configs,
-    data,
-    mesh as meshes,
-    program as programs,
-)
+from vdm.run import config as configs, data, mesh as meshes
 from vdm.run.config import Config, DevicesConfig
+from vdm.run.data import condition
 from vdm.run.errors import UserError
-from vdm.run.laws import Law, ScheduleLaw
-from vdm.run.step import Batch, Trainer
+from vdm.run.training import build, program as programs
+from vdm.run.training.step import Batch, Trainer
+from vdm.run.workdir import checkpoint
 
 PARAMS = ("ema", "raw")
 

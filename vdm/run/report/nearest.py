@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vdm.run.dataset import Dataset, chunks
-from vdm.run.progress import bar
+from vdm.run.data.dataset import Dataset, chunks
+from vdm.run.system.progress import bar
 
 SECONDS = 5.0  # between two messages of the bar
 

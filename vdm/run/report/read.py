@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from vdm.run import augment, config as configs
-from vdm.run.data import DATA_FILE
+from vdm.run import config as configs
+from vdm.run.data import DATA_FILE, augment
 from vdm.run.errors import UserError
-from vdm.run.files import read_json
-from vdm.run.metrics import METRICS_FILE
-from vdm.run.sessions import SESSIONS_FILE
+from vdm.run.system.files import read_json
+from vdm.run.workdir.metrics import METRICS_FILE
+from vdm.run.workdir.sessions import SESSIONS_FILE
 
 RESULT_FILE = "evaluation.json"
 

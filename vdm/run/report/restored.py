@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm.run import objective
 from vdm.run.errors import UserError
 from vdm.run.report.read import Run
 from vdm.run.trained import Trained, load, load_without_data
+from vdm.run.training import objective
 
 NUM_TIMES = 201
 NUM_POSITIONS = 2**14  # enough for the rarest of 100 bins to be met at all

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vdm.run import build, condition, data, sample
-from vdm.run.dataset import Dataset, settle
+from vdm.run import data, sample
+from vdm.run.data import condition
+from vdm.run.data.dataset import Dataset, settle
 from vdm.run.errors import UserError
 from vdm.run.report import levels, pictures, words
 from vdm.run.report.layout import Figures, Note, Pairs, Part, Table, Text
@@ -60,7 +61,7 @@ def draw(run: Run, restored: Restored, num: int) -> Drawn | Note:
 def parts(run: Run, restored: Restored, drawn: Drawn) -> tuple[Part, ...]:
     """Return what the report shows of samples: pictures or points, and distances."""
     shown: list[Part] = [Text(_how(run, drawn))]
-    shape, num_levels = drawn.training.shape, build.levels(restored.trained.model)
+    shape, num_levels = drawn.training.shape, restored.trained.model.likelihood.levels
     if num_levels is not None and len(shape) == 3 and shape[-1] in (1, 3):
         shown.append(_pairs(drawn, num_levels))
     elif shape == (2,):

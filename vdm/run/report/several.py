@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import vdm
-from vdm.run import build, config as configs
+from vdm.run import config as configs
 from vdm.run.report import compare, curves, levels, origins, pictures, results, samples, words
 from vdm.run.report.layout import Figures, Gallery, Note, Page, Part, Picture, Section, Table, Text
 from vdm.run.report.levels import Curve
@@ -187,7 +187,7 @@ def _samples(runs: Sequence[Run], restored: Sequence[Restored | str], num: int) 
             parts.append(Note(f"{run.name}: {one.text}", one.command))
             continue
         drawn.append((run.name, one))
-        num_levels, shape = build.levels(found.trained.model), one.training.shape
+        num_levels, shape = found.trained.model.likelihood.levels, one.training.shape
         if num_levels is not None and len(shape) == 3 and shape[-1] in (1, 3):
             shown = one.x[: pictures.MOST_CELLS]
             rows.append(

@@ -1,7 +1,6 @@
 """The page on one run."""
 
 import vdm
-from vdm.run import build
 from vdm.run.report import curves, levels, origins, pictures, results, samples
 from vdm.run.report.layout import Figures, Note, Page, Part, Section
 from vdm.run.report.levels import Curve
@@ -93,7 +92,7 @@ def _samples(run: Run, restored: Restored | str, num: int) -> Section:
         parts += [drawn] if isinstance(drawn, Note) else samples.parts(run, restored, drawn)
     if run.pages:
         integers = (
-            not isinstance(restored, str) and build.levels(restored.trained.model) is not None
+            not isinstance(restored, str) and restored.trained.model.likelihood.levels is not None
         )
         shape = tuple(run.data["shape"]) if run.data is not None else ()
         cells = integers and len(shape) == 3

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from vdm.run import sessions
 from vdm.run.report.read import Run
+from vdm.run.workdir import sessions
 
 T = TypeVar("T")
 MINUS = "−"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import jinja2
 
 from vdm.run.errors import UserError
-from vdm.run.files import check_writable, replacing
 from vdm.run.report import read, several, single
 from vdm.run.report.layout import Page
 from vdm.run.report.svg import NUM_SERIES
+from vdm.run.system.files import check_writable, replacing
 
 
 def write(workdirs: Sequence[pathlib.Path], out: pathlib.Path | None, num: int) -> pathlib.Path:

@@ -1,0 +1,92 @@
+"""What the figures of a report draw is what was measured: lines, bands and bars of the axes."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+import runs
+from vdm.run.data.dataset import Dataset, Examples
+from vdm.run.report import levels, read, samples, single, svg
+from vdm.run.report.nearest import Nearest
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """The axes of every figure by its name, in place of its SVG."""
+    drawn = {}
+
+    def draw(name, label, paint):
+        drawn[name] = Figure().subplots()
+        paint(drawn[name])
+        return Markup("")
+
+    monkeypatch.setattr(svg, "draw", draw)
+    return drawn
+
+
+def bound(num_steps, mean, sem, **more):
+    terms = {"prior": 0.25, "reconstruction": 0.5, "diffusion": mean - 0.75}
+    return {
+        "bound": "vlb",
+        "num_steps": num_steps,
+        "bpd": {"mean": mean, "sem": sem, "n": 9},
+        "terms": {name: {"mean": value} for name, value in terms.items()},
+        **more,
+    }
+
+
+def test_a_profile_is_drawn_with_one_standard_error(axes):
+    record = {
+        "log_snr": [-6.0, -2.0, 2.0, 6.0],
+        "error": {"mean": [0.1, 0.4, 0.9], "sem": [0.01, 0.02, 0.05]},
+        "information": {"mean": [0.0, 0.5, 1.5, 4.0], "sem": [0.0, 0.1, 0.1, 0.3]},
+    }
+    levels.profile([("test", record)])
+    error, information = axes["profile-error"], axes["profile-information"]
+    np.testing.assert_allclose(error.lines[0].get_xydata(), [[-4, 0.1], [0, 0.4], [4, 0.9]])
+    corners = error.collections[0].get_paths()[0].vertices
+    for corner in ([-4, 0.09], [-4, 0.11], [0, 0.38], [0, 0.42], [4, 0.85], [4, 0.95]):
+        assert np.isclose(corners, corner).all(1).any()
+    np.testing.assert_allclose(information.lines[0].get_ydata(), [0.0, 0.5, 1.5, 4.0])
+
+
+def test_a_sweep_is_drawn_with_its_errors_its_limit_and_its_law(axes):
+    sweep = [
+        bound(100, 2.5, 0.125, diffusion_by_steps_law=1.5),
+        bound("inf", 2.0, 0.125),
+        bound(10, 4.0, 0.25),
+    ]
+    levels.steps([("with the law", sweep), ("without", sweep[1:])])
+    (bars, _) = axes["steps"].containers
+    line, _, (segments,) = bars.lines
+    np.testing.assert_allclose(line.get_xydata(), [[10, 4.0], [100, 2.5]])
+    np.testing.assert_allclose(
+        segments.get_segments(), [[[10, 3.75], [10, 4.25]], [[100, 2.375], [100, 2.625]]]
+    )
+    drawn = [line.get_xydata().tolist() for line in axes["steps"].lines]
+    assert [[100.0, 0.25 + 0.5 + 1.5]] in drawn and [[0.0, 2.0], [1.0, 2.0]] in drawn
+    legend = [text.get_text() for text in axes["steps"].get_legend().get_texts()]
+    assert legend.count("by the 1/T law") == 1
+
+
+def test_the_share_of_examples_nearer_than_a_distance_grows_to_one(axes):
+    found = Nearest(np.zeros(4, int), np.array([3.0, 1.0, 4.0, 2.0]))
+    training = Dataset("case", "train", Examples(np.zeros((4, 2), np.uint8)), "case:1")
+    drawn = samples.Drawn(np.zeros((4, 2)), None, training, found, found)
+    samples.distance_figure([("run", drawn)])
+    line = axes["distances"].lines[0]
+    expected = [[1, 0], [1, 0.25], [2, 0.5], [3, 0.75], [4, 1.0]]
+    np.testing.assert_allclose(line.get_xydata(), expected)
+    assert line.get_drawstyle() == "steps-post"
+
+
+def test_training_is_held_against_the_bound_in_continuous_time():
+    ode = {"bound": "ode", "bpd": {"mean": 1.0}}
+    results = [ode, bound(10, 4.0, None), bound("inf", 1.9, None, clip_denoised=True)]
+    run = read.Run("run", pathlib.Path(), runs.images(), None, (), {"results": results}, (), ())
+    assert single.evaluated(run) is None
+    results.append(bound("inf", 2.0, None))
+    assert single.evaluated(run) == 2.0

@@ -1,0 +1,113 @@
+"""Ways to sample that a command can ask for, and those that it cannot."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+import runs
+from vdm import samplers, sde
+from vdm.run import cli, train
+from vdm.run.config import SampleConfig
+from vdm.run.errors import UserError
+from vdm.run.training import build, checks
+
+pytestmark = pytest.mark.float32
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """The digits with and without their class, trained for a few steps."""
+    network = {**runs.MLP, "optional_cond": True}
+    config = runs.images(network, num_classes=10, cond_dropout=0.2, num_steps=40)
+    # Far enough for the class to make a difference.
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=0.03, warmup_steps=0)
+    config = dataclasses.replace(config, optimizer=optimizer)
+    workdir = tmp_path_factory.mktemp("guided")
+    train.train(config, workdir)
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("ancestral", samplers.ancestral()),
+        ("ddim:eta=0.5", samplers.ddim(0.5)),
+        ("heun:churn=0.2,churn_max=3", samplers.heun(churn=0.2, churn_max=3.0)),
+        ("dpmpp_2m", samplers.dpmpp_2m()),
+        ("exponential:noise_level=0.3", sde.exponential(0.3)),
+        ("euler_maruyama", sde.euler_maruyama()),
+    ],
+)
+def test_a_name_and_its_arguments_are_a_sampler(text, value):
+    assert checks.sampler(text) == value
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dpmpp2m", "unknown sampler 'dpmpp2m'.*'dpmpp_2m'"),
+        ("ddim:eta=2", "sampler 'ddim:eta=2': eta must be between 0 .* got 2.0"),
+        ("ddim:et=1", "unknown argument of the sampler ddim 'et'.*'eta'"),
+        ("ddim:eta", "eta must be a number: got ''"),
+        ("ancestral:eta=1", "unknown argument of the sampler ancestral 'eta'"),
+    ],
+)
+def test_what_is_no_sampler_is_named(text, message):
+    with pytest.raises(UserError, match=message):
+        checks.sampler(text)
+
+
+def draw(workdir, *arguments):
+    out = workdir / "x.npy"
+    assert cli.main(["sample", f"--workdir={workdir}", "--num=7", f"--out={out}", *arguments]) == 0
+    return np.load(out)
+
+
+def test_every_option_makes_a_difference(workdir):
+    plain = draw(workdir)
+    assert plain.shape == (7, 8, 8, 1) and plain.min() >= 0 and plain.max() <= 16
+    for option in (
+        "--sampler=dpmpp_2m",
+        "--sampler=ddim:eta=0.5",
+        "--grid=edm",
+        "--final=draw",
+        "--guidance=3",
+        "--guidance=0",
+        "--clip_denoised",
+        "--steps=5",
+        "--seed=1",
+    ):
+        assert np.any(draw(workdir, option) != plain), option
+    np.testing.assert_array_equal(draw(workdir, "--guidance=1", "--grid=time"), plain)
+    np.testing.assert_array_equal(draw(workdir, "--batch_size=3"), plain)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sampler=anestral"], "unknown sampler 'anestral'.*'ancestral'"),
+        (["--grid=lamda"], "unknown sample.grid 'lamda'.*'lambda'"),
+        (["--final=mean"], "unknown sample.final 'mean'"),
+        (["--steps=0"], "--steps must be at least 1: got 0"),
+        (["--num=0"], "num must be at least 1: got 0"),
+        (["--guidance=nan"], "--guidance must be finite"),
+    ],
+)
+def test_what_cannot_be_sampled_is_one_line(workdir, arguments, message, capsys):
+    assert cli.main(["sample", f"--workdir={workdir}", *arguments]) == cli.EXIT_USER_ERROR
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("vdm: ")]
+    assert len(lines) == 1 and re.search(message, lines[0]), error
+
+
+def test_a_model_is_not_guided_or_clipped_without_what_that_takes():
+    model = build.model(runs.points())
+    for settings, message in (
+        ({"guidance": 2.0}, "guidance=2.0 needs a model .*train.cond_dropout above 0"),
+        ({"clip_denoised": True}, "clip_denoised is for integer data"),
+    ):
+        with pytest.raises(UserError, match=message):
+            checks.check_sampling(model, dataclasses.replace(SampleConfig(), **settings))

@@ -1,0 +1,141 @@
+"""Conditions that may be missing: what networks make of them, and training without a share."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import runs
+from vdm.networks import MLP, UNet, drop_condition, no_condition
+from vdm.run import data
+from vdm.run.errors import UserError
+from vdm.run.training import build, parts
+from vdm.run.training.step import init_state, train_step
+
+CLASSES = jnp.asarray([0, 2, 1, 2, 0])
+VECTORS = jnp.asarray([[0.5, -1.0], [0.0, 2.0], [1.0, 1.0], [0.0, 0.0], [3.0, -1.0]])
+KINDS = [({"num_classes": 3}, CLASSES), ({"cond_dim": 2}, VECTORS)]
+NETWORKS = [
+    MLP(width=8, num_blocks=1),
+    UNet(channels=4, num_blocks=1, num_groups=2, fourier_exponents=(), attention="none"),
+]
+
+
+def none_of(cond):
+    return no_condition(len(cond), *((3, None) if cond.ndim == 1 else (None, 2)))
+
+
+def away(network, z, log_snr, cond):
+    """Parameters of which none is zero."""
+    params = jax.jit(network.init)(jax.random.key(0), z, log_snr, cond)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noise = [jax.random.normal(key, p.shape) for key, p in zip(keys, leaves, strict=True)]
+    return tree.unflatten([p + 0.3 * n for p, n in zip(leaves, noise, strict=True)])
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("fields", "cond"), KINDS)
+def test_no_condition_is_another_one_and_each_examples_own(network, fields, cond):
+    network = network.copy(**fields, optional_cond=True)
+    z = jax.random.normal(jax.random.key(2), (5, 4, 4, 2))
+    log_snr = jnp.linspace(-3.0, 3.0, 5)
+    params, apply = away(network, z, log_snr, cond), jax.jit(network.apply)
+    told, nothing, absent = (
+        np.asarray(apply(params, z, log_snr, one)) for one in (cond, none_of(cond), None)
+    )
+    np.testing.assert_array_equal(nothing, absent)
+    assert np.all(np.any(told != nothing, axis=(1, 2, 3)))
+    mixed = cond.at[1].set(none_of(cond)[1])
+    mixed = np.asarray(apply(params, z, log_snr, mixed))
+    np.testing.assert_array_equal(mixed[1], nothing[1])
+    np.testing.assert_array_equal(np.delete(mixed, 1, 0), np.delete(told, 1, 0))
+
+
+def test_a_missing_condition_is_learned_and_spoils_no_gradient():
+    for fields, cond in KINDS:
+        network = NETWORKS[0].copy(**fields, optional_cond=True)
+        z, log_snr = jnp.ones((5, 3)), jnp.zeros(5)
+        params = away(network, z, log_snr, cond)
+        given = cond.at[1].set(none_of(cond)[1])
+        squares = jax.jit(lambda p, *args, f=network.apply: jnp.sum(f(p, *args) ** 2))
+        gradient = jax.grad(squares)(params, z, log_snr, given)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+        name = "class_embed" if cond.ndim == 1 else "no_cond_embed"
+        table = gradient["params"][name]["embedding"]
+        assert table.shape[0] == (4 if cond.ndim == 1 else 1)
+        assert np.any(table[-1] != 0)
+
+
+@pytest.mark.parametrize(("fields", "cond"), KINDS)
+def test_the_share_that_is_dropped(fields, cond):
+    many = jnp.concatenate([cond] * 2001)
+    dropped = drop_condition(jax.random.key(3), many, 0.3)
+    missing = np.asarray(dropped < 0 if cond.ndim == 1 else jnp.isnan(dropped))
+    if cond.ndim == 2:
+        np.testing.assert_array_equal(missing[:, 0], missing[:, 1])
+        missing = missing[:, 0] if fields == {"cond_dim": 2} else missing
+    assert abs(missing.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / len(many))
+    np.testing.assert_array_equal(dropped[~missing], many[~missing])
+
+
+def conditional(rate, **changed):
+    network = {**runs.MLP, "num_classes": 3, "optional_cond": True}
+    config = runs.points(cond_dropout=rate)
+    model = dataclasses.replace(config.model, network={**network, **changed})
+    return dataclasses.replace(config, model=model)
+
+
+@pytest.mark.float32
+def test_training_moves_what_stands_for_no_condition_only_where_there_is_some():
+    config = conditional(0.5)
+    dataset = data.load(config.data, "train")
+    trainer = build.trainer(config, dataset)
+    from vdm.run.data import condition
+    from vdm.run.training.batches import make_batch
+
+    told = condition.build(trainer.model.network, dataset, "none")
+    batch = make_batch(dataset, told, config, 0)
+    for rate, moves in ((0.5, True), (0.0, False)):
+        train = dataclasses.replace(config.train, cond_dropout=rate)
+        # Without decay of weights and where the first gradients of an embedding are not zero.
+        optimizer = dataclasses.replace(config.optimizer, weight_decay=0.0)
+        changed = trainer._replace(
+            config=dataclasses.replace(config, train=train, optimizer=optimizer)
+        )
+        state = init_state(changed, batch)
+        before = state.params["network"]["class_embed"]["embedding"][3]
+        step = jax.jit(functools.partial(train_step, trainer=changed))
+        for _ in range(12):  # behind layers that start at zero
+            state, metrics = step(state, batch)
+        after = state.params["network"]["class_embed"]["embedding"][3]
+        decayed = before * (np.linalg.norm(after) / np.linalg.norm(before))
+        assert bool(np.any(np.abs(after - decayed) > 1e-6)) == moves
+        assert np.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (lambda: conditional(0.1, optional_cond=False), r"cond_dropout=0.1 needs .*optional_cond"),
+        (lambda: conditional(0.0), "optional_cond=True needs train.cond_dropout above 0"),
+        (lambda: conditional(0.1, num_classes=None), "optional_cond needs a condition"),
+        (
+            lambda: conditional(0.1, num_classes=None, cond_dim=2),
+            "optional_cond=True needs model.network.num_classes",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(config, message):
+    config = config()
+    with pytest.raises(UserError, match=message):
+        parts.prepare(config)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_a_share_is_from_zero_to_below_one(rate):
+    with pytest.raises(UserError, match=r"'train.cond_dropout' must be in \[0, 1\)"):
+        conditional(rate)

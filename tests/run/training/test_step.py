@@ -1,0 +1,369 @@
+"""The training step's gradients, all from one pass, against one direct gradient each."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oracles import keys, within
+from trainers import ENDS, INTERIOR, LINEAR, MONOTONE, SIZE, build
+from vdm import adaptive, noise_levels, schedules, weightings
+from vdm.run.errors import UserError
+from vdm.run.training import step as steps
+from vdm.run.training.step import Noise, gradients
+
+
+def make_noise(positions, parts=1, seed=0):
+    every = keys(seed, SIZE + parts)
+    return Noise(positions, every[:SIZE], every[SIZE:])
+
+
+def low_discrepancy():
+    return noise_levels.low_discrepancy(keys(7, 1)[0], SIZE)
+
+
+def bpd(nats):
+    return nats / (2 * np.log(2))
+
+
+def bound(trainer, params, batch, levels, noise, num_steps=None):
+    """The terms of the bound with the step's own noise, and dropout of its own in each part."""
+    m, terms = len(noise.dropout), []
+    for k, dropout_key in enumerate(noise.dropout):
+        part = jax.tree.map(lambda leaf, k=k: leaf[k::m], (noise.keys, batch.x, levels))
+        terms.append(
+            trainer.model.vlb(
+                params,
+                part[0],
+                part[1],
+                noise_levels=part[2],
+                num_steps=num_steps,
+                dropout_key=dropout_key,
+            )
+        )
+    order = jnp.argsort(jnp.concatenate([jnp.arange(SIZE)[k::m] for k in range(m)]))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *terms)
+
+
+def same(ours, direct, rtol=1e-10):
+    assert jax.tree.structure(ours) == jax.tree.structure(direct)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(direct), strict=True):
+        assert one.dtype == jnp.float64 and np.any(np.abs(other) > 1e-6)
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol * np.abs(other).max())
+
+
+def with_shape(params, shape):
+    return {**params, "schedule": {**params["schedule"], "shape": shape}}
+
+
+@pytest.mark.parametrize(
+    ("draw", "parts"), [("low_discrepancy", 1), ("stratified", 3), ("uniform", 6)]
+)
+def test_shape_descends_the_variance_and_the_rest_the_bound(draw, parts):
+    trainer, state, batch = build(MONOTONE, parts, draw=draw)
+    t = getattr(noise_levels, draw)(keys(7, 1)[0], SIZE)
+    noise = make_noise(t, parts)
+    loss, terms, ours, _ = gradients(trainer, state, batch, noise)
+
+    def mean_bound(params):
+        return bpd(jnp.mean(bound(trainer, params, batch, t, noise).total))
+
+    def mean_square(shape):
+        params = with_shape(state.params, shape)
+        return jnp.mean(jnp.square(bpd(bound(trainer, params, batch, t, noise).diffusion)))
+
+    value, direct = jax.value_and_grad(mean_bound)(state.params)
+    np.testing.assert_allclose([loss, terms.total], value, rtol=1e-12)
+    same(ours["network"], direct["network"])
+    same(ours["schedule"]["ends"], direct["schedule"]["ends"])
+    shape = jax.grad(mean_square)(state.params["schedule"]["shape"])
+    same(ours["schedule"]["shape"], shape)
+    assert any(
+        np.abs(one - other).max() > 0.1 * np.abs(one).max()
+        for one, other in zip(
+            jax.tree.leaves(shape), jax.tree.leaves(direct["schedule"]["shape"]), strict=True
+        )
+    )
+
+
+@pytest.mark.parametrize("weighting", ["v", "sigmoid", "edm_monotone"])
+def test_a_weighted_loss_has_its_own_variance(weighting):
+    trainer, state, batch = build(INTERIOR, weighting={"name": weighting})
+    t = low_discrepancy()
+    noise = make_noise(t)
+    loss, terms, ours, _ = gradients(trainer, state, batch, noise)
+
+    def weighted(params):
+        log_snr = trainer.model.schedule.log_snr(params["schedule"], t)
+        weight = getattr(weightings, weighting)(log_snr)
+        return bpd(weight * bound(trainer, params, batch, t, noise).diffusion)
+
+    value, direct = jax.value_and_grad(lambda p: jnp.mean(weighted(p)))(state.params)
+    np.testing.assert_allclose(loss, value, rtol=1e-12)
+    true_bound = bpd(jnp.mean(bound(trainer, state.params, batch, t, noise).total))
+    np.testing.assert_allclose(terms.total, true_bound, rtol=1e-12)
+    same(ours["network"], direct["network"])
+    shape = jax.grad(lambda s: jnp.mean(weighted(with_shape(state.params, s)) ** 2))(
+        state.params["schedule"]["shape"]
+    )
+    same(ours["schedule"]["shape"], shape)
+
+
+def test_only_the_variance_has_a_gradient_in_the_shape_on_average():
+    trainer, state, batch = build(MONOTONE, draw="uniform")
+    shape = state.params["schedule"]["shape"]
+
+    @jax.jit
+    @jax.vmap
+    def both(words):
+        every = jax.random.split(jax.random.wrap_key_data(words), SIZE + 2)
+        t = noise_levels.uniform(every[-1], SIZE)
+        noise = Noise(t, every[:SIZE], every[SIZE:-1])
+
+        def mean_bound(shape):
+            params = with_shape(state.params, shape)
+            return bpd(jnp.mean(bound(trainer, params, batch, t, noise).total))
+
+        _, _, ours, _ = gradients(trainer, state, batch, noise)
+        return jax.grad(mean_bound)(shape), ours["schedule"]["shape"]
+
+    of_bound, of_variance = both(jax.random.key_data(keys(3, 2000)))
+    assert all(within(leaf, 0.0) for leaf in of_bound.values())
+    assert all(np.any(np.abs(leaf) > 1e-6) for leaf in of_bound.values())
+    assert not any(within(of_variance[name], 0.0) for name in ("weight", "hidden_weight"))
+
+
+@pytest.mark.parametrize("law", ["sigmoid", "adaptive"])
+@pytest.mark.parametrize(
+    ("weighting", "parts", "draw"), [("elbo", 2, "low_discrepancy"), ("v", 1, "uniform")]
+)
+def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting, parts, draw):
+    learned = weighting == "elbo"
+    schedule = schedules.learned_linear(*ENDS) if learned else schedules.cosine(*ENDS)
+    block = {"name": law}
+    if law == "adaptive":
+        block |= {"num_bins": 70, "decay": 0.9, "floor": 0.2}
+    trainer, state, batch = build(
+        schedule, parts, law=block, weighting={"name": weighting}, draw=draw
+    )
+    if law == "adaptive":
+        assert all(part.shape == (70,) for part in state.levels)
+        mass, first, more = np.random.default_rng(4).gamma(1.0, 1.0, (3, 70))
+        histogram = (100 * mass, mass, mass * first, mass * (first**2 + more))
+        state = state._replace(levels=adaptive.Histogram(*map(jnp.asarray, histogram)))
+    u = low_discrepancy()
+    noise = make_noise(u, parts)
+    loss, terms, ours, histogram = gradients(trainer, state, batch, noise)
+
+    def levels_of(params):
+        at = functools.partial(trainer.model.schedule.log_snr, params["schedule"])
+        ends = at(jnp.asarray(0.0)), at(jnp.asarray(1.0))
+        if law == "sigmoid":
+            return noise_levels.sigmoid_law(u, *ends)
+        weight = None if learned else weightings.v
+        even = draw != "uniform"
+        return adaptive.levels(state.levels, u, *ends, stratified=even, floor=0.2, weighting=weight)
+
+    def mean_loss(params):
+        levels = levels_of(params)
+        terms = bound(trainer, params, batch, levels, noise)
+        if learned:
+            return bpd(jnp.mean(terms.total))
+        return bpd(jnp.mean(jnp.exp(-0.5 * levels.log_snr) * terms.diffusion))
+
+    value, direct = jax.value_and_grad(mean_loss)(state.params)
+    np.testing.assert_allclose(loss, value, rtol=1e-12)
+    same(ours, direct)
+    levels = levels_of(state.params)
+    each = bound(trainer, state.params, batch, levels, noise)
+    np.testing.assert_allclose(terms.total, bpd(jnp.mean(each.total)), rtol=1e-12)
+    if law == "sigmoid":
+        assert histogram == ()
+        return
+    error = 2 * np.asarray(each.diffusion / levels.inverse_density)
+    high, low = trainer.model.schedule.log_snr(state.params["schedule"], jnp.asarray([0.0, 1.0]))
+    bins = np.floor((high - np.asarray(levels.log_snr)) / (high - low) * 70).astype(int)
+    expected = [np.array(part) for part in state.levels]
+    assert len(set(bins.tolist())) == SIZE
+    for k, value in zip(bins, error, strict=True):
+        expected[0][k] += 1
+        for part, new in zip(expected[1:], (1.0, value, value**2), strict=True):
+            part[k] = 0.9 * part[k] + 0.1 * new
+    for part, other in zip(histogram, expected, strict=True):
+        np.testing.assert_allclose(part, other, rtol=1e-10)
+
+
+def one_step(trainer, state, batch, monkeypatch):
+    """A training step, with the noise that it drew and the gradients that it got."""
+    seen = []
+
+    def spy(trainer, state, batch, noise):
+        seen.append((noise, gradients(trainer, state, batch, noise)))
+        return seen[0][1]
+
+    monkeypatch.setattr(steps, "gradients", spy)
+    return jax.jit(lambda: (*steps.train_step(state, batch, trainer=trainer), *seen))()
+
+
+@pytest.mark.parametrize("weighting", ["elbo", "v"])
+def test_a_step_is_one_of_the_optimiser_and_of_the_average(weighting, monkeypatch):
+    law = {"name": "adaptive", "num_bins": 9}
+    trainer, state, batch = build(LINEAR, 2, law=law, weighting={"name": weighting})
+    ema = jax.tree.map(lambda p: p + 1.0, state.params)
+    state = state._replace(step=jnp.asarray(5, jnp.int32), ema=ema)
+    after, metrics, (_, (loss, terms, gradient, levels)) = one_step(
+        trainer, state, batch, monkeypatch
+    )
+    assert len(levels.mass) == 9
+    updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
+    params = jax.tree.map(jnp.add, state.params, updates)
+    average = jax.tree.map(lambda old, new: 0.4 * old + 0.6 * new, ema, params)  # 6/15 of the old
+    expected = steps.TrainState(
+        jnp.asarray(6, jnp.int32), params, average, opt_state, levels, state.rollbacks
+    )
+    chex.assert_trees_all_close(after, expected, rtol=1e-10)
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+    expected = {
+        **{"loss": terms.total, **terms._asdict(), "gradient_norm": norm},
+        **{"log_snr_max": ENDS[0], "log_snr_min": ENDS[1]},
+        **({} if weighting == "elbo" else {"objective": loss}),
+    }
+    assert set(metrics) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_allclose(metrics[key], value, rtol=1e-10)
+    assert weighting == "elbo" or not np.isclose(loss, terms.total)
+
+
+@pytest.mark.parametrize(
+    ("draw", "parts"), [("low_discrepancy", 1), ("stratified", 2), ("uniform", 3)]
+)
+def test_every_step_draws_its_own_noise_for_every_example(draw, parts, monkeypatch):
+    trainer, state, batch = build(LINEAR, parts, draw=draw)
+    # The gradients are not looked at.
+    nothing = jnp.zeros(()), steps.VLB(*jnp.zeros((3,))), state.params, ()
+    monkeypatch.setattr(f"{__name__}.gradients", lambda *args: nothing)
+    every = []
+    for step in range(4):
+        now = state._replace(step=jnp.asarray(step, jnp.int32))
+        noise = one_step(trainer, now, batch, monkeypatch)[2][0]
+        assert noise.keys.shape == noise.positions.shape == (SIZE,)
+        assert noise.dropout.shape == (parts,)
+        every.append(noise)
+    for leaves in zip(*((*n[1:], n.positions) for n in every), strict=True):
+        words = np.concatenate([jax.random.key_data(x) if x.dtype != float else x for x in leaves])
+        assert len(np.unique(words, axis=0)) == len(words)
+    u = np.sort([n.positions for n in every], axis=1)
+    even = np.allclose(np.diff(u, axis=1), 1 / SIZE)
+    one_each = np.all(np.floor(u * SIZE) == np.arange(SIZE))
+    assert (even, one_each) == {
+        "low_discrepancy": (True, True),
+        "stratified": (False, True),
+        "uniform": (False, False),
+    }[draw]
+
+
+def test_finite_steps_are_a_plain_gradient_of_their_bound():
+    trainer, state, batch = build(schedules.learned_linear(*ENDS), num_steps="9")
+    t = low_discrepancy()
+    noise = make_noise(t)
+    loss, _, ours, _ = gradients(trainer, state, batch, noise)
+
+    def mean_bound(params):
+        return bpd(jnp.mean(bound(trainer, params, batch, t, noise, num_steps=9).total))
+
+    value, direct = jax.value_and_grad(mean_bound)(state.params)
+    np.testing.assert_allclose(loss, value, rtol=1e-12)
+    same(ours, direct)
+
+
+def test_gradients_do_not_depend_on_the_devices():
+    """Two devices that hold three examples each give what one gives with all six."""
+    trainer, state, batch = build(MONOTONE, 3)
+    noise = make_noise(low_discrepancy(), 3)
+    alone = jax.jit(functools.partial(gradients, trainer))(state, batch, noise)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.NamedSharding(mesh, jax.P("data"))
+    whole = jax.NamedSharding(mesh, jax.P())
+    sharded = jax.device_put(batch, spread), jax.device_put(noise, Noise(spread, spread, whole))
+    assert len(sharded[0].x.sharding.device_set) == 2
+    together = jax.jit(functools.partial(gradients, trainer))(
+        jax.device_put(state, whole), *sharded
+    )
+    for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10 * np.abs(one).max())
+
+
+V = {"name": "v"}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "objective", "message"),
+    [
+        (MONOTONE, {"weighting": V}, "learned end points need the elbo weighting: got 'v'"),
+        (
+            schedules.learned_linear(*ENDS),
+            {"weighting": {"name": "sigmoid", "bias": -1.0}},
+            "narrowing the range",
+        ),
+        (
+            schedules.learned_unpinned(*ENDS, width=5),
+            {"weighting": V},
+            "learned end points need the elbo weighting: got 'v'",
+        ),
+        (MONOTONE, {"law": {"name": "sigmoid"}}, "learned interior needs the law 'schedule'"),
+        (INTERIOR, {"law": {"name": "adaptive"}}, "got 'adaptive'.*no influence"),
+        (INTERIOR, {"num_steps": "10"}, "num_steps = 10 goes with.*no learned interior"),
+        (LINEAR, {"num_steps": "10", "weighting": V}, "num_steps = 10 goes with the elbo"),
+        (LINEAR, {"num_steps": "10", "law": {"name": "adaptive"}}, "the law 'schedule'"),
+        (LINEAR, {"num_steps": "0"}, "num_steps must be inf or at least 1: got '0'"),
+        (LINEAR, {"num_steps": "ten"}, "num_steps must be inf or at least 1: got 'ten'"),
+        (LINEAR, {"draw": "stratifed"}, "unknown objective.draw.*mean 'stratified'"),
+        (LINEAR, {"law": {"name": "adaptiv"}}, "unknown objective.law.*mean 'adaptive'"),
+        (
+            LINEAR,
+            {"weighting": {"name": "edm_monoton"}},
+            "unknown objective.weighting.*mean 'edm_monotone'",
+        ),
+        (
+            LINEAR,
+            {"weighting": {"name": "sigmoid", "bais": 1.0}},
+            "unknown config key 'objective.weighting.bais'.*mean 'objective.weighting.bias'",
+        ),
+        (
+            LINEAR,
+            {"law": {"name": "adaptive", "bins": 9}},
+            "unknown config key 'objective.law.bins'.*mean 'objective.law.num_bins'",
+        ),
+        (LINEAR, {"law": {"name": "adaptive", "num_bins": 0}}, "num_bins must be a whole number"),
+        (LINEAR, {"law": {"name": "adaptive", "floor": 0.0}}, r"floor in \(0, 1\]"),
+        (LINEAR, {"law": {"name": "adaptive", "decay": 1.0}}, r"decay must be in \[0, 1\)"),
+        (
+            LINEAR,
+            {"weighting": {"name": "elbo", "bias": 1.0}},
+            "'elbo' takes no arguments: got 'bias'",
+        ),
+        (LINEAR, {"weighting": {"name": "p2", "k": -1.0}}, "k must be positive: got -1.0"),
+        (LINEAR, {"weighting": {"name": "sigmoid", "bias": "a"}}, "objective.weighting"),
+        (LINEAR, {"weighting": {"name": "edm_monotone", "mean": 9.4, "std": 4.0}}, "two peaks"),
+    ],
+)
+def test_refused_objectives(schedule, objective, message, unchecked):
+    with pytest.raises(UserError, match=message):
+        build(schedule, **objective)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "objective"),
+    [
+        (INTERIOR, {"weighting": V}),
+        (MONOTONE, {"draw": "uniform"}),
+        (schedules.learned_linear(*ENDS), {"law": {"name": "adaptive"}}),
+        (schedules.learned_linear(*ENDS), {"num_steps": "10"}),
+        (LINEAR, {"weighting": V, "law": {"name": "adaptive", "num_bins": 9}}),
+    ],
+)
+def test_objectives_that_are_not_refused(schedule, objective):
+    build(schedule, **objective)

@@ -1,0 +1,253 @@
+"""The compressed file: a header, blocks that stand alone, and a checksum of the whole.
+
+A file is a row of sections, each a mark of four bytes, the length of its body, a CRC-32 of the
+body, a CRC-32 of these twelve bytes, and the body; numbers are unsigned, of 32 bits, the lowest
+byte first.
+
+    89 56 44 4D  header  the version of the format (one byte), then a msgpack of `Header`'s values
+    89 42 4C 4B  block   its number, a CRC-32 of the data in it, and the coder's words
+    89 45 4E 44  end     the first 8 bytes of the SHA-256 of all that stands before
+
+The marks of blocks are looked for where a section is damaged, so what is intact after it is found
+again. Whatever a file says of itself, reading takes no more memory than the names, one block and a
+few bytes for each block that is there, and its time grows with the file's length alone.
+"""
+
+import hashlib
+import io
+import itertools
+import math
+import mmap
+import pathlib
+import struct
+import zlib
+from typing import NamedTuple
+
+import msgpack
+import numpy as np
+
+from vdm.run.config.schema import MAX_COMPRESS_BATCH, MAX_RESOLUTION, MAX_STEPS
+from vdm.run.errors import UserError
+
+VERSION = 1
+HEADER, BLOCK, END = b"\x89VDM", b"\x89BLK", b"\x89END"
+KINDS = ("npy", "npz", "png", "images")
+_START = struct.Struct("<4sII")  # mark, length of the body, CRC-32 of the body
+_FRAME = struct.Struct("<4sIII")  # and a CRC-32 of these
+_BLOCK = struct.Struct("<II")  # number of the block, CRC-32 of its data
+_DIGEST_BYTES = 8
+_MAX_DIMS = 2**31  # of one example
+_MAX_NAMES = 2**28  # bytes of all names together
+
+
+class Header(NamedTuple):
+    """What the whole file is made of."""
+
+    kind: str  # what was compressed, and what is written back
+    names: tuple[str, ...]  # of the files of a folder, or of the array of an .npz
+    num_examples: int
+    shape: tuple[int, ...]  # of one example
+    dtype: str
+    per_block: int  # examples; the last block may have fewer
+    model: bytes  # the first 8 of the SHA-256 of all parameters
+    schedule: bytes  # the first 4 of the SHA-256 of the chain's noise levels
+    probe: bytes  # the 4 of `Codec.fingerprint` on the machine that wrote
+    num_steps: int
+    batch_size: int  # examples in one call of the network
+    resolution: int  # the lattices' spacing is 2^-resolution of a step's standard deviation
+
+
+class Block(NamedTuple):
+    """Examples that are coded together, independently of all others."""
+
+    number: int
+    data_crc: int
+    words: np.ndarray  # uint32
+
+
+class Survey(NamedTuple):
+    """What of a file is intact: its header, where its blocks are, and what is wrong."""
+
+    header: Header
+    blocks: dict[int, tuple[int, int]]  # by number: where the body is, and its length
+    damage: str | None
+
+
+class Writer:
+    """Writes the sections of one file, in order."""
+
+    def __init__(self, file: io.BufferedIOBase, header: Header):
+        self._file, self._sum = file, hashlib.sha256()
+        values = {**header._asdict(), "names": _pack_names(header.names)}
+        self._section(HEADER, bytes([VERSION]) + msgpack.packb(list(values.values())))
+
+    def block(self, block: Block) -> None:
+        """Write one block; their numbers are 0, 1, 2, ... in this order."""
+        words = np.ascontiguousarray(block.words, "<u4").tobytes()
+        self._section(BLOCK, _BLOCK.pack(block.number, block.data_crc) + words)
+
+    def end(self) -> None:
+        """Write the checksum of all that was written."""
+        self._section(END, self._sum.digest()[:_DIGEST_BYTES])
+
+    def _section(self, mark: bytes, body: bytes) -> None:
+        start = _START.pack(mark, len(body), zlib.crc32(body))
+        whole = start + struct.pack("<I", zlib.crc32(start)) + body
+        self._file.write(whole)
+        self._sum.update(whole)
+
+
+def survey(path: pathlib.Path) -> Survey:
+    """Look through a file; raises UserError if it is none of ours, or its header is damaged."""
+    with _open(path) as file, _map(file, path) as data:
+        if data[: len(HEADER)] != HEADER:
+            raise UserError(f"{path} is no file of `vdm compress` (its first bytes are others)")
+        found = _section_at(data, 0)
+        if found is None:
+            raise UserError(f"{path}: its header is damaged, and without it nothing can be read")
+        header, at = _read_header(data[_FRAME.size : found], path), found
+        blocks: dict[int, tuple[int, int]] = {}
+        damage, ended = None, False
+        while at < len(data) and not ended:
+            end = _section_at(data, at)
+            if end is None:
+                damage = damage or f"the section at byte {at:,} is damaged"
+                at = data.find(BLOCK, at + 1)
+                if at < 0:
+                    break
+                continue
+            body = at + _FRAME.size
+            if data[at : at + 4] == BLOCK:
+                number, _ = _BLOCK.unpack_from(data, body)
+                if number in blocks:
+                    damage = damage or f"block {number} is there twice"
+                blocks.setdefault(number, (body, end - body))
+            elif data[at : at + 4] == END:
+                ended = True
+                if data[body:end] != _sha256(data, at)[:_DIGEST_BYTES]:
+                    damage = damage or "the checksum of the whole is another"
+            at = end
+        if not ended:
+            damage = damage or "it has no end"
+        elif at < len(data):
+            damage = damage or f"{len(data) - at:,} bytes stand after its end"
+        total = num_blocks(header)
+        if surplus := [number for number in blocks if number >= total]:
+            damage = damage or f"block {surplus[0]} is one too many"
+        blocks = {number: blocks[number] for number in sorted(blocks) if number < total}
+        if len(blocks) < total:
+            first = next(number for number in itertools.count() if number not in blocks)
+            damage = damage or f"block {first} is missing"
+        return Survey(header, blocks, damage)
+
+
+def read_block(path: pathlib.Path, where: tuple[int, int]) -> Block:
+    """Return the block whose body `survey` has found there."""
+    start, length = where
+    with _open(path) as file:
+        file.seek(start)
+        body = file.read(length)
+    number, data_crc = _BLOCK.unpack_from(body)
+    return Block(number, data_crc, np.frombuffer(body, "<u4", offset=_BLOCK.size))
+
+
+def num_blocks(header: Header) -> int:
+    """Return how many blocks a file with this header has."""
+    return -(-header.num_examples // header.per_block)
+
+
+def examples_of(header: Header, number: int) -> range:
+    """Return which examples are in a block."""
+    start = number * header.per_block
+    return range(start, min(start + header.per_block, header.num_examples))
+
+
+def _open(path: pathlib.Path) -> io.BufferedReader:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _map(file: io.BufferedReader, path: pathlib.Path) -> mmap.mmap:
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # an empty file, a pipe
+        raise UserError(f"{path} is no file of `vdm compress`: {error}") from error
+
+
+def _section_at(data: mmap.mmap, at: int) -> int | None:
+    """Return where the section at a place ends, None unless it is whole and its CRC is right."""
+    if at + _FRAME.size > len(data):
+        return None
+    mark, length, body_crc, crc = _FRAME.unpack_from(data, at)
+    end = at + _FRAME.size + length
+    # First, so that a length that is none costs nothing.
+    if crc != zlib.crc32(data[at : at + _START.size]):
+        return None
+    if mark not in (HEADER, BLOCK, END) or end > len(data):
+        return None
+    if mark == BLOCK and (length < _BLOCK.size or length % 4):
+        return None
+    with memoryview(data) as view, view[at + _FRAME.size : end] as body:
+        return end if zlib.crc32(body) == body_crc else None
+
+
+def _sha256(data: mmap.mmap, end: int) -> bytes:
+    with memoryview(data) as view, view[:end] as part:
+        return hashlib.sha256(part).digest()
+
+
+def _pack_names(names: tuple[str, ...]) -> bytes:
+    return zlib.compress("\0".join(names).encode(errors="surrogateescape")) if names else b""
+
+
+def _read_header(body: bytes, path: pathlib.Path) -> Header:
+    if body[:1] != bytes([VERSION]):
+        raise UserError(
+            f"{path} is of version {body[0] if body else 'none'} of the format: this vdm reads "
+            f"version {VERSION}"
+        )
+    try:
+        values = dict(zip(Header._fields, msgpack.unpackb(body[1:]), strict=True))
+        names, shape = _unpack_names(values["names"]), tuple(values["shape"])
+        header = Header(**{**values, "names": names, "shape": shape})
+        _check(header)
+    # Whatever is wrong in it: its checksum is right, so that it was written by something else.
+    except Exception as error:
+        raise UserError(f"{path}: its header makes no sense ({error})") from error
+    return header
+
+
+def _unpack_names(packed: bytes) -> tuple[str, ...]:
+    if not packed:
+        return ()
+    text = zlib.decompressobj().decompress(packed, _MAX_NAMES).decode(errors="surrogateescape")
+    return tuple(text.split("\0"))
+
+
+def _check(header: Header) -> None:
+    """Raise ValueError for values that `vdm compress` does not write."""
+
+    def whole(value, most):
+        return type(value) is int and 1 <= value <= most
+
+    names, examples = len(set(header.names)), header.num_examples
+    sums = (header.model, 8), (header.schedule, 4), (header.probe, 4)
+    right = {
+        "kind": header.kind in KINDS,
+        "num_examples": whole(examples, 2**48) and (header.kind != "png" or examples == 1),
+        "per_block": whole(header.per_block, 2**31),
+        "num_steps": whole(header.num_steps, MAX_STEPS),
+        "batch_size": whole(header.batch_size, MAX_COMPRESS_BATCH),
+        "resolution": type(header.resolution) is int and 0 <= header.resolution <= MAX_RESOLUTION,
+        "shape": all(whole(side, _MAX_DIMS) for side in header.shape)
+        and 0 < math.prod(header.shape) <= _MAX_DIMS,
+        "dtype": np.dtype(header.dtype).kind in "iub",
+        "names": names == len(header.names)
+        and names == {"images": examples, "npz": 1}.get(header.kind, 0),
+        "model": all(type(part) is bytes and len(part) == size for part, size in sums),
+    }
+    for name, fine in right.items():
+        if not fine:
+            raise ValueError(f"{name} is {getattr(header, name)!r}"[:80])

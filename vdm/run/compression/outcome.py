@@ -1,0 +1,62 @@
+"""What compressing came to: how many bytes, of what they are made, and what was lost."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+MIN_WIDTH = 100
+
+
+class Compressed(NamedTuple):
+    """How many bytes a file takes, and of what they are made, in bits."""
+
+    num_examples: int
+    num_dims: int  # of one example
+    num_bytes: int
+    net_bits: float  # of the coder, without its seed
+    seed_bits: float
+    ideal_bits: np.ndarray  # [n], of the path that was coded
+    bound_bits: np.ndarray  # [n], whose mean is the bound's
+    seconds: float
+
+
+class Restored(NamedTuple):
+    """How many examples a file has, and which of them could not be restored."""
+
+    num_examples: int
+    missing: tuple[range, ...]
+    seconds: float
+
+
+def show_compressed(made: Compressed) -> None:
+    """Print what a compressed file takes, in bits per dimension, and what the model promises."""
+    total = made.num_examples * made.num_dims
+    bits = 8 * made.num_bytes
+    table = Table(title=f"{made.num_examples} examples, {made.num_bytes:,} bytes")
+    for heading in ("bits per dimension", ""):
+        table.add_column(heading, justify="left" if heading else "right", no_wrap=True)
+    rows = {
+        "the file": f"{bits / total:.4f}",
+        "of which the coder's bits": f"{made.net_bits / total:.4f}",
+        "    bits to begin with": f"{made.seed_bits / total:.4f}",
+        "    header and checksums": f"{(bits - made.net_bits - made.seed_bits) / total:.4f}",
+        "ideal code of the same latents": _with_error(made.ideal_bits / made.num_dims),
+        "bound with as many steps": _with_error(made.bound_bits / made.num_dims),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console = Console(width=max(Console().width, MIN_WIDTH))
+    console.print(table)
+    console.print(
+        f"{made.seconds:.1f} s, {made.num_examples / made.seconds:.1f} examples/s", highlight=False
+    )
+
+
+def _with_error(each: np.ndarray) -> str:
+    """Return mean ± standard error, where there are enough to have one."""
+    if len(each) < 2:
+        return f"{each.mean():.4f}"
+    return f"{each.mean():.4f} ± {each.std(ddof=1) / math.sqrt(len(each)):.4f}"

@@ -1,0 +1,23 @@
+"""The data sets by name, the user's own, and what is done with their examples."""
+
+from vdm.run.data.sets import (
+    DATA_FILE,
+    DATASETS,
+    EXAMPLES_OF_TFDS,
+    FILES,
+    SPLITS,
+    keep,
+    kept_shape,
+    load,
+)
+
+__all__ = [
+    "DATASETS",
+    "DATA_FILE",
+    "EXAMPLES_OF_TFDS",
+    "FILES",
+    "SPLITS",
+    "keep",
+    "kept_shape",
+    "load",
+]

@@ -1,0 +1,179 @@
+"""A folder of images of one size, decoded without loss.
+
+With subfolders train/ and test/ those are the splits; without them a tenth of the images is
+held out as test. Where every image of the data set lies in a subfolder, these are its classes.
+"""
+
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vdm.run.data.dataset import Dataset, Examples, Stored, content_hash
+from vdm.run.errors import UserError
+
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# What an image of each of Pillow's modes is read as: nothing here loses anything.
+MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "I;16": "I;16"}
+
+
+class Folder(NamedTuple):
+    """What is known of a folder without decoding its images: paths are relative, sorted."""
+
+    files: dict[str, tuple[str, ...]]  # by split
+    classes: tuple[str, ...] | None
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+
+
+def load(path: str, split: str) -> Dataset:
+    """Return a split of a folder of images; raises UserError naming the file that is at fault."""
+    root, folder = pathlib.Path(path), survey(path)
+    files = folder.files[split]
+
+    def take(index: np.ndarray) -> Examples:
+        chosen = [files[i] for i in index]
+        x = np.stack([decode(root / file, folder) for file in chosen])
+        ids = np.array([f"{f}:{content_hash(i)}" for f, i in zip(chosen, x, strict=True)])
+        return Examples(x, _labels(chosen, folder, split), ids)
+
+    return Dataset(
+        "images",
+        split,
+        Stored(len(files), folder.shape, folder.dtype, take),
+        version=f"images/{root.resolve().name}",
+        num_classes=None if folder.classes is None else len(folder.classes),
+        levels=1 + np.iinfo(folder.dtype).max,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def survey(path: str) -> Folder:
+    """Look at the folder and at the head of every image file; no image is decoded."""
+    root = pathlib.Path(path)
+    if not root.is_dir():
+        raise UserError(f"no folder {path!r} (data.path), looked for from {root.cwd()}")
+    everything = sorted(_images_below(root))
+    if (root / "train").is_dir() or (root / "test").is_dir():
+        parts = {s: [f for f in everything if f.startswith(f"{s}/")] for s in ("train", "test")}
+        depth = 1
+    else:
+        # By the hash of the name: an image that is added moves almost none of the others.
+        order = sorted(everything, key=lambda file: hashlib.sha256(file.encode()).digest())
+        num_test = -(-len(order) // 10)
+        parts = {"train": sorted(order[num_test:]), "test": sorted(order[:num_test])}
+        depth = 0
+    for split, files in parts.items():
+        if not files:
+            raise UserError(
+                f"{path!r} has no images to {split} on: expected files ending in "
+                f"{', '.join(ENDINGS)} in train/ and test/, or at least two in the folder itself"
+            )
+    shape, dtype = common(root, [*parts["train"], *parts["test"]])
+    names = [file.split("/")[depth:] for files in parts.values() for file in files]
+    classes = tuple(sorted({n[0] for n in names})) if all(len(n) > 1 for n in names) else None
+    return Folder({s: tuple(files) for s, files in parts.items()}, classes, shape, dtype)
+
+
+def _images_below(root: pathlib.Path) -> Iterator[str]:
+    """Yield all images relative to the folder, through links too, but nothing that is hidden."""
+    for folder, inner, names in os.walk(root, followlinks=True):
+        here = pathlib.Path(folder)
+        # A link back to a folder that one is in already would go on for ever.
+        above = {here.resolve()}
+        for parent in here.relative_to(root).parents:
+            above.add((root / parent).resolve())
+        inner[:] = [
+            name
+            for name in inner
+            if not name.startswith(".") and (here / name).resolve() not in above
+        ]
+        for name in names:
+            if name.lower().endswith(ENDINGS) and not name.startswith("."):
+                yield (here / name).relative_to(root).as_posix()
+
+
+def common(root: pathlib.Path, files: list[str]) -> tuple[tuple[int, int, int], np.dtype]:
+    """Return the shape and type that all images have; raises UserError naming two that differ."""
+    first = _head(root / files[0])
+    for file in files[1:]:
+        head = _head(root / file)
+        if head != first:
+            raise UserError(
+                f"the images in {str(root)!r} differ: {files[0]} is {_said(first)}, {file} is "
+                f"{_said(head)}; expected one size and one kind"
+            )
+    (width, height), mode = first
+    channels = 3 if mode == "RGB" else 1
+    return (height, width, channels), np.dtype(np.uint16 if mode == "I;16" else np.uint8)
+
+
+def _head(file: pathlib.Path) -> tuple[tuple[int, int], str]:
+    with _opened(file) as image:
+        kind = _kind(image, file)
+        if kind not in MODES:
+            raise UserError(
+                f"{file} is an image of the kind {kind}: expected one frame, grey (8 or 16 bits) "
+                "or RGB (8 bits)"
+            )
+        return image.size, MODES[image.mode]
+
+
+def _kind(image: Image.Image, file: pathlib.Path) -> str:
+    """Return Pillow's name of the mode, and what of the file would be lost by reading it so."""
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except Exception as error:
+        raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
+    if frames > 1:
+        return f"{image.mode} of {frames} frames"
+    if "transparency" in image.info:
+        return f"{image.mode} with transparency"
+    # Pillow reads the upper half of these bits; only the decoder's argument tells.
+    if image.mode == "RGB" and any(";16" in str(tile) for tile in getattr(image, "tile", ())):
+        return "RGB of 16 bits"
+    return image.mode
+
+
+def _said(head: tuple[tuple[int, int], str]) -> str:
+    (width, height), mode = head
+    return f"{width}×{height} {mode}"
+
+
+def _opened(file: pathlib.Path) -> Image.Image:
+    try:
+        return Image.open(file)
+    # Whatever a damaged file makes a decoder stumble over, it is the file that is at fault.
+    except Exception as error:
+        raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
+
+
+def decode(file: pathlib.Path, folder: Folder) -> np.ndarray:
+    """Return an image [h, w, c]; raises UserError unless it is of the folder's shape and type."""
+    with _opened(file) as image:
+        try:
+            mode = MODES.get(image.mode, image.mode)
+            x = np.asarray(image if image.mode == mode else image.convert(mode))
+        except Exception as error:
+            raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
+    x = x.reshape(*x.shape[:2], -1)
+    if x.shape != folder.shape or x.dtype != folder.dtype:
+        raise UserError(f"the image {file} has changed while it was in use")
+    return x
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _labels(files: list[str], folder: Folder, split: str) -> np.ndarray | None:
+    if folder.classes is None:
+        return None
+    prefix = f"{split}/" if files[0].startswith(f"{split}/") else ""
+    names = [file.removeprefix(prefix).split("/")[0] for file in files]
+    return np.array([folder.classes.index(name) for name in names], np.int32)

@@ -1,0 +1,76 @@
+"""The data sets by name: real digits, two toys, one's own arrays and images, and many more."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vdm.choices import unknown
+from vdm.run.config import DataConfig
+from vdm.run.data import arrays, images, synthetic, tfds as tfds_images
+from vdm.run.data.dataset import Dataset
+from vdm.run.errors import UserError
+from vdm.run.system.files import read_json, write_json
+
+SPLITS = ("train", "test")
+DATA_FILE = "data.json"
+
+
+@functools.lru_cache(maxsize=4)
+def load(config: DataConfig, split: str) -> Dataset:
+    """Return a split of a data set, without decoding what is stored in files.
+
+    A name that is none of DATASETS or FILES is one of tensorflow-datasets. Raises UserError
+    for an unknown name or split, and for files that are missing or bad.
+    Read once: the caller must not write into the arrays.
+    """
+    known = (*DATASETS, *FILES, *EXAMPLES_OF_TFDS)
+    if config.name in FILES and not config.path:
+        raise UserError(f"the data set {config.name!r} needs data.path, a file or a folder")
+    if config.path and config.name not in FILES:
+        raise UserError(
+            f"data.path is for the data sets {' and '.join(FILES)}: got name={config.name!r}"
+        )
+    if config.name not in (*DATASETS, *FILES):
+        return tfds_images.load(config.name, split, known)
+    if split not in SPLITS:
+        raise UserError(unknown("split", split, SPLITS))
+    if config.name in FILES:
+        return FILES[config.name](config.path, split)
+    return DATASETS[config.name](split)
+
+
+def keep(dataset: Dataset, workdir: pathlib.Path) -> None:
+    """Write into the workdir what a run is trained on; raises UserError if that has changed.
+
+    Batches are drawn by the number of an example: with others among them, a resumed run
+    would see other batches than an uninterrupted one.
+    """
+    path = workdir / DATA_FILE
+    now = {"version": dataset.version, "num_examples": len(dataset), "shape": list(dataset.shape)}
+    before = read_json(path) if path.exists() else now
+    if before != now:
+        raise UserError(
+            f"{workdir} holds a run on other data: {_said(before)} there, {_said(now)} here. Use "
+            "another --workdir, or the same data to resume"
+        )
+    write_json(path, now)
+
+
+def kept_shape(workdir: pathlib.Path) -> tuple[int, ...]:
+    """Return the shape of an example that a workdir's run was trained on; raises UserError."""
+    return tuple(read_json(workdir / DATA_FILE)["shape"])
+
+
+def _said(kept: dict[str, Any]) -> str:
+    return f"{kept['num_examples']} examples {kept['shape']} of {kept['version']}"
+
+
+DATASETS: Mapping[str, Callable[[str], Dataset]] = {
+    "digits": synthetic.digits,
+    "swirl": synthetic.swirl,
+    "mixture": synthetic.mixture,
+}
+FILES: Mapping[str, Callable[[str, str], Dataset]] = {"arrays": arrays.load, "images": images.load}
+# A few of the many, to be named in messages.
+EXAMPLES_OF_TFDS = ("cifar10", "mnist", "downsampled_imagenet")

@@ -1,0 +1,1 @@
+"""What an evaluation measures: the bound, the ODE, the profile over λ, and their record."""

@@ -1,0 +1,135 @@
+"""The likelihood of every example of a data set under the probability-flow ODE."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm.losses import bits_per_dim
+from vdm.model import VDM
+from vdm.run.config import EvaluateConfig, parse
+from vdm.run.data.condition import Condition
+from vdm.run.data.dataset import Dataset
+from vdm.run.errors import as_user_error
+from vdm.run.evaluation import rows
+from vdm.run.evaluation.rows import RowFn
+from vdm.run.trained import Trained
+
+
+class Measured(NamedTuple):
+    """Per example: log-weights of its draws [n, k] and what they cost and lack [n]; nats.
+
+    `nfe` is the mean number of evaluations of its draws and `most` the largest; the
+    `standard_error` is that of the divergence.
+    """
+
+    log_weights: np.ndarray
+    nfe: np.ndarray
+    most: np.ndarray
+    standard_error: np.ndarray
+
+
+def check(
+    trained: Trained,
+    dataset: Dataset,
+    told: Condition,
+    settings: EvaluateConfig,
+    dequantisation: str | None,
+) -> None:
+    """Raise UserError for settings that do not fit, before anything is computed."""
+    first = np.arange(1)
+    part = dataset.take(first)
+    fn = _row_fn(trained, settings, dequantisation)
+    with as_user_error("evaluation by the ODE"):
+        jax.eval_shape(fn, trained.params, first, first, part.x, told.of(1, part.labels))
+
+
+def measure(
+    trained: Trained,
+    dataset: Dataset,
+    told: Condition,
+    settings: EvaluateConfig,
+    dequantisation: str | None,
+) -> Measured:
+    """Return what the draws of every example weigh, as many as the largest number asked for.
+
+    Raises UserError where a solve did not come to its end.
+    """
+    num_samples = max(parse.parse_counts(settings.num_samples))
+    found = rows.of_examples(
+        rows.compiled(_row_fn(trained, settings, dequantisation), trained.mesh),
+        trained.params,
+        trained.mesh,
+        dataset,
+        told,
+        per_example=1,
+        batch_size=settings.batch_size,
+        what=f"evaluate {dataset.split} ODE {dequantisation or ''}".rstrip(),
+        show=lambda done: f"{_bpd(done[:, :num_samples], dataset.num_dims):.3f} bpd",
+        problem="the ODE did not come to its end (a larger --tolerance helps, or --ode_steps)",
+    )[:, 0]
+    return Measured(found[:, :num_samples], *found[:, num_samples:].T)
+
+
+def bound(measured: Measured, num_samples: int, num_dims: int) -> np.ndarray:
+    """Return the bound with K = num_samples draws for every example, bits per dimension [n].
+
+    −log (1/K) Σ exp(log-weight), averaged over as many groups of K as there were draws for.
+    """
+    n, drawn = measured.log_weights.shape
+    groups = drawn // num_samples
+    weights = measured.log_weights[:, : groups * num_samples].reshape(n, groups, num_samples)
+    log_means = np.logaddexp.reduce(weights, axis=2) - np.log(num_samples)
+    return np.asarray(bits_per_dim(-log_means.mean(1), num_dims))
+
+
+def _bpd(done: np.ndarray, num_dims: int) -> float:
+    return float(np.mean(bits_per_dim(-done, num_dims)))
+
+
+def _row_fn(trained: Trained, settings: EvaluateConfig, dequantisation: str | None) -> RowFn:
+    return functools.partial(
+        _row,
+        model=trained.model,
+        settings=settings,
+        dequantisation=dequantisation,
+        num_samples=max(parse.parse_counts(settings.num_samples)),
+    )
+
+
+def _row(
+    params,
+    example,
+    row,
+    x,
+    cond,
+    *,
+    model: VDM,
+    settings: EvaluateConfig,
+    dequantisation: str | None,
+    num_samples: int,
+):
+    """Return the log-weights of an example's draws, evaluations a draw and their error; nats."""
+    del row  # an example's draws follow each other, for they share their probes
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(settings.seed), i))(example)
+    hutchinson = settings.divergence == "hutchinson"
+    adaptive = settings.ode_steps == 0
+    draws = model.log_weights(
+        params,
+        keys,
+        x,
+        cond,
+        dequantisation=dequantisation,
+        num_samples=num_samples,
+        divergence=settings.divergence,
+        num_probes=settings.num_probes if hutchinson else None,
+        rtol=settings.tolerance if adaptive else None,
+        atol=settings.tolerance if adaptive else None,
+        num_steps=None if adaptive else settings.ode_steps,
+    )
+    # One probe cannot tell its error: NaN, which is no sign of a solve that failed.
+    error = jnp.nan_to_num(jnp.mean(draws.standard_error, axis=0))
+    nfe = draws.nfe.astype(float)
+    return (*draws.log_weights, jnp.mean(nfe, axis=0), jnp.max(nfe, axis=0), error)

@@ -1,0 +1,78 @@
+"""A function of examples, taken over a whole data set a few rows at a time.
+
+Every example has the same number of rows, each told the example's position and its own number.
+What a row computes from these alone depends on neither the batch size nor the devices.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vdm.run import mesh as meshes
+from vdm.run.data.condition import Condition
+from vdm.run.data.dataset import Dataset
+from vdm.run.errors import UserError
+from vdm.run.system.progress import bar
+
+SECONDS = 5.0  # between two messages of the bar
+# (state, example [r], row [r], x [r, *d], cond) → arrays [r], compiled for a mesh.
+RowFn = Callable[..., tuple[jax.Array, ...]]
+
+
+def compiled(fn: RowFn, mesh: Mesh) -> RowFn:
+    """Return the function compiled, its results whole on every device."""
+    return jax.jit(fn, out_shardings=meshes.whole(mesh))
+
+
+def of_examples(
+    fn: RowFn,
+    state: Any,
+    mesh: Mesh,
+    dataset: Dataset,
+    told: Condition,
+    *,
+    per_example: int,
+    batch_size: int,
+    what: str,
+    show: Callable[[np.ndarray], str],
+    problem: str,
+) -> np.ndarray:
+    """Return fn's results for all rows of all examples, float64 [n, per_example, results].
+
+    `fn` comes from `compiled`; `state` is any tree of arrays that it is given. A bar says
+    `what` is measured, and what `show` makes of the rows done so far, [rows, results].
+    Raises UserError with the `problem` as soon as a result is not finite.
+    """
+    num_rows = len(dataset) * per_example
+    size = meshes.padded(mesh, min(batch_size, num_rows))
+    here = meshes.rows_here(mesh, size)
+    done: list[np.ndarray] = []
+    shown = 0.0
+    with bar(what, num_rows) as advance:
+        for start in range(0, num_rows, size):
+            # The last batch is filled up with its own last row; the copies are dropped.
+            row = np.minimum(start + here, num_rows - 1)
+            example = row // per_example
+            # Every example is read once, however many of its rows are in the batch.
+            distinct, where = np.unique(example, return_inverse=True)
+            part = dataset.take(distinct)
+            cond = told.of(len(distinct), part.labels)
+            cond = None if cond is None else cond[where]
+            batch = (example, row % per_example, part.x[where], cond)
+            results = jax.device_get(fn(state, *meshes.put(mesh, size, here, batch)))
+            end = min(start + size, num_rows)
+            done.append(np.stack(results, axis=-1).astype(np.float64)[: end - start])
+            lost = np.flatnonzero(~np.isfinite(done[-1]).all(axis=1))
+            if lost.size:
+                first = (start + lost[0]) // per_example
+                raise UserError(
+                    f"{problem}: {lost.size} of {end - start} rows, first of example {first}"
+                )
+            if end == num_rows or time.monotonic() > shown + SECONDS:
+                advance(end, show(np.concatenate(done)))
+                shown = time.monotonic()
+    return np.concatenate(done).reshape(len(dataset), per_example, -1)

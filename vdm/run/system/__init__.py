@@ -1,0 +1,1 @@
+"""Files, locks, processes and progress: nothing here knows of diffusion models."""

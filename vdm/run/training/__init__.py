@@ -1,0 +1,1 @@
+"""A training run: its parts, its step, and what watches over it."""

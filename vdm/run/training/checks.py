@@ -1,0 +1,113 @@
+"""What a model, its data and its settings must agree on, found before anything is computed."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from vdm import sde
+from vdm.choices import unknown
+from vdm.model import FINALS, VDM
+from vdm.run.config import Config, SampleConfig
+from vdm.run.data.condition import Condition
+from vdm.run.data.dataset import Dataset
+from vdm.run.errors import UserError, as_user_error
+from vdm.samplers import SAMPLERS as PLAIN_SAMPLERS, Sampler
+from vdm.samplers.grids import GRIDS
+
+SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
+    **PLAIN_SAMPLERS,
+    "euler_maruyama": sde.euler_maruyama,
+    "exponential": sde.exponential,
+}
+
+
+def sampler(text: str) -> Sampler:
+    """Return the sampler of a name, or of a name with arguments such as "heun:churn=0.2"."""
+    name, _, rest = text.partition(":")
+    if name not in SAMPLERS:
+        raise UserError(unknown("sampler", name, SAMPLERS))
+    known = inspect.signature(SAMPLERS[name]).parameters
+    arguments = {}
+    for word in rest.split(",") if rest else ():
+        key, _, value = word.partition("=")
+        if key not in known:
+            raise UserError(unknown(f"argument of the sampler {name}", key, known))
+        try:
+            arguments[key] = float(value)
+        except ValueError as error:
+            raise UserError(f"sampler {text!r}: {key} must be a number: got {value!r}") from error
+    with as_user_error(f"sampler {text!r}"):
+        return SAMPLERS[name](**arguments)
+
+
+def check_sampling(vdm: VDM, settings: SampleConfig) -> None:
+    """Raise UserError for a way to sample that does not exist, or not for this model."""
+    sampler(settings.sampler)
+    for name, word, words in (("grid", settings.grid, GRIDS), ("final", settings.final, FINALS)):
+        if word not in words:
+            raise UserError(unknown(f"sample.{name}", word, words))
+    check_clip(vdm, settings.clip_denoised)
+    if settings.guidance != 1.0 and not vdm.network.optional_cond:
+        raise UserError(
+            f"guidance={settings.guidance} needs a model that was trained with and without its "
+            "condition: model.network.optional_cond=True and train.cond_dropout above 0"
+        )
+
+
+def check_clip(vdm: VDM, clip_denoised: bool) -> None:
+    """Raise UserError if x̂ is to be clipped to the range of data that has none."""
+    if clip_denoised and vdm.likelihood.bounds is None:
+        raise UserError("clip_denoised is for integer data: real numbers have no range to clip to")
+
+
+def check_fit(vdm: VDM, data: Dataset, told: Condition) -> None:
+    """Raise UserError unless the model can take this data: levels, dtype, shape, condition."""
+    check_values(vdm, data)
+    x = data.take(np.arange(1)).x
+    with as_user_error(f"the model does not fit {data.version} {list(data.shape)}"):
+        jax.eval_shape(vdm.init, jax.random.key(0), x, told.of_samples(np.arange(1)))
+
+
+def check_values(vdm: VDM, data: Dataset) -> None:
+    """Raise UserError unless integer data stays within the levels of the likelihood."""
+    there = vdm.likelihood.levels
+    if there is None:
+        return
+    if data.levels is not None and there != data.levels:
+        raise UserError(
+            f"model.likelihood.levels is {there}, but {data.name} has {data.levels} levels "
+            f"(0 to {data.levels - 1})"
+        )
+    if data.largest is not None and data.largest.value >= there:
+        raise UserError(
+            f"model.likelihood.levels is {there} (0 to {there - 1}), but the largest value of "
+            f"{data.version} is {data.largest.value}, in {data.largest.where}"
+        )
+
+
+def check_dropped(network: Any, config: Config) -> None:
+    """Raise UserError unless conditions are dropped just where the network can go without."""
+    rate = config.train.cond_dropout
+    if network.optional_cond and network.num_classes is None:
+        raise UserError(
+            "model.network.optional_cond=True needs model.network.num_classes: training gives "
+            "classes, not vectors"
+        )
+    if rate and not network.optional_cond:
+        raise UserError(
+            f"train.cond_dropout={rate} needs model.network.optional_cond=True, a network that can "
+            "go without its condition"
+        )
+    if rate and config.data.augment != "none":
+        raise UserError(
+            f"train.cond_dropout={rate} would drop what data.augment={config.data.augment!r} tells "
+            "the network as well: expected one of the two"
+        )
+    if network.optional_cond and not rate:
+        raise UserError(
+            "model.network.optional_cond=True needs train.cond_dropout above 0: without it the "
+            "network never learns to go without its condition"
+        )

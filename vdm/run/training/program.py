@@ -1,0 +1,54 @@
+"""The compiled functions of a training run on its mesh: drawing the first state, and steps."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from vdm.run import mesh as meshes
+from vdm.run.training.step import Batch, Trainer, TrainState, init_state, train_step
+
+
+class Program(NamedTuple):
+    """What a training loop calls; `template` has the state's shapes and where they live."""
+
+    template: TrainState
+    init: jax.stages.Wrapped
+    # From a state and the batches of a dispatch to the next state and the steps' metrics.
+    step: jax.stages.Wrapped
+
+
+def template(trainer: Trainer, mesh: Mesh, example: Batch) -> TrainState:
+    """Return the shapes of a run's state and where they live; `example` is of any batch size."""
+    return meshes.of_state(mesh, jax.eval_shape(functools.partial(init_state, trainer, example)))
+
+
+def build(trainer: Trainer, mesh: Mesh, example: Batch) -> Program:
+    """Return the functions of a run; `example` is a batch of any size, for its shapes.
+
+    `step` takes as many batches as a dispatch has steps and returns their metrics stacked.
+    It is given the state's memory to write the next one into.
+    """
+    shapes = template(trainer, mesh, example)
+    places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    one = functools.partial(train_step, trainer=trainer)
+
+    def steps(state: TrainState, batches: Sequence[Batch]):
+        if len(batches) == 1:
+            state, metrics = one(state, batches[0])
+            return state, jax.tree.map(lambda value: value[None], metrics)
+        return jax.lax.scan(one, state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches))
+
+    return Program(
+        template=shapes,
+        init=jax.jit(
+            functools.partial(init_state, trainer, example),
+            out_shardings=places,
+            # Drawing parameters once is no work; compiling it with every optimisation is.
+            compiler_options={"xla_backend_optimization_level": 0},
+        ),
+        step=jax.jit(steps, donate_argnums=0, out_shardings=(places, meshes.whole(mesh))),
+    )

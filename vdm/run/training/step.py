@@ -1,0 +1,199 @@
+"""One training step: a pure function from a state and a batch to the next state and metrics."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vdm.losses import bits_per_dim
+from vdm.model import VDM, VLB
+from vdm.networks import drop_condition
+from vdm.run.config import Config
+from vdm.run.training import optim
+from vdm.run.training.objective import Objective
+from vdm.variance import two_gradients
+
+
+class TrainState(NamedTuple):
+    """All that a run needs to go on.
+
+    Batches follow from the seed and the step, noise from these and the number of roll-backs:
+    there is no random state and no position in the data besides.
+    """
+
+    step: jax.Array
+    params: Any
+    ema: Any
+    opt_state: Any
+    levels: Any  # the state of the law of λ, () where it has none
+    rollbacks: jax.Array  # how often the run went back from a loss that was not finite
+
+
+class Batch(NamedTuple):
+    """Examples and, for a conditional model, their condition."""
+
+    x: jax.Array | np.ndarray
+    cond: jax.Array | np.ndarray | None
+
+
+def init_key(seed: int) -> jax.Array:
+    """Return the key that parameters are drawn with."""
+    return jax.random.split(jax.random.key(seed))[0]
+
+
+def training_key(seed: int) -> jax.Array:
+    """Return the key whose fold with the step and the roll-backs gives the step's noise."""
+    return jax.random.split(jax.random.key(seed))[1]
+
+
+class Trainer(NamedTuple):
+    """The values that a training step is made of; none of them changes during a run."""
+
+    model: VDM
+    optimizer: optax.GradientTransformation
+    objective: Objective
+    config: Config
+
+
+class Noise(NamedTuple):
+    """A step's randomness, drawn once for the whole batch over all devices and micro-batches."""
+
+    positions: jax.Array  # [b], uniform in [0, 1) and even together, for the law of λ
+    keys: jax.Array  # [b], one for each example's ε
+    dropout: jax.Array  # one for each micro-batch
+
+
+def init_state(trainer: Trainer, batch: Batch) -> TrainState:
+    """Return the state before the first step."""
+    params = trainer.model.init(init_key(trainer.config.seed), batch.x, batch.cond)
+    # A copy: a donated buffer must not be donated twice.
+    ema = jax.tree.map(jnp.copy, params)
+    step, rollbacks = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    levels = trainer.objective.law.init()
+    return TrainState(step, params, ema, trainer.optimizer.init(params), levels, rollbacks)
+
+
+def train_step(
+    state: TrainState, batch: Batch, *, trainer: Trainer
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Return the next state and scalar metrics in bits per dimension.
+
+    The network and the end points of the schedule descend the loss: the mean negative
+    bound, or with a weighting the weighted diffusion term. `loss` among the metrics is
+    always the bound.
+    """
+    model, objective, config = trainer.model, trainer.objective, trainer.config
+    key = jax.random.fold_in(training_key(config.seed), state.step)
+    key = jax.random.fold_in(key, state.rollbacks)  # after a roll-back other noise
+    key_positions, key_noise, key_dropout = jax.random.split(key, 3)
+    noise = Noise(
+        objective.positions(key_positions, config.train.batch_size),
+        jax.random.split(key_noise, config.train.batch_size),
+        jax.random.split(key_dropout, config.train.accumulation_steps),
+    )
+    if config.train.cond_dropout and batch.cond is not None:
+        key_cond = jax.random.split(key, 4)[3]
+        cond = drop_condition(key_cond, jnp.asarray(batch.cond), config.train.cond_dropout)
+        batch = batch._replace(cond=cond)
+    loss, terms, gradient, levels_state = gradients(trainer, state, batch, noise)
+    updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = optim.ema_decay(config.optimizer, state.step)
+    ema = optax.incremental_update(params, state.ema, 1.0 - decay)
+    log_snr_fn = model.log_snr(params)
+    metrics = {
+        "loss": terms.total,
+        **terms._asdict(),
+        "gradient_norm": optax.tree.norm(gradient),
+        "log_snr_max": log_snr_fn(jnp.zeros(())),
+        "log_snr_min": log_snr_fn(jnp.ones(())),
+    }
+    if objective.weighting is not None:
+        metrics["objective"] = loss
+    state = TrainState(state.step + 1, params, ema, opt_state, levels_state, state.rollbacks)
+    return state, metrics
+
+
+def gradients(
+    trainer: Trainer, state: TrainState, batch: Batch, noise: Noise
+) -> tuple[jax.Array, VLB, Any, Any]:
+    """Return loss, mean terms (bits per dimension), two kinds of gradient, and the law's state.
+
+    The losses L_i of `two_gradients` are the diffusion terms, weighted where the objective is.
+    """
+    model, objective, size = trainer.model, trainer.objective, trainer.config.train.batch_size
+    to_bpd = functools.partial(bits_per_dim, num_dims=math.prod(batch.x.shape[1:]))
+    chex.assert_equal_shape_prefix((batch.x, noise.positions, noise.keys), 1)
+
+    def levels_fn(schedule_params):
+        if objective.num_steps is not None:
+            return noise.positions  # times, as they are
+        log_snr_fn = functools.partial(model.schedule.log_snr, schedule_params)
+        return objective.levels(state.levels, log_snr_fn, noise.positions)
+
+    def loss_fn(params, where, examples, keys, dropout_key):
+        terms = model.vlb(
+            params,
+            keys,
+            examples.x,
+            examples.cond,
+            noise_levels=where,
+            num_steps=objective.num_steps,
+            dropout_key=dropout_key,
+        )
+        chex.assert_type(tuple(terms), float)
+        terms = jax.tree.map(to_bpd, terms)
+        if objective.weighting is None:
+            return jnp.mean(terms.total), (terms, terms.diffusion)
+        weighted = objective.weighting(where.log_snr) * terms.diffusion
+        return jnp.mean(weighted), (terms, weighted)
+
+    def value_and_grad(params, levels):
+        of_examples = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+        return _accumulate(of_examples, params, (levels, batch, noise.keys), noise.dropout)
+
+    (loss, terms), gradient, levels = two_gradients(value_and_grad, levels_fn, state.params)
+    chex.assert_shape(tuple(terms), (size,))
+    diffusion = terms.diffusion / to_bpd(jnp.ones(()))
+    log_snr_fn = model.log_snr(state.params)
+    levels_state = objective.law.update(state.levels, log_snr_fn, levels, diffusion)
+    return loss, jax.tree.map(jnp.mean, terms), gradient, levels_state
+
+
+def _accumulate(value_and_grad, params, per_example, dropout_keys):
+    """Return what value_and_grad(params, *per_example, dropout_key) gives of the whole batch.
+
+    With several dropout keys the batch is cut into as many micro-batches, one after the
+    other; gradients by parameters are averaged, all that belongs to an example put together.
+    """
+    parts = dropout_keys.shape[0]
+    if parts == 1:
+        return value_and_grad(params, *per_example, dropout_keys[0])
+
+    # Micro-batch k takes the examples k, k + m, ...: of every device's share a part.
+    def cut(leaf):
+        return jnp.swapaxes(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 0, 1)
+
+    def join(leaf):
+        return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+
+    def one(total, part):
+        examples, dropout_key = part
+        (loss, aux), (gradient, by_example) = value_and_grad(params, *examples, dropout_key)
+        total = jax.tree.map(jnp.add, total, (loss, gradient))
+        return total, (aux, by_example)
+
+    zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+    xs = jax.tree.map(cut, per_example), dropout_keys
+    # XLA's CPU backend is dozens of times slower at convolutions in a loop: none there.
+    (loss, gradient), rest = jax.lax.scan(one, zeros, xs, unroll=jax.default_backend() == "cpu")
+    loss, gradient = jax.tree.map(lambda leaf: leaf / parts, (loss, gradient))
+    aux, by_example = jax.tree.map(join, rest)
+    # The mean over the batch, not over a micro-batch, is what an example's share is of.
+    by_example = jax.tree.map(lambda leaf: leaf / parts, by_example)
+    return (loss, aux), (gradient, by_example)

@@ -1,0 +1,74 @@
+"""How fast a run goes: steps and examples per second, and the share of the chip that it uses."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from vdm.run.training import flops
+from vdm.run.training.step import Batch, Trainer, TrainState
+
+# Dense bfloat16 (V100: float16) FLOP/s by the beginning of the device's name; the longest
+# name that fits counts.
+# NVIDIA: the data sheets of V100, A100, H100, H200; figures "with sparsity" are twice these.
+# TPU: cloud.google.com/tpu/docs, "peak compute per chip (bf16)".
+PEAK_FLOPS: Mapping[str, float] = {
+    "Tesla V100": 125e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H200 NVL": 835e12,
+    "TPU v4": 275e12,
+    "TPU v4 lite": 138e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Return what one device of a kind can do in FLOP/s, None where it is not known."""
+    fitting = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
+    return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
+
+
+def step_flops(trainer: Trainer, template: TrainState, example: Batch) -> float:
+    """Return the FLOPs of a training step over all devices: three times those of the network.
+
+    `template` has the shapes of a state, `example` those of a batch of any size. A gradient
+    takes two products for each one of the forward pass; the bound, the optimiser and the
+    average have none. What `remat` computes again is no work of the model.
+    """
+    size = trainer.config.train.batch_size
+    x, cond = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), tuple(example)
+    )
+
+    def forward(params, x, cond):
+        z = trainer.model.likelihood.encode(x)
+        return trainer.model.denoiser(params, cond)(z, jnp.zeros(z.shape[:1], z.dtype))
+
+    return 3.0 * flops.of(forward, template.params, x, cond)
+
+
+def full_speed(trainer: Trainer, mesh: Mesh, template: TrainState, example: Batch) -> float | None:
+    """Return the steps per second at the devices' peak, None where that is not known."""
+    peak = peak_flops(mesh.devices.flat[0].device_kind)
+    if peak is None:  # as on a CPU: nothing is traced for nothing
+        return None
+    return mesh.size * peak / step_flops(trainer, template, example)
+
+
+def rates(
+    num_steps: int, seconds: float, batch_size: int, full_speed: float | None
+) -> dict[str, float]:
+    """Return the rates for the metrics; `mfu`, the share of the peak, only where it is known."""
+    speed = num_steps / seconds
+    found = {"steps_per_second": speed, "examples_per_second": batch_size * speed}
+    return found if full_speed is None else {**found, "mfu": speed / full_speed}

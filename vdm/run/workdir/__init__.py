@@ -1,0 +1,1 @@
+"""What lies in a workdir: checkpoints, metrics, and the record of sessions."""

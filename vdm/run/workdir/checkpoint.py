@@ -1,0 +1,190 @@
+"""Checkpoints of a training state, by orbax: written beside, then renamed, in the background.
+
+A checkpoint holds a whole state, a NamedTuple with the step among its fields: of a training the
+parameters, their average, the optimiser's state, that of the law of λ, the step and the number of
+roll-backs. Noise and batches follow from the seed and the step, so there is no state of a generator
+or of a data set to keep, and the config lies in the workdir already.
+"""
+
+import contextlib
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import chex
+import jax
+import orbax.checkpoint as ocp
+
+from vdm.run.errors import UserError
+from vdm.run.system import processes
+from vdm.run.system.progress import say
+from vdm.run.workdir.checksum import checksum
+from vdm.run.workdir.quiet import quiet
+
+STATE = "state"
+
+
+@runtime_checkable
+class State(Protocol):
+    """A NamedTuple of trees of arrays, one of them the step."""
+
+    @property
+    def step(self) -> jax.Array:
+        """The number of steps taken."""
+        ...
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+S = TypeVar("S", bound=State)
+
+
+def folder_of(workdir: pathlib.Path) -> pathlib.Path:
+    """Return where the checkpoints of a workdir are."""
+    return (workdir / "checkpoints").absolute()  # orbax takes no relative path
+
+
+@contextlib.contextmanager
+def manager(workdir: pathlib.Path, *, kept: int) -> Iterator[ocp.CheckpointManager]:
+    """Yield orbax's manager of a workdir's checkpoints; leaving waits for a save in progress.
+
+    Raises UserError where the last of them could not be written.
+    """
+    folder = folder_of(workdir)
+    options = ocp.CheckpointManagerOptions(max_to_keep=kept, cleanup_tmp_directories=True)
+    with quiet():
+        checkpoints = ocp.CheckpointManager(folder, options=options)
+        try:
+            yield checkpoints
+        except BaseException:
+            # What went wrong in the block is what to tell, not what that did to the save.
+            with contextlib.suppress(Exception):
+                checkpoints.close()
+            raise
+        with _as_write_error(folder):
+            checkpoints.close()
+
+
+def save(checkpoints: ocp.CheckpointManager, state: State) -> None:
+    """Start saving the state under its step; returns before the files are written.
+
+    Waits for the save before, and raises UserError if that or this one fails.
+    """
+    values = {**state._asdict(), "checksum": checksum(state)}
+    with _as_write_error(pathlib.Path(checkpoints.directory)):
+        # Forced: orbax would silently leave out a step that it finds not due. Named ("state"):
+        # it would judge by the latest checkpoint, damaged or not, how to read all of them.
+        checkpoints.save(
+            int(state.step),
+            args=ocp.args.Composite(**{STATE: ocp.args.StandardSave(values)}),
+            force=True,
+        )
+
+
+def resume(checkpoints: ocp.CheckpointManager, template: S) -> S | None:
+    """Return the latest state that can be read, None where nothing was saved yet.
+
+    Later checkpoints, which are damaged, are set aside into checkpoints_damaged/ so that their
+    steps can be saved again. Raises UserError as `restore`.
+    """
+    folder = pathlib.Path(checkpoints.directory)
+    with _as_write_error(folder):
+        checkpoints.wait_until_finished()
+    if checkpoints.latest_step() is None:
+        return None
+    state = restore(checkpoints, template)
+    damaged = [step for step in checkpoints.all_steps() if step > int(state.step)]
+
+    def set_aside() -> None:
+        aside = folder.with_name(f"{folder.name}_damaged")
+        for step in damaged:
+            shutil.rmtree(aside / str(step), ignore_errors=True)
+            aside.mkdir(exist_ok=True)
+            (folder / str(step)).rename(aside / str(step))
+
+    with _as_write_error(folder):
+        processes.first_alone(set_aside)
+    checkpoints.reload()
+    return state
+
+
+def restore(checkpoints: ocp.CheckpointManager, template: S) -> S:
+    """Return the latest state that can be read, with the template's shapes and shardings.
+
+    It may have been saved from other devices, of another number of processes. Says on stderr
+    which checkpoints it has passed over. Raises UserError when there is none, or none that can
+    be read.
+    """
+    steps = sorted(checkpoints.all_steps(), reverse=True)
+    if not steps:
+        raise _no_checkpoint(pathlib.Path(checkpoints.directory).parent)
+    errors: list[UserError] = []
+    for step in steps:
+        try:
+            state = read(checkpoints, step, template)
+        except UserError as error:
+            errors.append(error)
+            continue
+        for passed_over in errors:
+            say(f"{passed_over}; taking the one of step {step}")
+        return state
+    raise errors[0]
+
+
+def read(checkpoints: ocp.CheckpointManager, step: int, template: S) -> S:
+    """Return the state saved under a step, laid out like the template; see `restore`."""
+    whole = template.step.sharding
+    checksum_shape = jax.ShapeDtypeStruct((), "uint32", sharding=whole)
+    target = {**template._asdict(), "checksum": checksum_shape}
+    problem: Exception | None = None
+    folder = pathlib.Path(checkpoints.directory) / str(step)
+    try:
+        # Not by the manager, whose processes would wait for one that has failed.
+        args = ocp.args.StandardRestore(target)
+        values = ocp.StandardCheckpointHandler().restore(folder / STATE, args=args)
+        chex.assert_trees_all_equal_shapes_and_dtypes(values, target)
+    # What orbax and tensorstore raise for a damaged file is not of one type.
+    except Exception as error:
+        problem = error
+    # Every process reads a part, and all go on from the same checkpoint.
+    if processes.all_agree(problem is None):
+        written = int(values.pop("checksum"))
+        state = type(template)(**values)
+        if written == int(checksum(state)):
+            return state
+        reason = "its numbers are not those that were written"
+    else:
+        reason = "another process could not read it" if problem is None else _first_line(problem)
+    raise UserError(
+        f"the checkpoint {folder} is damaged or of another model: {reason}"
+    ) from problem
+
+
+def load(workdir: pathlib.Path, template: S) -> S:
+    """Return the latest state of a workdir without writing to it; raises UserError as `restore`."""
+    folder = folder_of(workdir)
+    if not folder.is_dir():
+        raise _no_checkpoint(workdir)
+    with quiet():
+        options = ocp.CheckpointManagerOptions(read_only=True)  # which itself says what it sets
+        with ocp.CheckpointManager(folder, options=options) as checkpoints:
+            return restore(checkpoints, template)
+
+
+def _no_checkpoint(workdir: pathlib.Path) -> UserError:
+    return UserError(f"{workdir} holds no checkpoint: train first with `vdm train`")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [repr(error)]
+    return lines[0][:200]
+
+
+@contextlib.contextmanager
+def _as_write_error(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    # As above: a full disk reaches us as whatever the writing library makes of it.
+    except Exception as error:
+        raise UserError(f"cannot write a checkpoint into {folder}: {_first_line(error)}") from error
