@@ -35,7 +35,7 @@ def main(arguments):
         data = dataclasses.replace(config.data, in_memory=where)
         changed = dataclasses.replace(config, data=data)
         dataset = settle(made.dataset, where)
-        return on_devices(dataset, made.told, changed, made.mesh, 0)
+        return on_devices(dataset, made.condition, changed, made.mesh, 0)
 
     sources = {"batch kept": itertools.repeat(next(source("yes"))), "in memory": source("yes")}
     if isinstance(made.dataset.examples, Stored):

@@ -35,7 +35,6 @@ from matplotlib.figure import Figure
 
 import short_runs
 from vdm.run import config as configs, data
-from vdm.run.data import condition
 from vdm.run.data.dataset import settle
 from vdm.run.errors import UserError
 from vdm.run.evaluation import bound
@@ -110,10 +109,9 @@ def make_config(row, flags, steps, seed):
 
 def learn(config, seeds):
     """Train for each seed, all by one compilation; yield the bpd and seconds along each run."""
-    dataset, trainer, told, mesh, example = parts.prepare(config)
+    dataset, trainer, condition, mesh, example = parts.prepare(config)
     dataset = settle(dataset, config.data.in_memory)
     test = settle(data.load(config.data, "test"), config.data.in_memory)
-    told_test = condition.build(trainer.model.network, test, config.data.augment)
     template = programs.template(trainer, mesh, example)
     places = jax.tree.map(lambda leaf: leaf.sharding, template)
 
@@ -130,12 +128,21 @@ def learn(config, seeds):
         donate_argnums=0,
         out_shardings=places,
     )
-    run = Trained(config, trainer.model, mesh, None, 0, law=trainer.objective.law)
+    run = Trained(
+        config,
+        trainer.model,
+        mesh,
+        {},
+        0,
+        dataset.shape,
+        condition,
+        law=trainer.objective.law,
+    )
     fn = bound.row_fn(run, config.evaluate, clip_denoised=False)
 
     def bpd(params, state):
-        now = run._replace(params=params, levels=state.levels)
-        terms = bound.measure(fn, now, test, told_test, config.evaluate, None).terms
+        now = run._replace(params=params, law_state=state.law_state)
+        terms = bound.measure(fn, now, test, config.evaluate, None).terms
         return float(terms.sum(-1).mean())
 
     # Two processes on one core would see each other's seconds; not those of its own work.
@@ -143,7 +150,7 @@ def learn(config, seeds):
     ends = {round(config.train.num_steps * i / EVALUATIONS) for i in range(1, EVALUATIONS + 1)}
     compiled = None
     for seed in seeds:
-        upcoming = on_devices(dataset, told, dataclasses.replace(config, seed=seed), mesh, 0)
+        upcoming = on_devices(dataset, condition, dataclasses.replace(config, seed=seed), mesh, 0)
         state, points, seconds = init(seed), [], 0.0
         for done, batch in enumerate(upcoming, 1):
             if compiled is None:  # beforehand: no part of the seconds

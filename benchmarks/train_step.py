@@ -148,10 +148,10 @@ class Variant:
     """A compiled step, which is given back the state that it made."""
 
     def __init__(self, config, dataset, around=contextlib.nullcontext):
-        _, trainer, told, self.mesh, example = parts.of(config, dataset)
+        _, trainer, condition, self.mesh, example = parts.of(config, dataset)
         with around():
             program = programs.build(trainer, self.mesh, example)
-            self.batch = next(on_devices(dataset, told, config, self.mesh, 0))
+            self.batch = next(on_devices(dataset, condition, config, self.mesh, 0))
             self.state = program.init()
             self.compiled = program.step.lower(self.state, [self.batch]).compile()
         self.flops = throughput.step_flops(trainer, program.template, example)
@@ -214,8 +214,8 @@ VARIANTS = {
 
 
 def inside(config, dataset):
-    _, trainer, told, _, _ = parts.of(config, dataset)
-    batch = jax.device_put(make_batch(dataset, told, config, 0))
+    _, trainer, condition, _, _ = parts.of(config, dataset)
+    batch = jax.device_put(make_batch(dataset, condition, config, 0))
     params = init_state(trainer, batch).params
     key, model = jax.random.key(1), trainer.model
 

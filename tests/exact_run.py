@@ -10,6 +10,7 @@ import numpy as np
 import runs
 from vdm import VDM, adaptive, laws, likelihoods, schedules
 from vdm.run import config as configs, mesh, trained
+from vdm.run.data.condition import Condition
 
 MESH = mesh.make(configs.DevicesConfig())
 
@@ -37,11 +38,11 @@ def with_law(name):
     model = VDM(schedules.linear(12.0, -12.0), ExactMixture(), likelihoods.gaussian(np.exp(-6.0)))
     objective = dataclasses.replace(runs.points().objective, law={"name": name})
     config = dataclasses.replace(runs.points(), objective=objective)
-    law, levels = laws.LAWS[name](), ()
+    law, law_state = laws.LAWS[name](), ()
     if name == "adaptive":
         first, more = np.random.default_rng(0).gamma(1.0, 1.0, (2, 100))
-        levels = adaptive.Histogram(
+        law_state = adaptive.Histogram(
             *map(jnp.asarray, (1e9 * np.ones(100), np.ones(100), first, first**2 + more))
         )
     params = {"schedule": {"ends": {}, "shape": {}}, "network": {}}
-    return trained.Trained(config, model, MESH, params, 0, "raw", law, levels)
+    return trained.Trained(config, model, MESH, params, 0, (2,), Condition(), "raw", law, law_state)

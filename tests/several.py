@@ -96,7 +96,7 @@ def five_steps(mesh, parts, dispatch):
 
 def gradient(mesh, num_parts, network):
     config = runs.images(network, batch_size=SIZE)
-    dataset, trainer, told, _, example = parts.prepare(config)
+    dataset, trainer, condition, _, example = parts.prepare(config)
     keep = optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.zeros_like, params),
         lambda gradient, state, params: (jax.tree.map(jnp.zeros_like, gradient), gradient),
@@ -106,7 +106,7 @@ def gradient(mesh, num_parts, network):
     trainer = trainer._replace(optimizer=keep, config=config)
     program = programs.build(trainer, mesh, example)
     here = meshes.rows_here(mesh, SIZE)
-    batch = meshes.put(mesh, SIZE, here, make_batch(dataset, told, config, 0, here))
+    batch = meshes.put(mesh, SIZE, here, make_batch(dataset, condition, config, 0, here))
     state, metrics = program.step(away(program.init()), [batch])
     return {**gathered(mesh, state.opt_state), **jax.device_get(metrics)}
 

@@ -15,7 +15,7 @@ import pytest
 import runs
 from vdm.run import cli, data
 from vdm.run.config import ObjectiveConfig, OptimizerConfig
-from vdm.run.data import condition
+from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError
 from vdm.run.training import build, parts, program as programs
 from vdm.run.training.batches import make_batch
@@ -40,11 +40,10 @@ def test_the_config_fits_its_data(path, monkeypatch, tmp_path):
         if "is not prepared" not in str(error):
             raise
         pytest.skip(str(error))
-    trainer = build.trainer(config, dataset)
-    told = condition.build(trainer.model.network, dataset, config.data.augment)
-    is_told = path.stem in ("cifar10_aug", "digits_conditional", "digits_guided")
-    assert (told != condition.Condition()) == is_told
-    assert len(make_batch(dataset, told, config, 0).x) == config.train.batch_size
+    condition = parts.of(config, dataset).condition
+    conditional = path.stem in ("cifar10_aug", "digits_conditional", "digits_guided")
+    assert (condition != Condition()) == conditional
+    assert len(make_batch(dataset, condition, config, 0).x) == config.train.batch_size
     text = path.read_text()
     assert f"vdm train    --config=experiments/{path.name} --workdir=runs/{path.stem}" in text
 

@@ -1,0 +1,18 @@
+"""The machinery around the models: configs, data, training, evaluation, and the command line."""
+
+import pathlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from vdm.run.trained import Trained
+
+
+def load(workdir: str | pathlib.Path, params: str = "ema") -> "Trained":
+    """Return the trained run of a workdir at its latest checkpoint, on all devices there are.
+
+    Its data set need not be at hand. `params` is "ema" for the averaged parameters or "raw" for
+    the last ones. Raises UserError if there is no run, or for another word.
+    """
+    from vdm.run import trained  # late: a config file imports this package, and needs none of it
+
+    return trained.load(workdir, params)

@@ -77,17 +77,16 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    from vdm.run import data, figures, sample, trained
+    from vdm.run import figures, sample, trained
 
     run = trained.load(options.workdir)
     settings = overrides.override(run.config.sample, options)
     checks.check_sampling(run.model, settings)
-    dataset = data.load(run.config.data, "train")
     out = options.out or options.workdir / "samples.png"
     # Refused before the work, not after.
-    figures.kind(out, dataset.shape, run.model.likelihood.levels)
+    figures.kind(out, run.shape, run.model.likelihood.levels)
     processes.first_alone(lambda: check_writable(out.parent))
-    sample.save(sample.sample(run, options.num, settings), run, out, dataset)
+    sample.save(sample.sample(run, options.num, settings), run, out)
     _say(f"written to {out}")
     return 0
 
@@ -125,18 +124,17 @@ def _import(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _compress(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    from vdm.run import compress, data, trained
+    from vdm.run import compress, trained
     from vdm.run.compression import files as contents
 
     source = contents.read(options.source)
     if options.out.exists() and options.out.samefile(options.source):
         raise UserError(f"{options.out} is what is to be compressed: expected another OUT")
-    run = trained.load_without_data(options.workdir)
+    run = trained.load(options.workdir, devices=trained.one_device())
     settings = overrides.override(run.config.compress, options)
     parse.check_compress(settings)
-    shape = data.kept_shape(options.workdir)
     with sigterm_leaves():
-        made = compress.compress(run, shape, source, options.out, settings)
+        made = compress.compress(run, source, options.out, settings)
     outcome.show_compressed(made)
     _say(f"written to {options.out}")
     return 0
@@ -144,14 +142,11 @@ def _compress(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _decompress(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    from vdm.run import compress, data, trained
+    from vdm.run import compress, trained
 
-    run = trained.load_without_data(options.workdir)
-    shape = data.kept_shape(options.workdir)
+    run = trained.load(options.workdir, devices=trained.one_device())
     with sigterm_leaves():
-        restored = compress.decompress(
-            run, shape, options.source, options.out, recover=options.recover
-        )
+        restored = compress.decompress(run, options.source, options.out, recover=options.recover)
     _say(f"{restored.num_examples} examples, {restored.seconds:.1f} s: written to {options.out}")
     if not restored.missing:
         return 0

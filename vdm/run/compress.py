@@ -7,11 +7,11 @@ make of a known question. All are looked at before anything is written.
 
 import hashlib
 import itertools
+import math
 import pathlib
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +23,6 @@ from vdm.run.compression.files import Contents
 from vdm.run.compression.format import Block, Header
 from vdm.run.compression.outcome import Compressed, Restored
 from vdm.run.config import CompressConfig
-from vdm.run.data import augment
 from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.system.files import replacing
@@ -37,21 +36,20 @@ CHUNK_BYTES = 2**26  # of examples whose values are looked at together
 
 def compress(
     run: Trained,
-    shape: tuple[int, ...],
     source: Contents,
     out: pathlib.Path,
     config: CompressConfig,
 ) -> Compressed:
     """Compress what `contents.read` has found with a run's model into one file, with a bar.
 
-    Raises UserError for examples that are not of the model's `shape` and levels, for a model
-    without levels or one that has to be told a class, and for numbers out of range.
+    Raises UserError for examples that are not of the model's shape and levels, for a model
+    without levels or one that needs the class of each example, and for numbers out of range.
     """
     start = time.perf_counter()
-    _check(source, shape, run)
+    _check(source, run)
     with as_user_error("vdm compress"):
-        made, told = _codec(run, shape, config.num_steps, config.batch_size, config.resolution)
-        probe = _probe(made, told)
+        made, condition = _codec(run, config.num_steps, config.batch_size, config.resolution)
+        probe = _probe(made, condition)
     header = Header(
         kind=source.kind,
         names=source.names,
@@ -74,7 +72,7 @@ def compress(
                 rows = container.examples_of(header, number)
                 x = source.take(rows)
                 shown = _within(advance, rows.start, start)
-                one = made.encode(x.astype(np.int64), told.of(len(rows), None), advance=shown)
+                one = made.encode(x.astype(np.int64), condition.of(len(rows), None), advance=shown)
                 writer.block(Block(number, _crc(x, header), one.words))
                 encoded.append(one._replace(words=one.words[:0]))
                 advance(rows.stop, _line(encoded, made, rows.stop, start))
@@ -82,7 +80,7 @@ def compress(
         num_bytes = temporary.stat().st_size
     return Compressed(
         num_examples=source.size,
-        num_dims=int(np.prod(shape)),
+        num_dims=math.prod(run.shape),
         num_bytes=num_bytes,
         net_bits=sum(one.net_bits for one in encoded),
         seed_bits=sum(one.seed_bits for one in encoded),
@@ -92,9 +90,7 @@ def compress(
     )
 
 
-def decompress(
-    run: Trained, shape: tuple[int, ...], path: pathlib.Path, out: pathlib.Path, *, recover: bool
-) -> Restored:
+def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: bool) -> Restored:
     """Write what was compressed into a file again, with a bar.
 
     With `recover` what is intact of a damaged file is restored. Raises UserError, before
@@ -112,14 +108,14 @@ def decompress(
             f"intact{more}"
         )
     contents.check_target(out, header)
-    if header.model != model_sum(run) or header.shape != shape:
+    if header.model != model_sum(run) or header.shape != run.shape:
         raise UserError(
             f"{path} was compressed with another model than this run's: expected the fingerprint "
             f"{model_sum(run).hex()}, got {header.model.hex()}"
         )
     with as_user_error(str(path)):
-        made, told = _codec(run, shape, header.num_steps, header.batch_size, header.resolution)
-        probe = _probe(made, told)
+        made, condition = _codec(run, header.num_steps, header.batch_size, header.resolution)
+        probe = _probe(made, condition)
     if header.schedule != _schedule_sum(made) or header.probe != probe:
         raise UserError(
             f"{path} cannot be decompressed here: the model computes other numbers on this "
@@ -132,8 +128,8 @@ def decompress(
             rows = container.examples_of(header, number)
             block = container.read_block(path, where)
             try:
-                shown, told_rows = _within(advance, done, start), told.of(len(rows), None)
-                x = made.decode(block.words, len(rows), told_rows, advance=shown)
+                shown, cond = _within(advance, done, start), condition.of(len(rows), None)
+                x = made.decode(block.words, len(rows), cond, advance=shown)
                 x = x.astype(header.dtype)
                 if _crc(x, header) != block.data_crc:
                     raise DamagedError("what was decoded is not what was encoded")
@@ -169,45 +165,43 @@ def model_sum(run: Trained) -> bytes:
 
 
 def _codec(
-    run: Trained, shape: tuple[int, ...], num_steps: int, batch_size: int, resolution: int
+    run: Trained, num_steps: int, batch_size: int, resolution: int
 ) -> tuple[Codec, Condition]:
     made = run.model.codec(
         run.params,
-        shape,
+        run.shape,
         num_steps=num_steps,
         batch_size=batch_size,
         ramp=RAMP,
         spacing=2.0**-resolution,
         seed=SEED,
     )
-    return made, _told(run, shape)
+    return made, _condition(run)
 
 
-def _told(run: Trained, shape: tuple[int, ...]) -> Condition:
-    """Return what the network is told of every example: nothing, or that it is as it came."""
-    network: Any = run.model.network
-    if network.num_classes is None or network.optional_cond:
+def _condition(run: Trained) -> Condition:
+    """Return the condition of what is in a file: none, or that it is not augmented."""
+    if run.model.network.optional_cond:
         return Condition()
-    name = run.config.data.augment
-    if name != "none" and network.num_classes == augment.num_flags(name, shape):
-        return Condition(None, network.num_classes)
+    if run.condition.num_classes is None:
+        return run.condition
     raise UserError(
-        f"this model has to be told which of {network.num_classes} classes an example is of, and "
-        "a file to compress does not say: expected a model without classes, or one that was "
+        f"this model needs to know which of {run.condition.num_classes} classes an example is of, "
+        "and a file to compress does not say: expected a model without classes, or one that was "
         "trained with and without them (train.cond_dropout)"
     )
 
 
-def _check(source: Contents, shape: tuple[int, ...], run: Trained) -> None:
+def _check(source: Contents, run: Trained) -> None:
     """Raise UserError unless the examples are of the model's shape and levels."""
-    levels = getattr(run.model.likelihood, "levels", None)
+    levels = run.model.likelihood.levels
     if levels is None:
         raise UserError(f"only integers can be compressed: this model has {run.model.likelihood}")
-    if source.shape != shape:
+    if source.shape != run.shape:
         raise UserError(
-            f"the model is of examples {list(shape)}: got {source.size} of {list(source.shape)}"
+            f"the model is of examples {list(run.shape)}: got {source.size} of {list(source.shape)}"
         )
-    rows = max(1, CHUNK_BYTES // (int(np.prod(shape)) * source.dtype.itemsize))
+    rows = max(1, CHUNK_BYTES // (math.prod(run.shape) * source.dtype.itemsize))
     for start in range(0, source.size, rows):
         x = source.take(range(start, min(start + rows, source.size)))
         bad = (x < 0) | (x >= levels)
@@ -223,8 +217,8 @@ def _schedule_sum(made: Codec) -> bytes:
     return hashlib.sha256(made.lattice().log_snr.tobytes()).digest()[:4]
 
 
-def _probe(made: Codec, told: Condition) -> bytes:
-    return made.fingerprint(told.of(made.batch_size, None)).to_bytes(4, "little")
+def _probe(made: Codec, condition: Condition) -> bytes:
+    return made.fingerprint(condition.of(made.batch_size, None)).to_bytes(4, "little")
 
 
 def _crc(x: np.ndarray, header: Header) -> int:

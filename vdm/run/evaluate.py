@@ -19,8 +19,6 @@ from vdm import laws
 from vdm.losses import bits_per_dim
 from vdm.run import data, mesh as meshes
 from vdm.run.config import EvaluateConfig, parse, schema
-from vdm.run.data import condition
-from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset, ids_checksum, settle
 from vdm.run.evaluation import bound, ode as flow, profile
 from vdm.run.evaluation.bound import TERMS
@@ -54,17 +52,16 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     where = trained.config.data.in_memory
     test = data.load(trained.config.data, split)
     subset = _subset(data.load(trained.config.data, "train"), len(test))
-    checks.check_values(trained.model, test)
+    checks.check_data(trained.model, trained.shape, trained.condition, test)
     _check(trained, test, settings, names)
     results: list[dict[str, Any]] = []
     kept: dict[str, np.ndarray] = {}
     for stored in [test] if split == "train" or "vlb" not in names else [test, subset]:
         dataset = settle(stored, where)  # it is read for every bound, and for its checksum
-        told = condition.build(trained.model.network, dataset, trained.config.data.augment)
         common = {**_common(trained, dataset, settings), "ids_checksum": ids_checksum(dataset)}
         for name in names if stored is test else ["vlb"]:
             measure = _vlb if name == "vlb" else _ode
-            records, of_examples = measure(trained, dataset, told, settings)
+            records, of_examples = measure(trained, dataset, settings)
             results += [{**record, **common} for record in records]
             if stored is test:
                 kept |= of_examples
@@ -89,7 +86,6 @@ Measured = tuple[list[dict[str, Any]], dict[str, np.ndarray]]
 def _vlb(
     trained: Trained,
     dataset: Dataset,
-    told: Condition,
     settings: EvaluateConfig,
 ) -> Measured:
     """Return a record for every T, plain and clipped, and the terms of every example."""
@@ -99,7 +95,7 @@ def _vlb(
     for clip in (False, True) if settings.clip_denoised else (False,):
         fn = bound.row_fn(trained, settings, clip_denoised=clip)
         measured = {
-            num_steps: bound.measure(fn, trained, dataset, told, settings, num_steps)
+            num_steps: bound.measure(fn, trained, dataset, settings, num_steps)
             for num_steps in parse.parse_num_steps(settings.num_steps)
         }
         curve = None
@@ -128,14 +124,13 @@ def _vlb(
 def _ode(
     trained: Trained,
     dataset: Dataset,
-    told: Condition,
     settings: EvaluateConfig,
 ) -> Measured:
     """Return a record for every dequantisation and number of draws, and each example's bound."""
     records: list[dict[str, Any]] = []
     kept: dict[str, np.ndarray] = {}
     for dequantisation in _dequantisations(trained, settings):
-        measured = flow.measure(trained, dataset, told, settings, dequantisation)
+        measured = flow.measure(trained, dataset, settings, dequantisation)
         error = bits_per_dim(measured.standard_error, dataset.num_dims)
         for num_samples in parse.parse_counts(settings.num_samples):
             bpd = flow.bound(measured, num_samples, dataset.num_dims)
@@ -168,9 +163,8 @@ def _check(trained: Trained, test: Dataset, settings: EvaluateConfig, names: lis
     """Raise UserError for what the settings ask of the data and cannot be had."""
     checks.check_clip(trained.model, settings.clip_denoised)
     if "ode" in names:
-        told = condition.build(trained.model.network, test, trained.config.data.augment)
         for dequantisation in _dequantisations(trained, settings):
-            flow.check(trained, test, told, settings, dequantisation)
+            flow.check(trained, test, settings, dequantisation)
 
 
 def _dequantisations(trained: Trained, settings: EvaluateConfig) -> list[str | None]:

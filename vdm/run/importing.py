@@ -21,12 +21,11 @@ import numpy as np
 from vdm import VDM, interop
 from vdm.run import config as configs, data, mesh as meshes
 from vdm.run.config import Config
-from vdm.run.data import condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.system import lock
 from vdm.run.system.files import check_writable
-from vdm.run.training import build, checks, program as programs
+from vdm.run.training import parts, program as programs
 from vdm.run.training.step import Batch, TrainState
 from vdm.run.workdir import checkpoint
 from vdm.schedules.fixed import Linear
@@ -166,18 +165,16 @@ def prepare(path: pathlib.Path, config: Config, stated: Collection[str]) -> Impo
             f"{path} models images [height, width, {channels}]: got {dataset.version} of shape "
             f"{list(dataset.shape)}"
         )
-    trainer = build.trainer(config, dataset)
-    checks.check_dropped(trainer.model.network, config)
-    told = condition.build(trainer.model.network, dataset, config.data.augment)
+    trainer, condition = parts.fitted(config, dataset)
     one = np.arange(1)
-    example = Batch(dataset.take(one).x, told.of_samples(one))
+    example = Batch(dataset.take(one).x, condition.of_samples(one))
     template = programs.template(trainer, meshes.for_results(config), example)
     state = TrainState(
         step=jnp.asarray(found.step),
         params=params,
         ema=ema,
         opt_state=trainer.optimizer.init(params),
-        levels=trainer.objective.law.init(),
+        law_state=trainer.objective.law.init(),
         rollbacks=jnp.asarray(0),
     )
     state = jax.tree.map(
@@ -243,24 +240,24 @@ def _settle(
 
     And which of its values have made way. Raises UserError where one of them was `stated`.
     """
-    parts, network = config.model, model.network
+    asked, network = config.model, model.network
     ends = {
-        key: parts.schedule.get(key, getattr(model.schedule, key))
+        key: asked.schedule.get(key, getattr(model.schedule, key))
         for key in ("log_snr_max", "log_snr_min")
     }
     schedule: dict[str, Any] = {"name": SCHEDULES[type(model.schedule)], **ends}
     if isinstance(model.schedule, LearnedUnpinned):
         schedule["width"] = model.schedule.width
-    likelihood = parts.likelihood
+    likelihood = asked.likelihood
     if likelihood["name"] != "discretised":
         likelihood = {"name": "discretised", "levels": 256}
-    kept = {key: value for key, value in parts.network.items() if key in NETWORK_KEYS}
+    kept = {key: value for key, value in asked.network.items() if key in NETWORK_KEYS}
     settled = dataclasses.replace(
         config,
         # Without the conditioning there is nothing that an augmentation could be told by.
         data=dataclasses.replace(config.data, augment="none"),
         model=dataclasses.replace(
-            parts,
+            asked,
             schedule=schedule,
             likelihood=likelihood,
             prediction=model.prediction,

@@ -33,16 +33,17 @@ def for_training(config: Config) -> Mesh:
     return mesh
 
 
-def for_results(config: Config) -> Mesh:
+def for_results(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Return the mesh to evaluate and sample on, whatever devices the run was trained on.
 
     Parameters are cut as in training as far as the number of devices allows it.
     """
-    return make(DevicesConfig(fsdp=math.gcd(config.devices.fsdp, jax.device_count())))
+    count = jax.device_count() if devices is None else len(devices)
+    return make(DevicesConfig(fsdp=math.gcd(config.devices.fsdp, count)), devices)
 
 
 def make(config: DevicesConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Return the mesh over the devices, all of every process unless told otherwise.
+    """Return the mesh over the devices, all of every process by default.
 
     Raises UserError where `fsdp` does not divide their number.
     """

@@ -10,15 +10,13 @@ import numpy as np
 
 from vdm.run import data, figures, mesh as meshes
 from vdm.run.config import SampleConfig
-from vdm.run.data import condition
-from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError
 from vdm.run.system import processes
-from vdm.run.system.progress import bar
+from vdm.run.system.progress import bar, say
 from vdm.run.trained import Trained
 from vdm.run.training import checks
 
-PAGE = 64  # samples on a page, unless told otherwise
+PAGE = 64  # samples on a page, by default
 
 
 def sample(trained: Trained, num: int, settings: SampleConfig) -> np.ndarray:
@@ -32,21 +30,31 @@ def sample(trained: Trained, num: int, settings: SampleConfig) -> np.ndarray:
     return np.concatenate(drawn)[:num]
 
 
-def write(
-    trained: Trained, num: int, settings: SampleConfig, path: pathlib.Path, dataset: Dataset
-) -> None:
-    """Write `num` samples as a picture or an array, beside the data set where that is points."""
+def write(trained: Trained, num: int, settings: SampleConfig, path: pathlib.Path) -> None:
+    """Write `num` samples as a picture or an array; see `save`."""
     x = np.concatenate(list(chunks(trained, num, settings)))[:num]
-    save(x, trained, path, dataset)
+    save(x, trained, path)
 
 
-def save(x: np.ndarray, trained: Trained, path: pathlib.Path, dataset: Dataset) -> None:
-    """Write what was drawn; of several processes the first alone does."""
+def save(x: np.ndarray, trained: Trained, path: pathlib.Path) -> None:
+    """Write what was drawn, points beside as many of the data set where that is at hand.
+
+    Of several processes the first alone does.
+    """
     if processes.is_first():
         levels = trained.model.likelihood.levels
-        points = figures.kind(path, dataset.shape, levels) == "scatter"
-        some = dataset.take(np.arange(min(len(x), len(dataset)))).x if points else None
+        points = figures.kind(path, trained.shape, levels) == "scatter"
+        some = _data_points(trained, len(x)) if points else None
         figures.write(x, path, levels=levels, data=some)
+
+
+def _data_points(trained: Trained, num: int) -> np.ndarray | None:
+    try:
+        dataset = data.load(trained.config.data, "train")
+    except UserError as error:
+        say(f"the samples are drawn without the data beside them: {error}")
+        return None
+    return dataset.take(np.arange(min(num, len(dataset)))).x
 
 
 def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.ndarray]:
@@ -62,8 +70,6 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
     for name, value in (("num", num), ("steps", settings.num_steps)):
         if value < 1:
             raise UserError(f"{name} must be at least 1: got {value}")
-    dataset = data.load(trained.config.data, "train")
-    told = condition.build(trained.model.network, dataset, trained.config.data.augment)
     mesh = trained.mesh
     # What the compiled function is made for; seed and batch size are none of it.
     fixed = dataclasses.replace(settings, seed=0, batch_size=1)
@@ -74,9 +80,9 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
         drawn = _draw(
             trained.params,
             settings.seed,
-            *meshes.put(mesh, size, here, (index, told.of_samples(index))),
+            *meshes.put(mesh, size, here, (index, trained.condition.of_samples(index))),
             model=trained.model,
-            shape=(size, *dataset.shape),
+            shape=(size, *trained.shape),
             sampler=sampler,
             settings=fixed,
             mesh=mesh,

@@ -36,7 +36,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
     """
     every, began = config.train, time.perf_counter()
     made = processes.together(lambda: parts.prepare(config))
-    dataset, trainer, told, mesh, example = made
+    dataset, trainer, condition, mesh, example = made
     program = programs.build(trainer, mesh, example)
     if every.sample_every:  # refused now, not at the first page
         figures.kind(_page(workdir, 0), dataset.shape, trainer.model.likelihood.levels)
@@ -52,7 +52,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
             say(advice)
         dataset = processes.together(lambda: settle(dataset, config.data.in_memory))
         full_speed = throughput.full_speed(trainer, mesh, program.template, example)
-        upcoming = on_devices(dataset, told, config, mesh, step)
+        upcoming = on_devices(dataset, condition, config, mesh, step)
         processes.first_alone(lambda: writer.start(step))
         record_turn = functools.partial(sessions.Session, workdir, mesh, step, began)
         session = processes.first_alone(record_turn) or sessions.Nowhere()
@@ -74,7 +74,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                     state = _start(checkpoints, program)
                     state = state._replace(rollbacks=rollbacks)
                     step = int(state.step)
-                    upcoming = on_devices(dataset, told, config, mesh, step)
+                    upcoming = on_devices(dataset, condition, config, mesh, step)
                     say(f"{problem}: back to step {step}, from there with other noise")
                     writer.start(step)
                     window, started = [], time.perf_counter()
@@ -91,8 +91,10 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
             if every.sample_every and step % every.sample_every == 0 and not stop:
                 jax.block_until_ready(state)
                 before = time.perf_counter()
-                run = Trained(config, trainer.model, mesh, state.ema, step)
-                sample.write(run, sample.PAGE, config.sample, _page(workdir, step), dataset)
+                run = Trained(
+                    config, trainer.model, mesh, state.ema, step, dataset.shape, condition
+                )
+                sample.write(run, sample.PAGE, config.sample, _page(workdir, step))
                 started += time.perf_counter() - before  # no part of the training's rate
     if step < every.num_steps:
         raise signals.Terminated(f"stopped by SIGTERM at step {step}")

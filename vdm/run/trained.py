@@ -1,6 +1,11 @@
-"""A trained run, read back from its workdir: what evaluation and sampling start from."""
+"""A trained run, read back from its workdir: what evaluation, sampling and coding start from.
+
+Nothing here needs the data set: the shape of an example is kept in the workdir, and its condition
+follows from the config.
+"""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,13 +14,14 @@ from jax.sharding import Mesh
 
 from vdm.choices import unknown
 from vdm.laws import Law, ScheduleLaw
-from vdm.model import VDM
+from vdm.model import VDM, Params
 from vdm.run import config as configs, data, mesh as meshes
-from vdm.run.config import Config, DevicesConfig
-from vdm.run.data import condition
+from vdm.run.config import Config
+from vdm.run.data import condition as conditions
+from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError
 from vdm.run.training import build, program as programs
-from vdm.run.training.step import Batch, Trainer
+from vdm.run.training.step import Batch
 from vdm.run.workdir import checkpoint
 
 PARAMS = ("ema", "raw")
@@ -27,56 +33,50 @@ class Trained(NamedTuple):
     config: Config
     model: VDM
     mesh: Mesh
-    params: Any
+    params: Params
     step: int
+    shape: tuple[int, ...]  # of one example
+    condition: Condition
     kind: str = "ema"
     law: Law = ScheduleLaw()  # of λ in training, with the state it ended with
-    levels: Any = ()
+    law_state: Any = ()
 
 
-def load(workdir: pathlib.Path, params: str = "ema") -> Trained:
-    """Return the run of a workdir at its latest checkpoint, on all devices there are.
+def load(
+    workdir: str | pathlib.Path,
+    params: str = "ema",
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> Trained:
+    """Return the run of a workdir at its latest checkpoint; its data set need not be at hand.
 
-    `params` is "ema" for the averaged parameters or "raw" for the last ones. Raises UserError
-    if there is no run, or for another word.
+    `params` is "ema" for the averaged parameters or "raw" for the last ones; `devices` are all
+    there are unless they are given. Raises UserError if there is no run, or for another word.
     """
     if params not in PARAMS:
         raise UserError(unknown("params", params, PARAMS))
+    workdir = pathlib.Path(workdir)
     config = configs.load(workdir)
-    dataset = data.load(config.data, "train")
-    trainer = build.trainer(config, dataset)
-    told = condition.build(trainer.model.network, dataset, config.data.augment)
-    one = np.arange(1)
-    example = Batch(dataset.take(one).x, told.of_samples(one))
-    return _restore(workdir, trainer, example, meshes.for_results(config), params)
-
-
-def load_without_data(workdir: pathlib.Path) -> Trained:
-    """Return the averaged run of a workdir on one device; its data set need not be at hand.
-
-    Raises UserError if there is no run.
-    """
-    config = configs.load(workdir)
-    trainer = build.without_data(config)
-    integers = trainer.model.likelihood.bounds is not None
-    x = np.zeros((1, *data.kept_shape(workdir)), np.uint8 if integers else np.float32)
-    network: Any = trainer.model.network
-    cond = None if network.num_classes is None else np.zeros(1, np.int32)
-    mesh = meshes.make(DevicesConfig(), jax.devices()[:1])
-    return _restore(workdir, trainer, Batch(x, cond), mesh, "ema")
-
-
-def _restore(
-    workdir: pathlib.Path, trainer: Trainer, example: Batch, mesh: Mesh, params: str
-) -> Trained:
+    trainer = build.trainer(config)
+    shape = data.kept_shape(workdir)
+    condition = conditions.build(trainer.model.network.num_classes, shape, config.data.augment)
+    mesh = meshes.for_results(config, devices)
+    example = Batch(build.blank(trainer.model, shape), condition.of_samples(np.arange(1)))
     state = checkpoint.load(workdir, programs.template(trainer, mesh, example))
     return Trained(
-        config=trainer.config,
+        config=config,
         model=trainer.model,
         mesh=mesh,
         params=state.ema if params == "ema" else state.params,
         step=int(state.step),
+        shape=shape,
+        condition=condition,
         kind=params,
         law=trainer.objective.law,
-        levels=state.levels,
+        law_state=state.law_state,
     )
+
+
+def one_device() -> Sequence[jax.Device]:
+    """Return this process's first device: a code's numbers must be those of one executable."""
+    return jax.local_devices()[:1]

@@ -174,7 +174,7 @@ def test_models_that_cannot_code_files_are_refused(tmp_path, digits, capsys):
     workdir = trained(tmp_path, runs.images(num_classes=10))
     capsys.readouterr()
     code = compress(tmp_path / "x.npy", tmp_path / "x.vdm", workdir)
-    refused(capsys, code, "has to be told which of 10 classes")
+    refused(capsys, code, "needs to know which of 10 classes")
     points = tmp_path / "points"
     points.mkdir()
     workdir = trained(points, runs.points())

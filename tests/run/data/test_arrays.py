@@ -12,7 +12,7 @@ from vdm.run.config import DataConfig
 from vdm.run.data import arrays
 from vdm.run.data.dataset import Stored
 from vdm.run.errors import UserError
-from vdm.run.training import build
+from vdm.run.training import parts
 
 RNG = np.random.RandomState(0)
 FIELD = RNG.normal(size=(40, 3, 4, 2))  # float64
@@ -243,7 +243,7 @@ def test_data_and_likelihood_that_do_not_go_together(tmp_path):
         ),
     ):
         with pytest.raises(UserError, match=message) as error:
-            build.trainer(config, data.load(config.data, "train"))
+            parts.prepare(config)
         assert "\n" not in str(error.value)
 
 

@@ -7,10 +7,10 @@ import pytest
 
 import runs
 from vdm.run import data, evaluate, sample, train, trained
-from vdm.run.data import augment, condition
+from vdm.run.data import augment
 from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError
-from vdm.run.training import build
+from vdm.run.training import parts
 
 SQUARE = np.arange(4 * 4 * 3).reshape(4, 4, 3)  # no two values alike
 
@@ -100,28 +100,31 @@ def config_of(augmentation, num_classes, name="digits"):
 def test_the_network_decides_what_it_is_told(augmentation, num_classes, expected):
     config = config_of(augmentation, num_classes)
     dataset = data.load(config.data, "train")
-    network = build.trainer(config, dataset).model.network
-    assert condition.build(network, dataset, augmentation) == expected
+    assert parts.of(config, dataset).condition == expected
 
 
 @pytest.mark.parametrize(
     ("augmentation", "num_classes", "message"),
     [
-        ("group", None, "num_classes must be 8, or 80 for its 10 classes as well: got None"),
-        ("vdm", 10, "num_classes must be 2, or 20 for its 10 classes as well: got 10"),
+        (
+            "group",
+            None,
+            "must be 8, the kinds of image that data.augment='group' makes, or 8",
+        ),
+        ("vdm", 10, "data.augment makes, or 20 for the 10 classes of digits: got 10"),
         ("none", 8, "num_classes is 8, but digits has 10 classes"),
     ],
 )
 def test_a_network_that_cannot_be_told_is_refused(augmentation, num_classes, message):
     config = config_of(augmentation, num_classes)
     with pytest.raises(UserError, match=message):
-        build.trainer(config, data.load(config.data, "train"))
+        parts.prepare(config)
 
 
 def test_only_images_are_augmented():
     config = dataclasses.replace(runs.points(), data=config_of("vdm", 2, "mixture").data)
     with pytest.raises(UserError, match=r"data.augment is for images \[h, w, c\]: got .* \[2\]"):
-        build.trainer(config, data.load(config.data, "train"))
+        parts.prepare(config)
 
 
 @pytest.mark.float32

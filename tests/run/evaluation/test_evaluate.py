@@ -13,10 +13,11 @@ from PIL import Image
 from scipy import stats
 
 import runs
-from exact_run import MESH, ExactMixture, with_law
-from vdm import VDM, VLB, adaptive, laws, likelihoods, samplers, schedules
+from exact_run import with_law
+from vdm import VDM, VLB, adaptive, laws, samplers
 from vdm.run import data, evaluate, figures, sample, train, trained
 from vdm.run.config import parse
+from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import ids_checksum
 from vdm.run.errors import UserError
 
@@ -69,14 +70,10 @@ def test_the_record_says_what_was_measured(run):
 
 def test_the_exact_denoiser_measures_the_entropy_of_the_data(tmp_path):
     # A wide range and p(x|z_0) as sharp as q(z_0|x): the bound meets −log p(x) on average.
-    model = VDM(schedules.linear(12.0, -12.0), ExactMixture(), likelihoods.gaussian(np.exp(-6.0)))
-    params = {"schedule": {"ends": {}, "shape": {}}, "network": {}}
-    config = runs.points()
-    settings = dataclasses.replace(config.evaluate, levels_per_example=64, batch_size=4096)
-    record = evaluate.evaluate(
-        trained.Trained(config, model, MESH, params, 0), "test", settings, tmp_path
-    )
-    x = data.load(config.data, "test").x.astype(np.float64)
+    run = with_law("schedule")
+    settings = dataclasses.replace(run.config.evaluate, levels_per_example=64, batch_size=4096)
+    record = evaluate.evaluate(run, "test", settings, tmp_path)
+    x = data.load(run.config.data, "test").x.astype(np.float64)
     means = np.array([[-1.0, -0.5], [1.0, 0.2], [1.5, 1.8]])
     widths, weights = np.array([0.5, 0.25, 0.15]), np.array([0.6, 0.3, 0.1])
     squares = ((x[:, None] - means) ** 2).sum(-1)
@@ -126,7 +123,7 @@ def test_evaluation_is_stratified_and_weighs_every_level_alike(tmp_path):
     levels = adaptive.Histogram(
         *map(jnp.asarray, (1e9 * np.ones(100), np.ones(100), first, first**2 + 1))
     )
-    run = with_law("adaptive")._replace(levels=levels)
+    run = with_law("adaptive")._replace(law_state=levels)
     bits = [total_bits(run, tmp_path, law=law, levels_per_example=2)[1] for law in laws.LAWS]
     gap = {law: np.abs(one - bits[0]).max() for law, one in zip(laws.LAWS, bits, strict=True)}
     assert gap["adaptive"] < 0.01 < gap["sigmoid"]
@@ -158,14 +155,12 @@ def telling(terms_fn):
         u = jax.vmap(jax.random.uniform)(keys)
         return VLB(*(bits * term for term in terms_fn(x=x, cond=cond, t=noise_levels, u=u)))
 
-    network = types.SimpleNamespace(num_classes=3)
     model = types.SimpleNamespace(
-        network=network,
         vlb=vlb,
-        likelihood=types.SimpleNamespace(levels=None, bounds=None),
+        likelihood=types.SimpleNamespace(levels=None, bounds=None, encode=lambda x: x),
         log_snr=lambda params: lambda t: 12.0 - 24.0 * t,
     )
-    return with_law("schedule")._replace(model=model)
+    return with_law("schedule")._replace(model=model, condition=Condition(3))
 
 
 def test_every_row_has_its_own_time_and_noise(tmp_path, unchecked):
@@ -230,9 +225,9 @@ def test_a_trained_run_is_read_back_whole(tmp_path):
         assert (loaded.kind, loaded.step, loaded.config) == (kind, 2, config)
         assert loaded.law == laws.AdaptiveLaw(num_bins=7)
         chex.assert_trees_all_equal(loaded.params, params)
-        chex.assert_trees_all_equal(loaded.levels, state.levels)
+        chex.assert_trees_all_equal(loaded.law_state, state.law_state)
     pairs = zip(jax.tree.leaves(ema.params), jax.tree.leaves(raw.params), strict=True)
-    assert any(np.any(one != other) for one, other in pairs) and np.any(ema.levels.mass > 0)
+    assert any(np.any(one != other) for one, other in pairs) and np.any(ema.law_state.mass > 0)
     with pytest.raises(UserError, match=r"unknown params 'emma'.*'ema'\?"):
         trained.load(tmp_path, "emma")
 

@@ -51,9 +51,7 @@ def test_a_tiny_distance_between_large_numbers_is_not_lost():
 
 
 def test_samples_nearer_than_all_held_out_ones_are_counted(case):
-    drawn = samples.Drawn(
-        x=case[0],
-        classes=None,
+    drawn = samples.Neighbours(
         training=case[1],
         of_samples=Nearest(np.zeros(4, int), np.array([0.0, 2.0, 5.0, 1.9])),
         of_held_out=Nearest(np.zeros(3, int), np.array([2.0, 7.0, 3.0])),

@@ -276,6 +276,7 @@ def test_a_record_that_early_versions_wrote_is_enough(made, tmp_path):
 
 
 def test_one_line_of_metrics_and_no_data_set_are_enough(made, tmp_path):
+    """Samples are shown, without what they would be compared with."""
     workdir = copied(made, tmp_path)
     first = (workdir / "metrics.jsonl").read_text().splitlines()[0]
     (workdir / "metrics.jsonl").write_text(first + '\n{"step": 2, "lo')  # killed while writing
@@ -283,7 +284,9 @@ def test_one_line_of_metrics_and_no_data_set_are_enough(made, tmp_path):
     values["data"].update(name="arrays", path=str(tmp_path / "gone.npy"))
     (workdir / "config.json").write_text(json.dumps(values))
     page = paged(workdir, 4)
-    assert "No samples" in page.text and "gone.npy" in page.text
+    assert "The samples are not compared with the data" in page.text and "gone.npy" in page.text
+    assert [one["alt"] for one in page.pictures if "sample" in one["alt"]][:1] == ["sample 1"]
+    assert not page.rows("held-out examples")
     assert "Its three terms" in page.text
     assert "λ(t)" in page.text and len(page.rows("test")) == 5
 
@@ -294,7 +297,7 @@ def test_volumes_have_distances_and_no_pictures(made):
     x = np.random.default_rng(0).integers(0, 17, (43, 3, 3, 3, 2), dtype=np.uint8)
     training = Dataset("volumes", "train", Examples(x[:40]), "volumes:1")
     near = nearest.nearest(x[40:], training)
-    drawn = samples.Drawn(x[40:], None, training, near, near)
+    drawn = samples.Drawn(x[40:], None, samples.Neighbours(training, near, near))
     _, note, table, figures_ = samples.parts(run, found, drawn)
     assert "no picture of integers of shape [3, 3, 3, 2]" in note.text
     assert [row[:2] for row in table.rows] == [("samples", "3"), ("held-out examples", "3")]

@@ -75,7 +75,7 @@ def test_a_sweep_is_drawn_with_its_errors_its_limit_and_its_law(axes):
 def test_the_share_of_examples_nearer_than_a_distance_grows_to_one(axes):
     found = Nearest(np.zeros(4, int), np.array([3.0, 1.0, 4.0, 2.0]))
     training = Dataset("case", "train", Examples(np.zeros((4, 2), np.uint8)), "case:1")
-    drawn = samples.Drawn(np.zeros((4, 2)), None, training, found, found)
+    drawn = samples.Neighbours(training, found, found)
     samples.distance_figure([("run", drawn)])
     line = axes["distances"].lines[0]
     expected = [[1, 0], [1, 0.25], [2, 0.5], [3, 0.75], [4, 1.0]]

@@ -12,7 +12,8 @@ import runs
 from vdm.networks import MLP, UNet, drop_condition, no_condition
 from vdm.run import data
 from vdm.run.errors import UserError
-from vdm.run.training import build, parts
+from vdm.run.training import parts
+from vdm.run.training.batches import make_batch
 from vdm.run.training.step import init_state, train_step
 
 CLASSES = jnp.asarray([0, 2, 1, 2, 0])
@@ -44,15 +45,15 @@ def test_no_condition_is_another_one_and_each_examples_own(network, fields, cond
     z = jax.random.normal(jax.random.key(2), (5, 4, 4, 2))
     log_snr = jnp.linspace(-3.0, 3.0, 5)
     params, apply = away(network, z, log_snr, cond), jax.jit(network.apply)
-    told, nothing, absent = (
+    given, nothing, absent = (
         np.asarray(apply(params, z, log_snr, one)) for one in (cond, none_of(cond), None)
     )
     np.testing.assert_array_equal(nothing, absent)
-    assert np.all(np.any(told != nothing, axis=(1, 2, 3)))
+    assert np.all(np.any(given != nothing, axis=(1, 2, 3)))
     mixed = cond.at[1].set(none_of(cond)[1])
     mixed = np.asarray(apply(params, z, log_snr, mixed))
     np.testing.assert_array_equal(mixed[1], nothing[1])
-    np.testing.assert_array_equal(np.delete(mixed, 1, 0), np.delete(told, 1, 0))
+    np.testing.assert_array_equal(np.delete(mixed, 1, 0), np.delete(given, 1, 0))
 
 
 def test_a_missing_condition_is_learned_and_spoils_no_gradient():
@@ -93,12 +94,8 @@ def conditional(rate, **changed):
 def test_training_moves_what_stands_for_no_condition_only_where_there_is_some():
     config = conditional(0.5)
     dataset = data.load(config.data, "train")
-    trainer = build.trainer(config, dataset)
-    from vdm.run.data import condition
-    from vdm.run.training.batches import make_batch
-
-    told = condition.build(trainer.model.network, dataset, "none")
-    batch = make_batch(dataset, told, config, 0)
+    _, trainer, condition, _, _ = parts.of(config, dataset)
+    batch = make_batch(dataset, condition, config, 0)
     for rate, moves in ((0.5, True), (0.0, False)):
         train = dataclasses.replace(config.train, cond_dropout=rate)
         # Without decay of weights and where the first gradients of an embedding are not zero.

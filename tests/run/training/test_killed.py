@@ -43,7 +43,7 @@ def arguments(tmp_path_factory):
 def template():
     config = runs.points()
     dataset = data.load(DataConfig("mixture"), "train")
-    trainer = build.trainer(config, dataset)
+    trainer = build.trainer(config)
     # The killed runs have one device, this process two.
     return program.template(trainer, mesh.for_training(config), Batch(dataset.x[:1], None))
 

@@ -48,7 +48,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, config)
 def test_training_is_its_steps_one_after_the_other(tmp_path):
     config = images()
     dataset = data.load(DataConfig("digits"), "train")
-    trainer = build.trainer(config, dataset)
+    trainer = build.trainer(config)
     step_fn = jax.jit(functools.partial(step.train_step, trainer=trainer))
     state = None
     for n in range(3):

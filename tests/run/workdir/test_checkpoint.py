@@ -119,7 +119,7 @@ def test_when_no_checkpoint_can_be_read_the_latest_is_named(workdir):
 
 def test_a_state_is_restored_to_the_devices_that_are_asked_for(whole):
     state, workdir = whole
-    trainer = build.trainer(config(), data.load(DataConfig("mixture"), "train"))
+    trainer = build.trainer(config())
     batch = Batch(data.load(DataConfig("mixture"), "train").x[:1], None)
     mesh = Mesh(np.array(jax.devices()[:2]), ("devices",))
     everywhere = NamedSharding(mesh, PartitionSpec())

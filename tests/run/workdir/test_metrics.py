@@ -118,7 +118,7 @@ def test_the_peak_of_a_device_goes_by_its_name(kind, peak):
 def step_flops(remat=False, **changed):
     config = runs.points(batch_size=64, **changed)
     config.model.network.update(width=512, num_blocks=2, remat=remat)
-    trainer = build.trainer(config, data.load(DataConfig("mixture"), "train"))
+    trainer = build.trainer(config)
     batch = step.Batch(np.zeros((1, 2), np.float32), None)
     state = jax.eval_shape(lambda: step.init_state(trainer, batch))
     return throughput.step_flops(trainer, state, batch), state

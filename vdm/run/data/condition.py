@@ -1,7 +1,6 @@
-"""What a network is told of an example: its class, how it was augmented, or both in one number."""
+"""The condition of an example: its class, how it was augmented, or both in one number."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from vdm.run.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """The number class × num_flags + flag; None for what the network is not told."""
+    """The number class × num_flags + flag; None for what is no part of it."""
 
     num_classes: int | None = None
     num_flags: int | None = None
@@ -35,25 +34,35 @@ class Condition:
         return self.of(len(index), index % (self.num_classes or 1))
 
 
-def build(network: Any, data: Dataset, augmentation: str) -> Condition:
-    """Return the condition that a network is built for, by its num_classes.
+def build(num_classes: int | None, shape: tuple[int, ...], augmentation: str) -> Condition:
+    """Return the condition of a network with so many classes, for examples of a shape.
 
-    Raises UserError when the data set and its augmentation do not give as many.
+    The network's classes are those of the data set, the flags of the augmentation, or every pair
+    of the two. Raises UserError for a number that is none of these, whatever the data set.
     """
-    told = network.num_classes
     if augmentation == "none":
-        if told not in (None, data.num_classes):
-            have = "no classes" if data.num_classes is None else f"{data.num_classes} classes"
-            raise UserError(f"model.network.num_classes is {told}, but {data.name} has {have}")
-        return Condition(told)
-    num_flags = augment.num_flags(augmentation, data.shape)
-    if told == num_flags:
+        return Condition(num_classes)
+    num_flags = augment.num_flags(augmentation, shape)
+    if num_classes == num_flags:
         return Condition(None, num_flags)
-    both = None if data.num_classes is None else data.num_classes * num_flags
-    if both is not None and told == both:
-        return Condition(data.num_classes, num_flags)
-    or_both = "" if both is None else f", or {both} for its {data.num_classes} classes as well"
+    if num_classes is None or num_classes % num_flags:
+        raise UserError(
+            f"model.network.num_classes must be {num_flags}, the kinds of image that data.augment="
+            f"{augmentation!r} makes, or {num_flags} times the number of classes: got {num_classes}"
+        )
+    return Condition(num_classes // num_flags, num_flags)
+
+
+def check(condition: Condition, dataset: Dataset) -> None:
+    """Raise UserError unless the data set has the classes of the condition."""
+    classes, flags, have = condition.num_classes, condition.num_flags, dataset.num_classes
+    if classes is None or classes == have:
+        return
+    if flags is None:
+        there = "no classes" if have is None else f"{have} classes"
+        raise UserError(f"model.network.num_classes is {classes}, but {dataset.name} has {there}")
+    both = "" if have is None else f", or {have * flags} for the {have} classes of {dataset.name}"
     raise UserError(
-        f"data.augment={augmentation!r} tells the network how an example was augmented: "
-        f"model.network.num_classes must be {num_flags}{or_both}: got {told}"
+        f"model.network.num_classes must be {flags}, the kinds of image that data.augment makes"
+        f"{both}: got {classes * flags}"
     )

@@ -12,7 +12,6 @@ from vdm.laws import Law
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, VLB
 from vdm.run.config import EvaluateConfig
-from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.evaluation import rows
 from vdm.run.evaluation.rows import RowFn
@@ -49,17 +48,16 @@ def measure(
     fn: RowFn,
     trained: Trained,
     dataset: Dataset,
-    told: Condition,
     settings: EvaluateConfig,
     num_steps: int | None,
 ) -> Measured:
     """Return the bound of every example, at every one of its noise levels; T = num_steps."""
     found = rows.of_examples(
         fn,
-        (trained.params, trained.levels, num_steps),
+        (trained.params, trained.law_state, num_steps),
         trained.mesh,
         dataset,
-        told,
+        trained.condition,
         per_example=settings.levels_per_example,
         batch_size=settings.batch_size,
         what=f"evaluate {dataset.split} T={'inf' if num_steps is None else num_steps}",

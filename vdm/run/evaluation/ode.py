@@ -10,7 +10,6 @@ import numpy as np
 from vdm.losses import bits_per_dim
 from vdm.model import VDM
 from vdm.run.config import EvaluateConfig, parse
-from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import as_user_error
 from vdm.run.evaluation import rows
@@ -34,7 +33,6 @@ class Measured(NamedTuple):
 def check(
     trained: Trained,
     dataset: Dataset,
-    told: Condition,
     settings: EvaluateConfig,
     dequantisation: str | None,
 ) -> None:
@@ -43,13 +41,14 @@ def check(
     part = dataset.take(first)
     fn = _row_fn(trained, settings, dequantisation)
     with as_user_error("evaluation by the ODE"):
-        jax.eval_shape(fn, trained.params, first, first, part.x, told.of(1, part.labels))
+        jax.eval_shape(
+            fn, trained.params, first, first, part.x, trained.condition.of(1, part.labels)
+        )
 
 
 def measure(
     trained: Trained,
     dataset: Dataset,
-    told: Condition,
     settings: EvaluateConfig,
     dequantisation: str | None,
 ) -> Measured:
@@ -63,7 +62,7 @@ def measure(
         trained.params,
         trained.mesh,
         dataset,
-        told,
+        trained.condition,
         per_example=1,
         batch_size=settings.batch_size,
         what=f"evaluate {dataset.split} ODE {dequantisation or ''}".rstrip(),

@@ -1,6 +1,6 @@
 """A function of examples, taken over a whole data set a few rows at a time.
 
-Every example has the same number of rows, each told the example's position and its own number.
+Every example has the same number of rows, each given the example's position and its own number.
 What a row computes from these alone depends on neither the batch size nor the devices.
 """
 
@@ -33,7 +33,7 @@ def of_examples(
     state: Any,
     mesh: Mesh,
     dataset: Dataset,
-    told: Condition,
+    condition: Condition,
     *,
     per_example: int,
     batch_size: int,
@@ -60,7 +60,7 @@ def of_examples(
             # Every example is read once, however many of its rows are in the batch.
             distinct, where = np.unique(example, return_inverse=True)
             part = dataset.take(distinct)
-            cond = told.of(len(distinct), part.labels)
+            cond = condition.of(len(distinct), part.labels)
             cond = None if cond is None else cond[where]
             batch = (example, row % per_example, part.x[where], cond)
             results = jax.device_get(fn(state, *meshes.put(mesh, size, here, batch)))

@@ -8,7 +8,7 @@ import numpy as np
 
 from vdm.run.errors import UserError
 from vdm.run.report.read import Run
-from vdm.run.trained import Trained, load, load_without_data
+from vdm.run.trained import Trained, load
 from vdm.run.training import objective
 
 NUM_TIMES = 201
@@ -19,7 +19,7 @@ class Restored(NamedTuple):
     """A run read back from its checkpoint, with the averaged parameters.
 
     `times` and `log_snr` trace the schedule; `levels`, sorted, and `density` are the law that
-    training draws λ from, p(λ). `without_data` says why the data set is not at hand, if so.
+    training draws λ from, p(λ).
     """
 
     trained: Trained
@@ -29,17 +29,12 @@ class Restored(NamedTuple):
     log_snr: np.ndarray
     levels: np.ndarray
     density: np.ndarray
-    without_data: str | None
 
 
 def restore(run: Run) -> Restored | str:
     """Return the run at its latest checkpoint, or in words why it cannot be read."""
-    without_data: str | None = None
     try:
-        try:
-            trained = load(run.workdir)
-        except UserError as error:
-            trained, without_data = load_without_data(run.workdir), str(error)
+        trained = load(run.workdir)
     except UserError as error:
         return str(error)
     params = trained.params
@@ -54,7 +49,6 @@ def restore(run: Run) -> Restored | str:
         log_snr=log_snr,
         levels=levels,
         density=density,
-        without_data=without_data,
     )
 
 
@@ -63,7 +57,7 @@ def law(trained: Trained) -> tuple[np.ndarray, np.ndarray]:
     aim = objective.build(trained.config.objective, trained.model)
     u = (jnp.arange(NUM_POSITIONS) + 0.5) / NUM_POSITIONS
     drawn = jax.jit(lambda params, state: aim.levels(state, trained.model.log_snr(params), u))(
-        trained.params, trained.levels
+        trained.params, trained.law_state
     )
     levels, inverse = (np.asarray(part, np.float64) for part in drawn)
     order = np.argsort(levels)

@@ -187,7 +187,7 @@ def _samples(runs: Sequence[Run], restored: Sequence[Restored | str], num: int) 
             parts.append(Note(f"{run.name}: {one.text}", one.command))
             continue
         drawn.append((run.name, one))
-        num_levels, shape = found.trained.model.likelihood.levels, one.training.shape
+        num_levels, shape = found.trained.model.likelihood.levels, found.trained.shape
         if num_levels is not None and len(shape) == 3 and shape[-1] in (1, 3):
             shown = one.x[: pictures.MOST_CELLS]
             rows.append(
@@ -207,12 +207,24 @@ def _samples(runs: Sequence[Run], restored: Sequence[Restored | str], num: int) 
     points = [(f"samples of {name}", one.x) for name, one in drawn if one.x.shape[1:] == (2,)]
     if points:
         parts.append(Figures(levels.scatter(points)))
-    versions = {one.training.version for _, one in drawn}
-    if len(versions) == 1:
-        parts.append(Figures((samples.distance_figure(drawn),)))
-    elif drawn:
-        parts.append(Note("Distances are not compared: the data sets are not the same."))
+    parts += _distances(drawn)
     return Section("samples", "Samples", tuple(parts))
+
+
+def _distances(drawn: Sequence[tuple[str, samples.Drawn]]) -> list[Part]:
+    found: list[tuple[str, samples.Neighbours]] = []
+    parts: list[Part] = []
+    for name, one in drawn:
+        if isinstance(one.neighbours, Note):
+            parts.append(Note(f"{name}: {one.neighbours.text}"))
+        else:
+            found.append((name, one.neighbours))
+    versions = {one.training.version for _, one in found}
+    if len(versions) == 1:
+        parts.append(Figures((samples.distance_figure(found),)))
+    elif found:
+        parts.append(Note("Distances are not compared: the data sets are not the same."))
+    return parts
 
 
 def _config(runs: Sequence[Run]) -> Section:

@@ -7,16 +7,16 @@ that does not fit its data is refused before the first compilation.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from vdm import likelihoods, networks, schedules
 from vdm.choices import unknown
 from vdm.model import HEADS, VDM
 from vdm.run.config import Config
 from vdm.run.config.blocks import construct
-from vdm.run.data import condition
-from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.training import objective, optim
-from vdm.run.training.checks import check_clip, check_fit, check_sampling
+from vdm.run.training.checks import check_clip, check_dropped, check_sampling
 from vdm.run.training.objective import for_evaluation
 from vdm.run.training.step import Trainer
 
@@ -61,17 +61,16 @@ def model(config: Config) -> VDM:
     return vdm
 
 
-def trainer(config: Config, data: Dataset) -> Trainer:
-    """Return all that a training step is made of; raises UserError for what does not fit."""
-    made = without_data(config)
-    check_fit(made.model, data, condition.build(made.model.network, data, config.data.augment))
-    return made
-
-
-def without_data(config: Config) -> Trainer:
-    """Return the parts that a config describes, not held against a data set."""
+def trainer(config: Config) -> Trainer:
+    """Return all that a training step is made of; raises UserError for parts that do not fit."""
     vdm = model(config)
+    check_dropped(vdm.network, config)
     optimizer = optim.build(config.optimizer, config.train.num_steps)
     aim = objective.build(config.objective, vdm)
     for_evaluation(config.evaluate.law, aim.law)  # or `vdm evaluate` would be the first
     return Trainer(vdm, optimizer, aim, config)
+
+
+def blank(vdm: VDM, shape: tuple[int, ...]) -> np.ndarray:
+    """Return one example of zeros, of the kind of number that the model is of: for its shape."""
+    return np.zeros((1, *shape), np.float32 if vdm.likelihood.levels is None else np.int32)

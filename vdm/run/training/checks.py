@@ -11,6 +11,7 @@ from vdm import sde
 from vdm.choices import unknown
 from vdm.model import FINALS, VDM
 from vdm.run.config import Config, SampleConfig
+from vdm.run.data import condition as conditions
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
@@ -63,12 +64,25 @@ def check_clip(vdm: VDM, clip_denoised: bool) -> None:
         raise UserError("clip_denoised is for integer data: real numbers have no range to clip to")
 
 
-def check_fit(vdm: VDM, data: Dataset, told: Condition) -> None:
-    """Raise UserError unless the model can take this data: levels, dtype, shape, condition."""
+def check_fit(vdm: VDM, condition: Condition, data: Dataset) -> None:
+    """Raise UserError unless the model can take this data: levels, dtype, shape, classes."""
+    conditions.check(condition, data)
     check_values(vdm, data)
     x = data.take(np.arange(1)).x
     with as_user_error(f"the model does not fit {data.version} {list(data.shape)}"):
-        jax.eval_shape(vdm.init, jax.random.key(0), x, told.of_samples(np.arange(1)))
+        jax.eval_shape(vdm.init, jax.random.key(0), x, condition.of_samples(np.arange(1)))
+
+
+def check_data(vdm: VDM, shape: tuple[int, ...], condition: Condition, data: Dataset) -> None:
+    """Raise UserError unless the data are like those that a model of this shape was trained on."""
+    if data.shape != shape:
+        raise UserError(
+            f"the model is of examples {list(shape)}: got {data.version} {list(data.shape)}"
+        )
+    conditions.check(condition, data)
+    check_values(vdm, data)
+    with as_user_error(f"the model does not fit {data.version}"):
+        jax.eval_shape(vdm.likelihood.encode, data.take(np.arange(1)).x)
 
 
 def check_values(vdm: VDM, data: Dataset) -> None:

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from vdm.run import data, mesh as meshes
 from vdm.run.config import Config
-from vdm.run.data import condition
+from vdm.run.data import condition as conditions
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError
@@ -21,7 +21,7 @@ class Parts(NamedTuple):
 
     dataset: Dataset
     trainer: Trainer
-    told: Condition
+    condition: Condition
     mesh: Mesh
     example: Batch
 
@@ -38,8 +38,19 @@ def of(config: Config, dataset: Dataset) -> Parts:
             f"train.batch_size is {config.train.batch_size}, but the train split of "
             f"{dataset.name} has {len(dataset)} examples"
         )
-    trainer = build.trainer(config, dataset)
-    checks.check_dropped(trainer.model.network, config)
-    told = condition.build(trainer.model.network, dataset, config.data.augment)
+    trainer, condition = fitted(config, dataset)
     mesh = meshes.for_training(config)
-    return Parts(dataset, trainer, told, mesh, make_batch(dataset, told, config, 0, np.arange(1)))
+    example = make_batch(dataset, condition, config, 0, np.arange(1))
+    return Parts(dataset, trainer, condition, mesh, example)
+
+
+def fitted(config: Config, dataset: Dataset) -> tuple[Trainer, Condition]:
+    """Return the trainer and the condition of a config, held against a data set.
+
+    Raises UserError for what does not fit.
+    """
+    trainer = build.trainer(config)
+    num_classes = trainer.model.network.num_classes
+    condition = conditions.build(num_classes, dataset.shape, config.data.augment)
+    checks.check_fit(trainer.model, condition, dataset)
+    return trainer, condition

@@ -30,7 +30,7 @@ class TrainState(NamedTuple):
     params: Any
     ema: Any
     opt_state: Any
-    levels: Any  # the state of the law of λ, () where it has none
+    law_state: Any  # of the law of λ, () where it has none
     rollbacks: jax.Array  # how often the run went back from a loss that was not finite
 
 
@@ -74,8 +74,8 @@ def init_state(trainer: Trainer, batch: Batch) -> TrainState:
     # A copy: a donated buffer must not be donated twice.
     ema = jax.tree.map(jnp.copy, params)
     step, rollbacks = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-    levels = trainer.objective.law.init()
-    return TrainState(step, params, ema, trainer.optimizer.init(params), levels, rollbacks)
+    law_state = trainer.objective.law.init()
+    return TrainState(step, params, ema, trainer.optimizer.init(params), law_state, rollbacks)
 
 
 def train_step(
@@ -100,7 +100,7 @@ def train_step(
         key_cond = jax.random.split(key, 4)[3]
         cond = drop_condition(key_cond, jnp.asarray(batch.cond), config.train.cond_dropout)
         batch = batch._replace(cond=cond)
-    loss, terms, gradient, levels_state = gradients(trainer, state, batch, noise)
+    loss, terms, gradient, law_state = gradients(trainer, state, batch, noise)
     updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = optim.ema_decay(config.optimizer, state.step)
@@ -115,7 +115,7 @@ def train_step(
     }
     if objective.weighting is not None:
         metrics["objective"] = loss
-    state = TrainState(state.step + 1, params, ema, opt_state, levels_state, state.rollbacks)
+    state = TrainState(state.step + 1, params, ema, opt_state, law_state, state.rollbacks)
     return state, metrics
 
 
@@ -134,7 +134,7 @@ def gradients(
         if objective.num_steps is not None:
             return noise.positions  # times, as they are
         log_snr_fn = functools.partial(model.schedule.log_snr, schedule_params)
-        return objective.levels(state.levels, log_snr_fn, noise.positions)
+        return objective.levels(state.law_state, log_snr_fn, noise.positions)
 
     def loss_fn(params, where, examples, keys, dropout_key):
         terms = model.vlb(
@@ -161,8 +161,8 @@ def gradients(
     chex.assert_shape(tuple(terms), (size,))
     diffusion = terms.diffusion / to_bpd(jnp.ones(()))
     log_snr_fn = model.log_snr(state.params)
-    levels_state = objective.law.update(state.levels, log_snr_fn, levels, diffusion)
-    return loss, jax.tree.map(jnp.mean, terms), gradient, levels_state
+    law_state = objective.law.update(state.law_state, log_snr_fn, levels, diffusion)
+    return loss, jax.tree.map(jnp.mean, terms), gradient, law_state
 
 
 def _accumulate(value_and_grad, params, per_example, dropout_keys):

@@ -23,6 +23,8 @@ from vdm.run.workdir.checksum import checksum
 from vdm.run.workdir.quiet import quiet
 
 STATE = "state"
+# In files the fields keep the names of the first release.
+IN_FILES = {"law_state": "levels"}
 
 
 @runtime_checkable
@@ -71,7 +73,7 @@ def save(checkpoints: ocp.CheckpointManager, state: State) -> None:
 
     Waits for the save before, and raises UserError if that or this one fails.
     """
-    values = {**state._asdict(), "checksum": checksum(state)}
+    values = {**_named(state), "checksum": checksum(state)}
     with _as_write_error(pathlib.Path(checkpoints.directory)):
         # Forced: orbax would silently leave out a step that it finds not due. Named ("state"):
         # it would judge by the latest checkpoint, damaged or not, how to read all of them.
@@ -136,7 +138,7 @@ def read(checkpoints: ocp.CheckpointManager, step: int, template: S) -> S:
     """Return the state saved under a step, laid out like the template; see `restore`."""
     whole = template.step.sharding
     checksum_shape = jax.ShapeDtypeStruct((), "uint32", sharding=whole)
-    target = {**template._asdict(), "checksum": checksum_shape}
+    target = {**_named(template), "checksum": checksum_shape}
     problem: Exception | None = None
     folder = pathlib.Path(checkpoints.directory) / str(step)
     try:
@@ -150,7 +152,7 @@ def read(checkpoints: ocp.CheckpointManager, step: int, template: S) -> S:
     # Every process reads a part, and all go on from the same checkpoint.
     if processes.all_agree(problem is None):
         written = int(values.pop("checksum"))
-        state = type(template)(**values)
+        state = type(template)(*(values[name] for name in _named(template)))
         if written == int(checksum(state)):
             return state
         reason = "its numbers are not those that were written"
@@ -170,6 +172,11 @@ def load(workdir: pathlib.Path, template: S) -> S:
         options = ocp.CheckpointManagerOptions(read_only=True)  # which itself says what it sets
         with ocp.CheckpointManager(folder, options=options) as checkpoints:
             return restore(checkpoints, template)
+
+
+def _named(state: State) -> dict[str, Any]:
+    """Return the fields of a state by their names in files."""
+    return {IN_FILES.get(name, name): value for name, value in state._asdict().items()}
 
 
 def _no_checkpoint(workdir: pathlib.Path) -> UserError:
