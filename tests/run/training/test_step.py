@@ -150,10 +150,10 @@ def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting, part
         schedule, parts, law=block, weighting={"name": weighting}, draw=draw
     )
     if law == "adaptive":
-        assert all(part.shape == (70,) for part in state.levels)
+        assert all(part.shape == (70,) for part in state.law_state)
         mass, first, more = np.random.default_rng(4).gamma(1.0, 1.0, (3, 70))
         histogram = (100 * mass, mass, mass * first, mass * (first**2 + more))
-        state = state._replace(levels=adaptive.Histogram(*map(jnp.asarray, histogram)))
+        state = state._replace(law_state=adaptive.Histogram(*map(jnp.asarray, histogram)))
     u = low_discrepancy()
     noise = make_noise(u, parts)
     loss, terms, ours, histogram = gradients(trainer, state, batch, noise)
@@ -165,7 +165,8 @@ def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting, part
             return noise_levels.sigmoid_law(u, *ends)
         weight = None if learned else weightings.v
         even = draw != "uniform"
-        return adaptive.levels(state.levels, u, *ends, stratified=even, floor=0.2, weighting=weight)
+        kept = state.law_state
+        return adaptive.levels(kept, u, *ends, stratified=even, floor=0.2, weighting=weight)
 
     def mean_loss(params):
         levels = levels_of(params)
@@ -186,7 +187,7 @@ def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting, part
     error = 2 * np.asarray(each.diffusion / levels.inverse_density)
     high, low = trainer.model.schedule.log_snr(state.params["schedule"], jnp.asarray([0.0, 1.0]))
     bins = np.floor((high - np.asarray(levels.log_snr)) / (high - low) * 70).astype(int)
-    expected = [np.array(part) for part in state.levels]
+    expected = [np.array(part) for part in state.law_state]
     assert len(set(bins.tolist())) == SIZE
     for k, value in zip(bins, error, strict=True):
         expected[0][k] += 1

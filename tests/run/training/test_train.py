@@ -233,5 +233,5 @@ def test_learned_noise_levels_are_resumed_bit_for_bit(tmp_path, schedule, law):
     whole = train.train(config(4), tmp_path / "whole")
     train.train(config(2), tmp_path / "parts")
     assert_equal_bits(whole, train.train(config(4), tmp_path / "parts"))
-    moved = jax.tree.leaves((whole.params["schedule"], whole.levels))
+    moved = jax.tree.leaves((whole.params["schedule"], whole.law_state))
     assert len(moved) > 0 and np.any(np.asarray(moved[0]) != 0)

@@ -209,3 +209,8 @@ def test_the_checksum_does_not_depend_on_the_layout():
     spread = jax.device_put(leaf, NamedSharding(mesh, PartitionSpec("devices")))
     assert len(spread.sharding.device_set) == 2
     assert checksum([spread]) == checksum([leaf])
+
+
+def test_fields_have_the_names_in_files_that_they_had_in_the_first_release(whole):
+    names = ["step", "params", "ema", "opt_state", "levels", "rollbacks"]
+    assert list(checkpoint._named(whole[0])) == names
