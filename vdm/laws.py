@@ -18,19 +18,20 @@ from vdm.noise_levels import NoiseLevels
 from vdm.schedules.base import LogSnrFn
 
 Weighting = Callable[[jax.Array], jax.Array]
+LawState = adaptive.Histogram | tuple[()]  # of a law without a state it is empty
 
 
 @runtime_checkable
 class Law(Protocol):
     """Where along the process to look."""
 
-    def init(self) -> Any:
+    def init(self) -> LawState:
         """Return the state before the first step."""
         ...
 
     def levels(
         self,
-        state: Any,
+        state: LawState,
         log_snr_fn: LogSnrFn,
         u: jax.Array,
         *,
@@ -41,8 +42,8 @@ class Law(Protocol):
         ...
 
     def update(
-        self, state: Any, log_snr_fn: LogSnrFn, levels: NoiseLevels, diffusion: jax.Array
-    ) -> Any:
+        self, state: LawState, log_snr_fn: LogSnrFn, levels: NoiseLevels, diffusion: jax.Array
+    ) -> LawState:
         """Return the state after a batch whose diffusion terms are ‖ε − ε̂‖²/(2p(λ)), in nats."""
         ...
 
@@ -51,7 +52,7 @@ class Law(Protocol):
 class ScheduleLaw:
     """Uniform times of the schedule."""
 
-    def init(self) -> Any:
+    def init(self) -> LawState:
         return ()
 
     def levels(self, state, log_snr_fn, u, *, stratified, weighting=None) -> NoiseLevels:
@@ -67,7 +68,7 @@ class ScheduleLaw:
 class SigmoidLaw:
     """p(λ) ∝ sigmoid(λ) between the schedule's ends."""
 
-    def init(self) -> Any:
+    def init(self) -> LawState:
         return ()
 
     def levels(self, state, log_snr_fn, u, *, stratified, weighting=None) -> NoiseLevels:
@@ -98,7 +99,7 @@ class AdaptiveLaw:
                 f"decay must be in [0, 1) and floor in (0, 1]: got {self.decay}, {self.floor}"
             )
 
-    def init(self) -> Any:
+    def init(self) -> LawState:
         return adaptive.init(self.num_bins)
 
     def levels(self, state, log_snr_fn, u, *, stratified, weighting=None) -> NoiseLevels:

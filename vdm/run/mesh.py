@@ -7,7 +7,7 @@ and keys are drawn for the whole batch, so what is computed does not depend on t
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +15,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vdm.run.config import Config, DevicesConfig
 from vdm.run.errors import UserError
+
+T = TypeVar("T")
 
 AXES = ("data", "fsdp")
 
@@ -68,7 +70,7 @@ def cut(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def of_state(mesh: Mesh, shapes: Any) -> Any:
+def of_state(mesh: Mesh, shapes: T) -> T:
     """Return the arrays' shapes each with its sharding, for a tree of parameters and the like.
 
     The largest axis that `fsdp` divides is cut; where there is none, or nothing to gain, the
@@ -76,7 +78,7 @@ def of_state(mesh: Mesh, shapes: Any) -> Any:
     """
     parts = mesh.shape["fsdp"]
 
-    def place(leaf):
+    def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         divisible = [n if n % parts == 0 else 0 for n in leaf.shape]
         sharding = whole(mesh)
         if parts > 1 and any(divisible):
@@ -98,15 +100,16 @@ def rows_here(mesh: Mesh, size: int) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(size)[where] for where in places.values()]))
 
 
-def put(mesh: Mesh, size: int, rows: np.ndarray, here: Any) -> Any:
+def put(mesh: Mesh, size: int, rows: np.ndarray, here: T) -> T:
     """Return a batch over all devices, given the rows of `rows_here` as arrays on the host."""
     sharding = cut(mesh)
 
-    def place(leaf):
+    def place(leaf: np.ndarray) -> jax.Array:
         if leaf.shape[0] != len(rows):
             raise ValueError(f"{len(rows)} rows are this process's: got {leaf.shape[0]}")
 
-        def of_device(where):
+        def of_device(where: tuple[slice, ...] | None) -> np.ndarray:
+            assert where is not None
             return leaf[np.searchsorted(rows, np.arange(size)[where[0]])]
 
         return jax.make_array_from_callback((size, *leaf.shape[1:]), sharding, of_device)

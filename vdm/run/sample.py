@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from vdm.model import VDM, Params
 from vdm.run import data, figures, mesh as meshes
 from vdm.run.config import SampleConfig
 from vdm.run.errors import UserError
@@ -15,6 +17,7 @@ from vdm.run.system import processes
 from vdm.run.system.progress import bar, say
 from vdm.run.trained import Trained
 from vdm.run.training import checks
+from vdm.samplers import Sampler
 
 PAGE = 64  # samples on a page, by default
 
@@ -92,7 +95,18 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
 
 # One function for all calls: the pages of a training run are compiled once.
 @functools.partial(jax.jit, static_argnames=("model", "shape", "sampler", "settings", "mesh"))
-def _draw(params, seed, index, cond, *, model, shape, sampler, settings, mesh):
+def _draw(
+    params: Params,
+    seed: jax.Array | int,
+    index: jax.Array,
+    cond: jax.Array | None,
+    *,
+    model: VDM,
+    shape: tuple[int, ...],
+    sampler: Sampler,
+    settings: SampleConfig,
+    mesh: Mesh,
+) -> jax.Array:
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(index)
     x = model.sample(
         params,

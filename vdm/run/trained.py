@@ -6,14 +6,14 @@ follows from the config.
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from vdm.choices import unknown
-from vdm.laws import Law, ScheduleLaw
+from vdm.laws import Law, LawState, ScheduleLaw
 from vdm.model import VDM, Params
 from vdm.run import config as configs, data, mesh as meshes
 from vdm.run.config import Config
@@ -39,7 +39,7 @@ class Trained(NamedTuple):
     condition: Condition
     kind: str = "ema"
     law: Law = ScheduleLaw()  # of λ in training, with the state it ended with
-    law_state: Any = ()
+    law_state: LawState = ()
 
 
 def load(

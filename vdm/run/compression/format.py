@@ -229,7 +229,7 @@ def _unpack_names(packed: bytes) -> tuple[str, ...]:
 def _check(header: Header) -> None:
     """Raise ValueError for values that `vdm compress` does not write."""
 
-    def whole(value, most):
+    def whole(value: object, most: int) -> bool:
         return type(value) is int and 1 <= value <= most
 
     names, examples = len(set(header.names)), header.num_examples

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import signal
 import threading
+import types
 from collections.abc import Callable, Iterator
 
 import jax
@@ -26,7 +27,7 @@ def sigterm_leaves() -> Iterator[None]:
         yield
         return
 
-    def leave(number, frame):
+    def leave(number: int, frame: types.FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, leave)

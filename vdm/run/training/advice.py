@@ -44,7 +44,7 @@ def advice(model: VDM) -> str | None:
 
 # Compiled whole: one operation after the other takes seconds at the start of every run.
 @functools.partial(jax.jit, static_argnames="model")
-def _bits(model, log_snr_max):
+def _bits(model: VDM, log_snr_max: float | jax.Array) -> jax.Array:
     levels = model.likelihood.levels
     assert levels is not None
     some = np.unique(np.linspace(0, levels - 1, min(levels, 256)).round().astype(np.int32))
@@ -58,6 +58,6 @@ def _bits(model, log_snr_max):
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _first(model):
+def _first(model: VDM) -> jax.Array:
     params = {"schedule": model.schedule.init(jax.random.key(0))}
     return model.log_snr(params)(jnp.zeros(()))

@@ -1,17 +1,16 @@
 """The guard against NaN and infinity: found when metrics are read, answered as the config says."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdm.model import Params
 from vdm.run.errors import UserError
 
 MAX_ROLLBACKS = 3  # in a run; noise that is bad so often is not the noise's fault
 
 
-def problem(metrics: dict[str, np.ndarray], params: Any, step: int) -> str | None:
+def problem(metrics: dict[str, np.ndarray], params: Params | None, step: int) -> str | None:
     """Return what is not finite in the metrics of the steps up to `step`, or after it, if any.
 
     `params` is None where no checkpoint is due, which spares looking through them.
@@ -41,5 +40,5 @@ def next_rollback(what: str, on_nan: str, rollbacks: jax.Array) -> jax.Array:
 
 
 @jax.jit  # where the parameters are, which may be on the devices of several processes
-def _all_finite(params: Any) -> jax.Array:
+def _all_finite(params: Params) -> jax.Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))

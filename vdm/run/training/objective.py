@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from vdm import laws, noise_levels, weightings
 from vdm.choices import unknown
-from vdm.laws import LAWS, Law, ScheduleLaw, Weighting
+from vdm.laws import LAWS, Law, LawState, ScheduleLaw, Weighting
 from vdm.model import VDM
 from vdm.noise_levels import NoiseLevels
 from vdm.run.config import ObjectiveConfig
@@ -53,7 +53,7 @@ class Objective:
         """Return one set of positions for a whole batch, over all devices and micro-batches."""
         return DRAWS[self.draw](key, n)
 
-    def levels(self, state: Any, log_snr_fn: LogSnrFn, u: jax.Array) -> NoiseLevels:
+    def levels(self, state: LawState, log_snr_fn: LogSnrFn, u: jax.Array) -> NoiseLevels:
         """Return the batch's noise levels under the law."""
         return self.law.levels(
             state, log_snr_fn, u, stratified=self.stratified, weighting=self.weighting

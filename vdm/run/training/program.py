@@ -36,7 +36,9 @@ def build(trainer: Trainer, mesh: Mesh, example: Batch) -> Program:
     places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     one = functools.partial(train_step, trainer=trainer)
 
-    def steps(state: TrainState, batches: Sequence[Batch]):
+    def steps(
+        state: TrainState, batches: Sequence[Batch]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         if len(batches) == 1:
             state, metrics = one(state, batches[0])
             return state, jax.tree.map(lambda value: value[None], metrics)

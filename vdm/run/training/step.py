@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -10,13 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vdm.laws import LawState
 from vdm.losses import bits_per_dim
-from vdm.model import VDM, VLB
+from vdm.model import VDM, VLB, Params
 from vdm.networks import drop_condition
+from vdm.noise_levels import NoiseLevels
 from vdm.run.config import Config
 from vdm.run.training import optim
 from vdm.run.training.objective import Objective
 from vdm.variance import two_gradients
+
+# Times for a bound of finite T, else levels with their density.
+Levels = jax.Array | NoiseLevels
 
 
 class TrainState(NamedTuple):
@@ -27,10 +33,10 @@ class TrainState(NamedTuple):
     """
 
     step: jax.Array
-    params: Any
-    ema: Any
-    opt_state: Any
-    law_state: Any  # of the law of λ, () where it has none
+    params: Params
+    ema: Params
+    opt_state: optax.OptState
+    law_state: LawState
     rollbacks: jax.Array  # how often the run went back from a loss that was not finite
 
 
@@ -121,7 +127,7 @@ def train_step(
 
 def gradients(
     trainer: Trainer, state: TrainState, batch: Batch, noise: Noise
-) -> tuple[jax.Array, VLB, Any, Any]:
+) -> tuple[jax.Array, VLB, Params, LawState]:
     """Return loss, mean terms (bits per dimension), two kinds of gradient, and the law's state.
 
     The losses L_i of `two_gradients` are the diffusion terms, weighted where the objective is.
@@ -130,13 +136,15 @@ def gradients(
     to_bpd = functools.partial(bits_per_dim, num_dims=math.prod(batch.x.shape[1:]))
     chex.assert_equal_shape_prefix((batch.x, noise.positions, noise.keys), 1)
 
-    def levels_fn(schedule_params):
+    def levels_fn(schedule_params: Params) -> Levels:
         if objective.num_steps is not None:
             return noise.positions  # times, as they are
         log_snr_fn = functools.partial(model.schedule.log_snr, schedule_params)
         return objective.levels(state.law_state, log_snr_fn, noise.positions)
 
-    def loss_fn(params, where, examples, keys, dropout_key):
+    def loss_fn(
+        params: Params, where: Levels, examples: Batch, keys: jax.Array, dropout_key: jax.Array
+    ) -> tuple[jax.Array, tuple[VLB, jax.Array]]:
         terms = model.vlb(
             params,
             keys,
@@ -150,10 +158,11 @@ def gradients(
         terms = jax.tree.map(to_bpd, terms)
         if objective.weighting is None:
             return jnp.mean(terms.total), (terms, terms.diffusion)
+        assert isinstance(where, NoiseLevels)  # a weighting goes with T = ∞
         weighted = objective.weighting(where.log_snr) * terms.diffusion
         return jnp.mean(weighted), (terms, weighted)
 
-    def value_and_grad(params, levels):
+    def value_and_grad(params: Params, levels: Levels) -> tuple[Any, Any]:
         of_examples = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
         return _accumulate(of_examples, params, (levels, batch, noise.keys), noise.dropout)
 
@@ -165,7 +174,12 @@ def gradients(
     return loss, jax.tree.map(jnp.mean, terms), gradient, law_state
 
 
-def _accumulate(value_and_grad, params, per_example, dropout_keys):
+def _accumulate(
+    value_and_grad: Callable[..., tuple[Any, Any]],
+    params: Params,
+    per_example: tuple[Levels, Batch, jax.Array],
+    dropout_keys: jax.Array,
+) -> tuple[Any, Any]:
     """Return what value_and_grad(params, *per_example, dropout_key) gives of the whole batch.
 
     With several dropout keys the batch is cut into as many micro-batches, one after the
@@ -176,13 +190,13 @@ def _accumulate(value_and_grad, params, per_example, dropout_keys):
         return value_and_grad(params, *per_example, dropout_keys[0])
 
     # Micro-batch k takes the examples k, k + m, ...: of every device's share a part.
-    def cut(leaf):
+    def cut(leaf: jax.Array | np.ndarray) -> jax.Array:
         return jnp.swapaxes(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 0, 1)
 
-    def join(leaf):
+    def join(leaf: jax.Array) -> jax.Array:
         return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
 
-    def one(total, part):
+    def one(total: Any, part: Any) -> tuple[Any, Any]:
         examples, dropout_key = part
         (loss, aux), (gradient, by_example) = value_and_grad(params, *examples, dropout_key)
         total = jax.tree.map(jnp.add, total, (loss, gradient))

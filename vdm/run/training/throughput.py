@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from vdm.model import Params
 from vdm.run.training import flops
 from vdm.run.training.step import Batch, Trainer, TrainState
 
@@ -50,7 +51,7 @@ def step_flops(trainer: Trainer, template: TrainState, example: Batch) -> float:
         lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), tuple(example)
     )
 
-    def forward(params, x, cond):
+    def forward(params: Params, x: jax.Array, cond: jax.Array | None) -> jax.Array:
         z = trainer.model.likelihood.encode(x)
         return trainer.model.denoiser(params, cond)(z, jnp.zeros(z.shape[:1], z.dtype))
 
