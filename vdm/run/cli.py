@@ -125,9 +125,9 @@ def _import(options: argparse.Namespace, rest: list[str]) -> int:
 def _compress(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
     from vdm.run import compress, trained
-    from vdm.run.compression import files as contents
+    from vdm.run.compression import files
 
-    source = contents.read(options.source)
+    source = files.read(options.source)
     if options.out.exists() and options.out.samefile(options.source):
         raise UserError(f"{options.out} is what is to be compressed: expected another OUT")
     run = trained.load(options.workdir, devices=trained.one_device())

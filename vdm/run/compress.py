@@ -18,7 +18,7 @@ import numpy as np
 
 from vdm import codec
 from vdm.codec import Codec, DamagedError
-from vdm.run.compression import files as contents, format as container
+from vdm.run.compression import files, format as file_format
 from vdm.run.compression.files import Contents
 from vdm.run.compression.format import Block, Header
 from vdm.run.compression.outcome import Compressed, Restored
@@ -40,7 +40,7 @@ def compress(
     out: pathlib.Path,
     config: CompressConfig,
 ) -> Compressed:
-    """Compress what `contents.read` has found with a run's model into one file, with a bar.
+    """Compress what `files.read` has found with a run's model into one file, with a bar.
 
     Raises UserError for examples that are not of the model's shape and levels, for a model
     without levels or one that needs the class of each example, and for numbers out of range.
@@ -67,9 +67,9 @@ def compress(
     encoded: list[codec.Encoded] = []
     with replacing(out) as temporary, bar("compress", source.size) as advance:
         with temporary.open("wb") as file:
-            writer = container.Writer(file, header)
-            for number in range(container.num_blocks(header)):
-                rows = container.examples_of(header, number)
+            writer = file_format.Writer(file, header)
+            for number in range(file_format.num_blocks(header)):
+                rows = file_format.examples_of(header, number)
                 x = source.take(rows)
                 shown = _within(advance, rows.start, start)
                 one = made.encode(x.astype(np.int64), condition.of(len(rows), None), advance=shown)
@@ -98,16 +98,16 @@ def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: 
     another model, or on a machine that computes other numbers.
     """
     start = time.perf_counter()
-    found = container.survey(path)
+    found = file_format.survey(path)
     header = found.header
-    total = container.num_blocks(header)
+    total = file_format.num_blocks(header)
     if found.damage is not None and not (recover and found.blocks):
         more = ": --recover restores them" if found.blocks else ""
         raise UserError(
             f"{path} is damaged: {found.damage}. {len(found.blocks)} of its {total} blocks are "
             f"intact{more}"
         )
-    contents.check_target(out, header)
+    files.check_target(out, header)
     if header.model != model_sum(run) or header.shape != run.shape:
         raise UserError(
             f"{path} was compressed with another model than this run's: expected the fingerprint "
@@ -123,10 +123,10 @@ def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: 
             "Nothing was written"
         )
     done, restored = 0, []
-    with contents.writing(out, header) as put, bar("decompress", header.num_examples) as advance:
+    with files.writing(out, header) as put, bar("decompress", header.num_examples) as advance:
         for number, where in found.blocks.items():
-            rows = container.examples_of(header, number)
-            block = container.read_block(path, where)
+            rows = file_format.examples_of(header, number)
+            block = file_format.read_block(path, where)
             try:
                 shown, cond = _within(advance, done, start), condition.of(len(rows), None)
                 x = made.decode(block.words, len(rows), cond, advance=shown)

@@ -17,7 +17,7 @@ from vdm.run.system import disk, lock, processes, signals
 from vdm.run.system.files import check_writable
 from vdm.run.system.progress import bar, say
 from vdm.run.trained import Trained
-from vdm.run.training import advice as ends, finite, parts, program as programs, throughput
+from vdm.run.training import advice, finite, parts, program as programs, throughput
 from vdm.run.training.batches import on_devices
 from vdm.run.training.parts import Parts
 from vdm.run.training.program import Program
@@ -48,8 +48,8 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         checkpoints = stack.enter_context(checkpoint.manager(workdir, kept=every.checkpoints_kept))
         state = _start(checkpoints, program)
         step, stop = int(state.step), terminated()
-        if step == 0 and (advice := ends.advice(trainer.model)):
-            say(advice)
+        if step == 0 and (line := advice.advice(trainer.model)):
+            say(line)
         dataset = processes.together(lambda: settle(dataset, config.data.in_memory))
         full_speed = throughput.full_speed(trainer, mesh, program.template, example)
         upcoming = on_devices(dataset, condition, config, mesh, step)

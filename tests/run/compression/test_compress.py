@@ -13,7 +13,7 @@ from PIL import Image
 import runs
 from vdm import codec
 from vdm.run import cli, compress as compressing, data
-from vdm.run.compression import format as container
+from vdm.run.compression import format as file_format
 from vdm.run.config import DataConfig
 from vdm.run.system import files, signals
 
@@ -101,7 +101,7 @@ def test_the_report_is_of_the_file(workdir, digits, tmp_path, capsys):
     file, net, seed, rest, ideal, bound = said
     assert file == pytest.approx(8 * size / digits.size, abs=1e-4)
     assert file == pytest.approx(net + seed + rest, abs=2e-4)
-    found = container.survey(tmp_path / "x.vdm")
+    found = file_format.survey(tmp_path / "x.vdm")
     words = sum(length - 8 for _, length in found.blocks.values())
     assert rest == pytest.approx(8 * (size - words) / digits.size, abs=64 * 3 / digits.size + 1e-4)
     # Of a model that has learned nothing: latents that it finds impossible have short codes.
@@ -120,7 +120,7 @@ def test_what_is_there_is_not_spoilt(workdir, digits, compressed, tmp_path, caps
     assert (tmp_path / "link.vdm").is_symlink() and (tmp_path / "there.vdm").stat().st_size > 100
     capsys.readouterr()
     # Nothing of it is intact: there is nothing to recover.
-    found = container.survey(compressed)
+    found = file_format.survey(compressed)
     (tmp_path / "x.vdm").write_bytes(compressed.read_bytes()[: found.blocks[0][0]])
     code = decompress(tmp_path / "x.vdm", tmp_path / "y.npy", workdir, "--recover")
     refused(capsys, code, "0 of its 3 blocks are intact$")
@@ -210,7 +210,7 @@ def test_damage_is_told_and_what_is_intact_is_restored(
     compressed, workdir, digits, tmp_path, capsys
 ):
     whole = compressed.read_bytes()
-    found = container.survey(compressed)
+    found = file_format.survey(compressed)
     start, length = found.blocks[1]
     damaged = bytearray(whole)
     damaged[start + length // 2] ^= 4
@@ -237,13 +237,13 @@ def test_the_lost_examples_are_those_between_the_restored():
 def test_words_that_are_wrong_under_a_right_checksum_are_noticed(
     compressed, workdir, digits, tmp_path, capsys
 ):
-    found = container.survey(compressed)
-    blocks = [container.read_block(compressed, where) for where in found.blocks.values()]
+    found = file_format.survey(compressed)
+    blocks = [file_format.read_block(compressed, where) for where in found.blocks.values()]
     words = blocks[1].words.copy()
     words[len(words) // 2] ^= 1
     for changed in (blocks[1]._replace(words=words), blocks[1]._replace(data_crc=1)):
         with (tmp_path / "x.vdm").open("wb") as file:
-            writer = container.Writer(file, found.header)
+            writer = file_format.Writer(file, found.header)
             for block in (blocks[0], changed, blocks[2]):
                 writer.block(block)
             writer.end()

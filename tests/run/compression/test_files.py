@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vdm.run.compression import files as contents
+from vdm.run.compression import files
 from vdm.run.compression.format import Header
 from vdm.run.errors import UserError
 
@@ -36,9 +36,9 @@ def header_of(found, **changes):
 
 def there_and_back(source, target):
     """Read in parts of two and write them, the last part first."""
-    found = contents.read(source)
+    found = files.read(source)
     starts = range(0, found.size, 2)
-    with contents.writing(target, header_of(found)) as put:
+    with files.writing(target, header_of(found)) as put:
         for start in reversed(starts):
             rows = range(start, min(start + 2, found.size))
             put(rows, found.take(rows))
@@ -70,7 +70,7 @@ def test_an_archive_of_one_array_keeps_its_name(name, tmp_path):
     with zipfile.ZipFile(tmp_path / "z.npz", "w") as archive:
         archive.writestr("notes.txt", "no array")
     with pytest.raises(UserError, match=r"'notes.txt', is no array"):
-        contents.read(tmp_path / "z.npz")
+        files.read(tmp_path / "z.npz")
 
 
 @pytest.mark.parametrize("images", [GREY, COLOUR, DEEP], ids=["grey", "colour", "16 bits"])
@@ -90,64 +90,64 @@ def test_pictures(tmp_path, images):
 
 def test_what_would_not_come_back_is_refused(tmp_path):
     with pytest.raises(UserError, match="no file or folder"):
-        contents.read(tmp_path / "none.npy")
+        files.read(tmp_path / "none.npy")
     np.savez(tmp_path / "two.npz", x=GREY, labels=np.arange(3))
     with pytest.raises(UserError, match="has the arrays x, labels: expected just one"):
-        contents.read(tmp_path / "two.npz")
+        files.read(tmp_path / "two.npz")
     np.save(tmp_path / "real.npy", np.ones((3, 2)))
     with pytest.raises(UserError, match=r"expected integers.*: got float64 \[3, 2\]"):
-        contents.read(tmp_path / "real.npy")
+        files.read(tmp_path / "real.npy")
     np.save(tmp_path / "flat.npy", np.arange(3))
     with pytest.raises(UserError, match=r"the batch axis first: got int64 \[3\]"):
-        contents.read(tmp_path / "flat.npy")
+        files.read(tmp_path / "flat.npy")
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(UserError, match=r"got '\.txt'"):
-        contents.read(tmp_path / "x.txt")
+        files.read(tmp_path / "x.txt")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"no \.png images"):
-        contents.read(tmp_path / "folder")
+        files.read(tmp_path / "folder")
     picture(tmp_path / "folder/a.png", GREY[0])
     for name in (".hidden.png", ".DS_Store", "notes.txt"):
         (tmp_path / "folder" / name).write_text("")
         with pytest.raises(UserError):
-            contents.read(tmp_path / "folder")
+            files.read(tmp_path / "folder")
         (tmp_path / "folder" / name).unlink()
     (tmp_path / "folder/link").symlink_to(tmp_path)
     with pytest.raises(UserError, match="holds 'link'"):
-        contents.read(tmp_path / "folder")
+        files.read(tmp_path / "folder")
     (tmp_path / "folder/link").unlink()
     (tmp_path / "folder/notes.txt").write_text("")
     with pytest.raises(UserError, match=r"holds 'notes\.txt': expected \.png images alone"):
-        contents.read(tmp_path / "folder")
+        files.read(tmp_path / "folder")
 
 
 def test_nothing_is_half_written(tmp_path):
     picture(tmp_path / "in/a.png", GREY[0])
-    found = contents.read(tmp_path / "in")
+    found = files.read(tmp_path / "in")
     for kind, target in (("images", "out"), ("npy", "out.npy")):
         header = header_of(found, kind=kind)
-        with pytest.raises(KeyError), contents.writing(tmp_path / target, header) as put:
+        with pytest.raises(KeyError), files.writing(tmp_path / target, header) as put:
             put(range(1), found.take(range(1)))
             raise KeyError
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
     with (
         pytest.raises(UserError, match="is there already"),
-        contents.writing(tmp_path / "in", header_of(found)),
+        files.writing(tmp_path / "in", header_of(found)),
     ):
         pass
     with (
         pytest.raises(UserError, match=r"is a \.npy file, expected that ending"),
-        contents.writing(tmp_path / "x.npz", header_of(found, kind="npy")),
+        files.writing(tmp_path / "x.npz", header_of(found, kind="npy")),
     ):
         pass
 
 
 def test_a_name_cannot_lead_out_of_the_folder(tmp_path):
     picture(tmp_path / "in/a.png", GREY[0])
-    found = contents.read(tmp_path / "in")
+    found = files.read(tmp_path / "in")
     header = header_of(found, names=("../../a.png",))
     with (
         pytest.raises(UserError, match="leads out of the folder"),
-        contents.writing(tmp_path / "out", header) as put,
+        files.writing(tmp_path / "out", header) as put,
     ):
         put(range(1), found.take(range(1)))

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
-from vdm.run.compression import format as container
+from vdm.run.compression import format as file_format
 from vdm.run.compression.format import Block, Header
 from vdm.run.errors import UserError
 
@@ -33,7 +33,7 @@ BLOCKS = [Block(i, 1000 + i, WORDS[i : 2 * i + 3]) for i in range(3)]
 
 def written(header=HEADER, blocks=BLOCKS):
     file = io.BytesIO()
-    writer = container.Writer(file, header)
+    writer = file_format.Writer(file, header)
     for block in blocks:
         writer.block(block)
     writer.end()
@@ -43,8 +43,8 @@ def written(header=HEADER, blocks=BLOCKS):
 def survey(tmp_path, data):
     path = tmp_path / "file.vdm"
     path.write_bytes(data)
-    found = container.survey(path)
-    return found, [container.read_block(path, where) for where in found.blocks.values()]
+    found = file_format.survey(path)
+    return found, [file_format.read_block(path, where) for where in found.blocks.values()]
 
 
 def is_same(block, other):
@@ -55,8 +55,8 @@ def is_same(block, other):
 def test_what_was_written_is_read(tmp_path):
     found, blocks = survey(tmp_path, written())
     assert found.header == HEADER and found.damage is None
-    assert all(map(is_same, blocks, BLOCKS)) and len(blocks) == container.num_blocks(HEADER) == 3
-    assert [list(container.examples_of(HEADER, i)) for i in range(3)] == [[0, 1], [2, 3], [4]]
+    assert all(map(is_same, blocks, BLOCKS)) and len(blocks) == file_format.num_blocks(HEADER) == 3
+    assert [list(file_format.examples_of(HEADER, i)) for i in range(3)] == [[0, 1], [2, 3], [4]]
     without = HEADER._replace(names=(), kind="npy")
     assert survey(tmp_path, written(without))[0].header == without
 
@@ -78,7 +78,7 @@ def test_the_layout_is_the_documented_one():
 
 def test_every_flipped_byte_is_noticed_and_costs_one_block_at_most(tmp_path):
     whole = written()
-    first_block = whole.index(container.BLOCK)
+    first_block = whole.index(file_format.BLOCK)
     chance = random.Random(0)
     for place in range(len(whole)):
         damaged = bytearray(whole)
@@ -95,7 +95,7 @@ def test_every_flipped_byte_is_noticed_and_costs_one_block_at_most(tmp_path):
 
 def test_every_truncation_and_addition_is_noticed(tmp_path):
     whole = written()
-    first_block = whole.index(container.BLOCK)
+    first_block = whole.index(file_format.BLOCK)
     for length in range(len(whole)):
         if length < first_block:
             with pytest.raises(UserError):
@@ -107,7 +107,7 @@ def test_every_truncation_and_addition_is_noticed(tmp_path):
     assert "1 bytes stand after its end" in survey(tmp_path, whole + b"\0")[0].damage
 
 
-@pytest.mark.parametrize("start", [b"", container.HEADER])
+@pytest.mark.parametrize("start", [b"", file_format.HEADER])
 def test_garbage_is_refused(tmp_path, start):
     chance = random.Random(1)
     for _ in range(500):
@@ -140,13 +140,13 @@ def test_what_a_header_promises_costs_nothing(tmp_path):
     found, blocks = survey(tmp_path, written(header))
     assert "block 3 is missing" in found.damage and len(blocks) == 3
     # Marks with lengths up to the end, each of which would have to be read to its end.
-    row = b"".join(container.BLOCK + struct.pack("<III", 2**20, 0, 0) for _ in range(2**16))
+    row = b"".join(file_format.BLOCK + struct.pack("<III", 2**20, 0, 0) for _ in range(2**16))
     assert "is damaged" in survey(tmp_path, written()[:-30] + row)[0].damage
 
 
 def test_another_version_is_named(tmp_path):
     body = b"\x02" + b"whatever comes then"
-    start = struct.pack("<4sII", container.HEADER, len(body), zlib.crc32(body))
+    start = struct.pack("<4sII", file_format.HEADER, len(body), zlib.crc32(body))
     data = start + struct.pack("<I", zlib.crc32(start)) + body
     with pytest.raises(UserError, match="version 2 of the format: this vdm reads version 1"):
         survey(tmp_path, data)
@@ -184,6 +184,6 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path, name, value):
 
 def test_a_file_that_is_not_there_or_empty_is_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="No such file"):
-        container.survey(tmp_path / "none")
+        file_format.survey(tmp_path / "none")
     with pytest.raises(UserError, match="no file of `vdm compress`"):
         survey(tmp_path, b"")

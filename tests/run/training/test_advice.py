@@ -8,7 +8,7 @@ import runs
 from vdm import likelihoods, networks, schedules
 from vdm.model import VDM
 from vdm.run import cli
-from vdm.run.training import advice as ends
+from vdm.run.training import advice
 
 
 def model(levels, log_snr_max, schedule=schedules.linear):
@@ -30,7 +30,7 @@ def by_quadrature(levels, log_snr_max):
 @pytest.mark.parametrize(("levels", "log_snr_max"), [(17, 5.0), (8, 3.0), (2, 0.5)])
 def test_the_decoders_cost_is_the_mean_over_its_levels(levels, log_snr_max):
     expected = by_quadrature(levels, log_snr_max)
-    assert ends.decoder_cost(model(levels, log_snr_max), log_snr_max) == pytest.approx(
+    assert advice.decoder_cost(model(levels, log_snr_max), log_snr_max) == pytest.approx(
         expected, rel=0.02
     )
 
@@ -39,15 +39,15 @@ def test_256_levels_cost_what_an_even_lattice_of_them_does():
     # A level with neighbours on both sides: the entropy of a normal over a lattice of its bins.
     noise = np.exp(-4.0) / (2 / 256)
     expected = 0.5 * np.log2(2 * np.pi * np.e * noise**2)
-    assert ends.decoder_cost(model(256, 8.0), 8.0) == pytest.approx(expected, abs=0.05)
-    assert ends.decoder_cost(model(256, 13.3), 13.3) < 0.012
+    assert advice.decoder_cost(model(256, 8.0), 8.0) == pytest.approx(expected, abs=0.05)
+    assert advice.decoder_cost(model(256, 13.3), 13.3) < 0.012
 
 
 @pytest.mark.parametrize("schedule", [schedules.linear, schedules.learned_linear])
 def test_only_an_end_that_costs_much_is_spoken_of(schedule):
-    assert ends.advice(model(256, 13.3, schedule)) is None
-    assert ends.advice(model(17, 8.0, schedule)) is None
-    said = ends.advice(model(256, 8.0, schedule))
+    assert advice.advice(model(256, 13.3, schedule)) is None
+    assert advice.advice(model(17, 8.0, schedule)) is None
+    said = advice.advice(model(256, 8.0, schedule))
     assert "256 levels" in said and "λ_max = 8" in said and "log_snr_max = 13.3" in said
 
 
