@@ -352,7 +352,7 @@ def test_an_import_that_fails_in_writing_leaves_no_run(folder, tmp_path, capsys,
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(importing.configs, "keep", full)
+    monkeypatch.setattr(importing.official.configs, "keep", full)
     code = bring(folder, tmp_path / "run")
     assert "No space left" in refused(code, tmp_path / "run", capsys)
     assert not checkpoint.folder_of(tmp_path / "run").exists()
