@@ -22,6 +22,7 @@ from vdm import (
     variance,
     weightings,
 )
+from vdm.fitting import fit
 from vdm.losses import VLB, bits_per_dim
 from vdm.model import VDM
 
@@ -37,6 +38,7 @@ __all__ = [
     "denoisers",
     "dequantisation",
     "diffusion",
+    "fit",
     "gaps",
     "information",
     "interop",

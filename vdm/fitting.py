@@ -1,0 +1,157 @@
+"""Training in a notebook: one call for data that fit into memory."""
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key, Num
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vdm import noise_levels as levels
+from vdm.losses import bits_per_dim
+from vdm.model import VDM, Params
+from vdm.noise_levels import NoiseLevels
+from vdm.variance import two_gradients
+
+# Positions in [0, 1) as times of the schedule, or noise levels with their density.
+LevelsFn = Callable[[jax.Array, int], NoiseLevels | jax.Array]
+SHOW_EVERY = 0.5  # seconds between two looks at the loss
+
+
+def fit(
+    model: VDM,
+    params: Params,
+    x: Num[Array | np.ndarray, " n *d"],
+    *,
+    key: Key[Array, ""],
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    batch_size: int,
+    cond: Array | np.ndarray | None = None,
+    noise_levels: LevelsFn | None = None,
+    progress: bool = False,
+) -> tuple[Params, Float[np.ndarray, " num_steps"]]:
+    """Return trained parameters and the loss of every step, in bits per dimension.
+
+    The loss is the negative bound in continuous time (VDM, eq. 11 and 17), one noise level per
+    example. A batch is drawn without replacement: every epoch passes through `x` in a new order,
+    of which the last n mod batch_size examples are left out. `cond` has one condition per
+    example. `noise_levels(key, batch_size)` gives the times of a batch, or its noise levels with
+    their density; by default low-discrepancy times of the schedule. The interior of a learned
+    schedule descends the variance of the diffusion term, everything else the bound
+    (`vdm.variance`). Dropout is on. `params` is not changed. `progress` shows a bar with the
+    step, the time that remains, the rate and the loss.
+    Raises ValueError for fewer than one step, a batch_size that is not in 1..n, or conditions of
+    another number than n; TypeError for data that the likelihood does not model.
+    """
+    x = jnp.asarray(x)
+    _check(len(x), num_steps, batch_size, cond)
+    cond = None if cond is None else jnp.asarray(cond)
+    key_order, key_steps = jax.random.split(key)
+    step = _step(model, optimizer, noise_levels)
+    params = jax.tree.map(jnp.copy, params)  # the caller's own are not donated
+    state, losses = optimizer.init(params), []
+    with _bar(num_steps, shown=progress) as advance:
+        for n, index in enumerate(_batches(key_order, len(x), batch_size, num_steps)):
+            params, state, loss = step(params, state, x, cond, index, key_steps, n)
+            losses.append(loss)
+            advance(loss)
+    return params, np.asarray(jax.device_get(losses))
+
+
+def _step(
+    model: VDM, optimizer: optax.GradientTransformation, noise_levels: LevelsFn | None
+) -> Callable[..., tuple[Params, optax.OptState, jax.Array]]:
+    """Return the compiled step; it writes the next parameters and state over the last ones."""
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(
+        params: Params,
+        state: optax.OptState,
+        x: jax.Array,
+        cond: jax.Array | None,
+        index: jax.Array,
+        key: jax.Array,
+        n: jax.Array,
+    ) -> tuple[Params, optax.OptState, jax.Array]:
+        key_levels, key_noise, key_dropout = jax.random.split(jax.random.fold_in(key, n), 3)
+        batch = jnp.take(x, index, axis=0)
+        given = None if cond is None else jnp.take(cond, index, axis=0)
+        to_bpd = functools.partial(bits_per_dim, num_dims=math.prod(batch.shape[1:]))
+
+        def levels_of(schedule: Params) -> NoiseLevels:
+            draw = levels.low_discrepancy if noise_levels is None else noise_levels
+            drawn = draw(key_levels, len(batch))
+            if isinstance(drawn, NoiseLevels):
+                return drawn
+            return levels.from_times(functools.partial(model.schedule.log_snr, schedule), drawn)
+
+        def loss_of(params: Params, where: NoiseLevels) -> tuple[jax.Array, tuple[None, jax.Array]]:
+            terms = model.vlb(
+                params, key_noise, batch, given, noise_levels=where, dropout_key=key_dropout
+            )
+            return jnp.mean(to_bpd(terms.total)), (None, jnp.asarray(to_bpd(terms.diffusion)))
+
+        both = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+        (loss, _), gradient, _ = two_gradients(both, levels_of, params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    return step
+
+
+def _batches(key: jax.Array, size: int, batch_size: int, num_steps: int) -> Iterator[jax.Array]:
+    """Yield the examples of every step."""
+    per_epoch = size // batch_size
+    for n in range(num_steps):
+        epoch, place = divmod(n, per_epoch)
+        if place == 0:
+            order = jax.random.permutation(jax.random.fold_in(key, epoch), size)
+        yield order[place * batch_size : (place + 1) * batch_size]
+
+
+def _check(size: int, num_steps: int, batch_size: int, cond: Array | np.ndarray | None) -> None:
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1: got {num_steps}")
+    if not 1 <= batch_size <= size:
+        raise ValueError(f"batch_size must be from 1 to the {size} examples: got {batch_size}")
+    if cond is not None and len(cond) != size:
+        raise ValueError(
+            f"cond must have one condition for each of {size} examples: got {len(cond)}"
+        )
+
+
+@contextlib.contextmanager
+def _bar(num_steps: int, *, shown: bool) -> Iterator[Callable[[jax.Array], None]]:
+    """Yield what is called with the loss of every step, which waits for it now and then only."""
+    if not shown:
+        yield lambda loss: None
+        return
+    columns = (
+        TextColumn("fit"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    began = looked = time.monotonic()
+    done = 0
+    with Progress(*columns) as bar:
+        task = bar.add_task("fit", total=num_steps, text="")
+
+        def advance(loss: jax.Array) -> None:
+            nonlocal done, looked
+            done += 1
+            now = time.monotonic()
+            if now - looked > SHOW_EVERY or done == num_steps:
+                text = f"{done / (now - began):.1f} steps/s  loss {float(loss):.3f} bpd"
+                bar.update(task, completed=done, text=text)
+                looked = now
+
+        yield advance
