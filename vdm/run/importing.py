@@ -33,7 +33,6 @@ from vdm.schedules.fixed import Linear
 from vdm.schedules.learned import LearnedLinear
 from vdm.schedules.unpinned import LearnedUnpinned
 
-FORMATS = ("official",)
 STAGING = ".importing"
 # Of the config's network; everything else about it is read from the parameters.
 NETWORK_KEYS = ("dropout", "num_groups", "log_snr_max", "log_snr_min", "dtype", "remat")

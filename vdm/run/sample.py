@@ -73,7 +73,7 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
         index = start + here
         drawn = _draw(
             trained.params,
-            settings.seed,
+            np.uint32(settings.seed),  # an int would have to fit into 31 bits
             *meshes.put(mesh, size, here, (index, told.of_samples(index))),
             model=trained.model,
             shape=(size, *dataset.shape),

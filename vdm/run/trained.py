@@ -12,13 +12,12 @@ from vdm.laws import Law, ScheduleLaw
 from vdm.model import VDM
 from vdm.run import config as configs, data, mesh as meshes
 from vdm.run.config import Config, DevicesConfig
+from vdm.run.config.words import PARAMS as PARAMS
 from vdm.run.data import condition
 from vdm.run.errors import UserError
 from vdm.run.training import build, program as programs
 from vdm.run.training.step import Batch, Trainer
 from vdm.run.workdir import checkpoint
-
-PARAMS = ("ema", "raw")
 
 
 class Trained(NamedTuple):
