@@ -177,7 +177,10 @@ def test_a_workdir_with_another_config_is_refused(folder, capsys):
         (["evaluate", "--levels_per_example=0"], "at least 1"),
         (["evaluate", "--params=emma"], "'ema'?"),
         (["evaluate", "--law=sigmod"], "'sigmoid'?"),
-        (["evaluate", "--law=adaptive"], "this run's law is 'schedule'"),
+        (
+            ["evaluate", "--law=adaptive"],
+            "law is 'schedule', expected training, schedule or sigmoid",
+        ),
         (["sample", "--sampler=ancestrul"], "'ancestral'?"),
         (["sample", "--num=0"], "--num must be at least 1: got 0"),
         (["sample", "--steps=0"], "at least 1"),

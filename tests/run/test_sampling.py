@@ -81,6 +81,7 @@ def test_every_option_makes_a_difference(workdir):
         "--clip_denoised",
         "--steps=5",
         "--seed=1",
+        f"--seed={2**32 - 1}",
     ):
         assert np.any(draw(workdir, option) != plain), option
     np.testing.assert_array_equal(draw(workdir, "--guidance=1", "--grid=time"), plain)

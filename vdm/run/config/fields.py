@@ -53,7 +53,7 @@ def of(block: type) -> tuple[Field, ...]:
     )
 
 
-def _field(field: dataclasses.Field, kind: Any) -> Field:
+def _field(field: dataclasses.Field[Any], kind: Any) -> Field:
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
@@ -69,26 +69,26 @@ def _field(field: dataclasses.Field, kind: Any) -> Field:
     )
 
 
-def checked(field: Field, value: Any, key: str) -> Any:
+def checked(field: Field, value: object, key: str) -> Any:
     """Return the value as the field's type; raises UserError, naming the key, if it will not do."""
     problem = _problem(field, value, key)
     if problem is not None:
         raise UserError(problem)
-    return float(value) if field.kind is float else value
+    return float(value) if field.kind is float and isinstance(value, int) else value
 
 
-def takes(field: Field, value: Any) -> bool:
+def takes(field: Field, value: object) -> bool:
     """Return whether a value is of the field's type and within its rule."""
     return _problem(field, value, field.name) is None
 
 
-def check(settings: Any, prefix: str) -> None:
+def check(settings: object, prefix: str) -> None:
     """Raise UserError for the first field of a block whose value will not do."""
     for field in of(type(settings)):
         checked(field, getattr(settings, field.name), prefix + field.name)
 
 
-def _problem(field: Field, value: Any, key: str) -> str | None:
+def _problem(field: Field, value: object, key: str) -> str | None:
     is_kind = isinstance(value, (int, float) if field.kind is float else field.kind)
     if not is_kind or (isinstance(value, bool) and field.kind is not bool):
         got = f"{value!r} ({type(value).__name__})"

@@ -71,7 +71,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _build(block: type[T], values: Any, prefix: str) -> T:
+def _build(block: type[T], values: object, prefix: str) -> T:
     if not isinstance(values, Mapping):
         raise UserError(f"{prefix[:-1] or 'a config'} must be a block: got {values!r}")
     kinds = typing.get_type_hints(block)
@@ -94,14 +94,14 @@ def _build(block: type[T], values: Any, prefix: str) -> T:
     return block(**arguments)
 
 
-def _plain_block(value: Any, key: str) -> dict[str, Any]:
+def _plain_block(value: object, key: str) -> dict[str, object]:
     """Return a block of a name and its arguments; raises UserError for anything else."""
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         raise UserError(f"{key} must be a block with a 'name': got {value!r}")
     return {name: _plain(item, f"{key}.{name}") for name, item in value.items()}
 
 
-def _plain(value: Any, key: str) -> Any:
+def _plain(value: object, key: str) -> object:
     """Check the value of an argument in a block: what JSON can hold, with tuples for lists."""
     if isinstance(value, list | tuple):
         return tuple(_plain(item, key) for item in value)

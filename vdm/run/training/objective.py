@@ -12,7 +12,8 @@ from vdm.model import VDM
 from vdm.noise_levels import NoiseLevels
 from vdm.run.config import ObjectiveConfig, fields
 from vdm.run.config.blocks import construct, partial
-from vdm.run.config.words import DRAWS, WEIGHTINGS
+from vdm.run.config.rules import Word
+from vdm.run.config.words import DRAWS, EVALUATION_LAWS, WEIGHTINGS
 from vdm.run.errors import UserError, as_user_error
 from vdm.schedules.base import LogSnrFn
 
@@ -88,8 +89,9 @@ def for_evaluation(name: str, trained_with: Law) -> Law:
     if name in ("training", laws.name_of(trained_with)):
         return trained_with
     if name == "adaptive":
+        others = Word([law for law in EVALUATION_LAWS if law != name])
         raise UserError(
             "the law 'adaptive' has its histogram from training: this run's law is "
-            f"{laws.name_of(trained_with)!r}, expected another than 'adaptive'"
+            f"{laws.name_of(trained_with)!r}, expected {others}"
         )
     return LAWS[name]()
