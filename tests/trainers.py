@@ -15,6 +15,12 @@ from vdm.run.training.step import Batch, Trainer, init_state
 ENDS = (6.0, -5.0)
 
 SIZE = 6
+# Names that a config has to say; the model is built here.
+MODEL = {
+    "schedule": {"name": "linear"},
+    "network": {"name": "mlp"},
+    "likelihood": {"name": "gaussian"},
+}
 
 
 class Denoiser(nn.Module):
@@ -40,7 +46,7 @@ def build(schedule, parts=1, size=SIZE, dropout=0.3, **objective):
     config = configs.from_dict(
         {
             "data": {"name": "mixture"},
-            "model": {key: {"name": "elsewhere"} for key in ("schedule", "network", "likelihood")},
+            "model": MODEL,
             "train": {"num_steps": 1, "batch_size": size, "accumulation_steps": parts},
             "objective": objective,
             "optimizer": {"warmup_steps": 0},

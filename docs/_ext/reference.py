@@ -6,65 +6,36 @@ import inspect
 import re
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from vdm import laws
-from vdm.run import arguments, config
-from vdm.run.training import build, checks, objective
+from vdm.run import arguments, config, data
+from vdm.run.config import blocks, fields, rules
 
-# What a block with a name can be, and where its constructors are documented.
-BLOCKS: Mapping[str, tuple[Mapping[str, Callable[..., Any]], str | None]] = {
-    "model.schedule": (build.SCHEDULES, "vdm.schedules"),
-    "model.network": (build.NETWORKS, "vdm.networks"),
-    "model.likelihood": (build.LIKELIHOODS, "vdm.likelihoods"),
-    "objective.law": (laws.LAWS, None),
-    "objective.weighting": (objective.WEIGHTINGS, "vdm.weightings"),
-    "sample.sampler": (checks.SAMPLERS, None),
+# Where the constructors that a name stands for are documented, by the key of the block.
+MODULES = {
+    "model.schedule": "vdm.schedules",
+    "model.network": "vdm.networks",
+    "model.likelihood": "vdm.likelihoods",
+    "objective.weighting": "vdm.weightings",
 }
-# Of Flax's modules, and the λ that a weight is a function of: not for a config to set.
-NOT_ARGUMENTS = ("parent", "name", "log_snr")
-
-
-class Key(typing.NamedTuple):
-    """A key of the config: its type, its default as it would be written, and what it is."""
-
-    name: str
-    kind: str
-    default: str | None
-    says: str
-
-
-def keys(block: type) -> Iterator[Key]:
-    """Yield the keys of a config's dataclass, each with the comment beside or above it."""
-    lines, types = inspect.getsource(block).splitlines(), typing.get_type_hints(block)
-    for field in dataclasses.fields(block):
-        (at,) = (i for i, line in enumerate(lines) if re.match(rf"    {field.name}: ", line))
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        kind = types[field.name]
-        yield Key(
-            field.name,
-            "block" if typing.get_origin(kind) is not None else kind.__name__,
-            None if default is dataclasses.MISSING else _plain(default),
-            _comment(lines, at),
-        )
 
 
 def config_page() -> str:
     """Return the config's keys in Markdown, a section for each block."""
-    hints = typing.get_type_hints(config.Config)
-    (seed,) = (key for key in keys(config.Config) if key.name == "seed")
-    pieces = ["## The top level", _table([seed], "")]
-    for name, block in hints.items():
+    pieces = ["## The top level", _table(config.Config, "")]
+    for name, block in typing.get_type_hints(config.Config).items():
         if not dataclasses.is_dataclass(block):
             continue
-        kept = inspect.cleandoc(block.__doc__ or "").split("\n\n")[0]
-        pieces += [f"## {name}", _code_spans(kept), _table(keys(block), f"{name}.")]
-        for path, (options, module) in BLOCKS.items():
-            if path.startswith(f"{name}."):
-                pieces += [f"### {path}: the names", _names(options, module)]
+        says = inspect.cleandoc(block.__doc__ or "").split("\n\n")[0]
+        pieces += [f"## {name}", _code_spans(says), _table(block, f"{name}.")]
+        for field in fields.of(block):
+            path = f"{name}.{field.name}"
+            if isinstance(field.rule, rules.Name):
+                table = _names(field.rule.options, MODULES.get(path))
+                pieces += [f"### {path}: the names", table]
+        if block is config.DataConfig:
+            pieces += [f"### {name}.name: the names", _sets()]
     return "\n\n".join(pieces)
 
 
@@ -94,27 +65,34 @@ def fill(source: str) -> str:
     return re.sub(r"<!-- generated: (\w+) -->", lambda found: PAGES[found[1]](), source)
 
 
-def _comment(lines: list[str], at: int) -> str:
-    beside = lines[at].partition("  # ")[2]
-    if beside:
-        return beside
-    above = lines[at - 1].strip()
-    return above.removeprefix("# ") if above.startswith("# ") else ""
-
-
 def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _table(rows: Any, prefix: str) -> str:
-    head = "| key | type | default | |\n| --- | --- | --- | --- |\n"
-    return head + "\n".join(
-        f"| `{prefix}{key.name}` | {key.kind} "
-        f"| {'*needed*' if key.default is None else f'`{key.default}`'} | {_cell(key.says)} |"
-        for key in rows
-    )
+def _table(block: type, prefix: str) -> str:
+    """Return a row for each field: its key, its type, what it takes, its default, its meaning."""
+    rows = ["| key | type | takes | default | |", "| --- | --- | --- | --- | --- |"]
+    for field in fields.of(block):
+        kind, takes = field.kind.__name__, "" if field.rule is None else str(field.rule)
+        if field.kind is Mapping:
+            kind = "block"
+        needed = field.default is dataclasses.MISSING
+        default = "*needed*" if needed else f"`{_plain(field.default)}`"
+        cells = (f"`{prefix}{field.name}`", kind, takes, default, field.says)
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(rows)
+
+
+def _sets() -> str:
+    """Return the data sets by name, each with the first sentence on it."""
+    rows = ["| name | |", "| --- | --- |"]
+    for name, load in {**data.DATASETS, **data.FILES}.items():
+        first = inspect.cleandoc(load.__doc__ or "").split("\n\n")[0]
+        first = " ".join(first.split()).partition(";")[0]
+        rows.append(f"| `{name}` | {_cell(first)} |")
+    return "\n".join(rows)
 
 
 def _names(options: Mapping[str, Callable[..., Any]], module: str | None) -> str:
@@ -123,11 +101,9 @@ def _names(options: Mapping[str, Callable[..., Any]], module: str | None) -> str
         shown = f"`{name}`"
         if module is not None:
             shown = f"{{py:obj}}`{name} <{module}.{constructor.__name__}>`"
-        parameters = inspect.signature(constructor).parameters
         given = [
             f"`{key}`" if p.default is p.empty else f"`{key} = {_plain(p.default)}`"
-            for key, p in parameters.items()
-            if key not in NOT_ARGUMENTS
+            for key, p in blocks.parameters(constructor, left_out=("log_snr",)).items()
         ]
         rows.append(f"| {shown} | {', '.join(given)} |")
     return "| name | arguments |\n| --- | --- |\n" + "\n".join(rows)

@@ -48,11 +48,13 @@ def test_a_name_and_its_arguments_are_a_sampler(text, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("dpmpp2m", "unknown sampler 'dpmpp2m'.*'dpmpp_2m'"),
-        ("ddim:eta=2", "sampler 'ddim:eta=2': eta must be between 0 .* got 2.0"),
-        ("ddim:et=1", "unknown argument of the sampler ddim 'et'.*'eta'"),
+        ("dpmpp2m", "unknown sample.sampler 'dpmpp2m'.*'dpmpp_2m'"),
+        ("ddim:eta=2", r"sample.sampler \(ddim\): eta must be between 0 .* got 2.0"),
+        ("ddim:et=1", "unknown argument of sample.sampler ddim 'et'.*'eta'"),
         ("ddim:eta", "eta must be a number: got ''"),
-        ("ancestral:eta=1", "unknown argument of the sampler ancestral 'eta'"),
+        ("ancestral:eta=1", "sample.sampler 'ancestral' takes no arguments: got 'eta'"),
+        ("heun:churn=0.1,churn=0.2", "sample.sampler 'heun:churn=.*: churn is given twice"),
+        ("ddim:name=1", "sample.sampler 'ddim:name=1': name is given twice"),
     ],
 )
 def test_what_is_no_sampler_is_named(text, message):
@@ -79,6 +81,7 @@ def test_every_option_makes_a_difference(workdir):
         "--clip_denoised",
         "--steps=5",
         "--seed=1",
+        f"--seed={2**32 - 1}",
     ):
         assert np.any(draw(workdir, option) != plain), option
     np.testing.assert_array_equal(draw(workdir, "--guidance=1", "--grid=time"), plain)
@@ -88,11 +91,11 @@ def test_every_option_makes_a_difference(workdir):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sampler=anestral"], "unknown sampler 'anestral'.*'ancestral'"),
-        (["--grid=lamda"], "unknown sample.grid 'lamda'.*'lambda'"),
-        (["--final=mean"], "unknown sample.final 'mean'"),
+        (["--sampler=anestral"], "unknown --sampler 'anestral'.*'ancestral'"),
+        (["--grid=lamda"], "unknown --grid 'lamda'.*'lambda'"),
+        (["--final=mean"], "unknown --final 'mean'"),
         (["--steps=0"], "--steps must be at least 1: got 0"),
-        (["--num=0"], "num must be at least 1: got 0"),
+        (["--num=0"], "--num must be at least 1: got 0"),
         (["--guidance=nan"], "--guidance must be finite"),
     ],
 )

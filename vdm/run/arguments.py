@@ -4,6 +4,15 @@ import argparse
 import pathlib
 
 import vdm
+from vdm.run.config import CompressConfig, EvaluateConfig, SampleConfig, fields, words
+from vdm.run.config.rules import Number, Word
+
+OF_THE_CONFIG = (
+    "An option that is not given is as the run's config has it; the defaults in brackets are those "
+    "of a config that does not say."
+)
+NUM_SAMPLES = Number(1, 2**31 - 1)  # sample i is drawn by i, a number of 32 bits
+NUM_ON_PAGE = Number(0, 10_000)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,46 +38,23 @@ def parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate", help="measure bits per dimension on a split", allow_abbrev=False
     )
-    evaluate.add_argument("--split", default="test", help="test (default) or train")
-    evaluate.add_argument("--bound", help="vlb (the variational bound), ode or vlb,ode")
-    evaluate.add_argument("--num_steps", help="values of T, such as 10,100,1000,inf")
     evaluate.add_argument(
-        "--clip_denoised", action=argparse.BooleanOptionalAction, help="measure it clipped as well"
+        "--split", default="test", help=f"of the data set ({Word(words.SPLITS)}; default test)"
     )
-    evaluate.add_argument("--dequantisation", help="ode: truncated_normal, uniform or both")
-    evaluate.add_argument("--num_samples", help="ode: numbers K of draws, such as 1,10")
-    evaluate.add_argument("--divergence", help="ode: hutchinson, or exact (for few dimensions)")
-    evaluate.add_argument("--num_probes", type=int, help="ode: of hutchinson")
-    evaluate.add_argument("--ode_steps", type=int, help="ode: even steps, not as many as needed")
-    evaluate.add_argument("--tolerance", type=float, help="ode: of the local error")
-    evaluate.add_argument("--params", default="ema", help="ema (averaged, default) or raw")
-    evaluate.add_argument("--law", help="law of λ at T=inf: training, schedule, sigmoid, adaptive")
-    evaluate.add_argument("--levels_per_example", type=int, help="noise levels per example")
-    evaluate.add_argument("--batch_size", type=int, help="rows per call; no influence on results")
-    evaluate.add_argument("--seed", type=int)
+    evaluate.add_argument(
+        "--params",
+        default="ema",
+        help=f"averaged, or as the last step left them ({Word(words.PARAMS)}; default ema)",
+    )
+    _add_settings(evaluate, EvaluateConfig)
     evaluate.set_defaults(command="evaluate")
 
     sample = commands.add_parser("sample", help="draw samples", allow_abbrev=False)
-    sample.add_argument("--num", type=int, default=64, help="how many (default 64)")
+    sample.add_argument("--num", type=int, default=64, help=f"how many ({NUM_SAMPLES}; default 64)")
     sample.add_argument(
         "--out", type=pathlib.Path, help="a .png or .npy file (default: in workdir)"
     )
-    sample.add_argument(
-        "--sampler",
-        help="ancestral, ddim, heun, dpmpp_2m, exponential or euler_maruyama, with arguments "
-        "such as ddim:eta=0.5",
-    )
-    sample.add_argument("--grid", help="of noise levels: time, lambda or edm")
-    sample.add_argument(
-        "--guidance", type=float, help="above 1 exaggerates the class, 0 ignores it"
-    )
-    sample.add_argument(
-        "--clip_denoised", action=argparse.BooleanOptionalAction, help="keep x̂ in the data's range"
-    )
-    sample.add_argument("--final", help="from z₀ to data: mode or draw")
-    sample.add_argument("--steps", dest="num_steps", type=int, help="sampling steps")
-    sample.add_argument("--batch_size", type=int, help="samples per call; no influence on results")
-    sample.add_argument("--seed", type=int)
+    _add_settings(sample, SampleConfig)
     sample.set_defaults(command="sample")
 
     report = commands.add_parser(
@@ -88,7 +74,10 @@ def parser() -> argparse.ArgumentParser:
         "the current folder)",
     )
     report.add_argument(
-        "--num", type=int, default=16, help="samples drawn of each run (default 16, 0 for none)"
+        "--num",
+        type=int,
+        default=16,
+        help=f"samples drawn of each run, 0 for none ({NUM_ON_PAGE}; default 16)",
     )
     report.add_argument("--workdir", type=pathlib.Path, help="the run's folder, in place of RUN")
     report.set_defaults(command="report")
@@ -97,7 +86,11 @@ def parser() -> argparse.ArgumentParser:
         "import", help="make a run of another code's checkpoint", allow_abbrev=False
     )
     bring.add_argument("path", type=pathlib.Path, metavar="PATH", help="the checkpoint's file")
-    bring.add_argument("--format", required=True, help="official (google-research/vdm)")
+    bring.add_argument(
+        "--format",
+        required=True,
+        help=f"whose it is, official for google-research/vdm ({Word(words.FORMATS)})",
+    )
     bring.add_argument(
         "--config", help="a config file with the data set; without it, the official CIFAR-10 one"
     )
@@ -111,16 +104,7 @@ def parser() -> argparse.ArgumentParser:
         "source", metavar="IN", type=pathlib.Path, help=".npy, .npz, .png or a folder of .png"
     )
     compress.add_argument("out", metavar="OUT", type=pathlib.Path, help="the file to write")
-    compress.add_argument("--steps", dest="num_steps", type=int, help="T of the bound (100)")
-    compress.add_argument("--batch_size", type=int, help="examples per call of the network (16)")
-    compress.add_argument(
-        "--per_block", type=int, help="examples that stand and fall together (1024)"
-    )
-    compress.add_argument(
-        "--resolution",
-        type=int,
-        help="latents are rounded to 2^-this of a step's standard deviation (2)",
-    )
+    _add_settings(compress, CompressConfig)
     compress.set_defaults(command="compress")
 
     decompress = commands.add_parser(
@@ -148,6 +132,30 @@ def parser() -> argparse.ArgumentParser:
             help="JAX finds the others itself (SLURM, Kubernetes, TPU pods)",
         )
         several.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
-        several.add_argument("--num_processes", type=int)
+        several.add_argument("--num_processes", type=int, help="how many there are")
         several.add_argument("--process_index", type=int, help="of this one, from 0")
     return whole
+
+
+def _add_settings(command: argparse.ArgumentParser, block: type) -> None:
+    """Give a command an option for every field of a block of the config, in place of which it is.
+
+    Without the option the value is None; see `vdm.run.overrides`.
+    """
+    command.epilog = OF_THE_CONFIG
+    for field in fields.of(block):
+        flag, text = f"--{field.flag}", _help(field)
+        if field.kind is bool:
+            switch = argparse.BooleanOptionalAction
+            command.add_argument(flag, dest=field.name, action=switch, help=text)
+        else:
+            command.add_argument(flag, dest=field.name, type=field.kind, help=text)
+
+
+def _help(field: fields.Field) -> str:
+    """Return what a field means, what it takes and its default."""
+    default = f"default {field.default:g}" if field.kind is float else f"default {field.default}"
+    if field.kind is bool:
+        default = f"default {'on' if field.default else 'off'}"
+    takes = default if field.rule is None else f"{field.rule}; {default}"
+    return f"{field.says} ({takes})".replace("%", "%%")

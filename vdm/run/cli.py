@@ -10,8 +10,9 @@ from rich.table import Table
 from vdm.choices import unknown
 from vdm.run import arguments, overrides
 from vdm.run.compression import outcome
-from vdm.run.config import flags, parse
+from vdm.run.config import flags, words as known
 from vdm.run.config.flags import read_config as read_config  # for scripts
+from vdm.run.config.rules import Number
 from vdm.run.errors import UserError
 from vdm.run.system import processes
 from vdm.run.system.files import check_writable
@@ -79,6 +80,7 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
     from vdm.run import figures, sample, trained
 
+    _check_num(arguments.NUM_SAMPLES, options.num)
     run = trained.load(options.workdir)
     settings = overrides.override(run.config.sample, options)
     checks.check_sampling(run.model, settings)
@@ -100,8 +102,7 @@ def _report(options: argparse.Namespace, rest: list[str]) -> int:
             "a report is on one run or several: expected --workdir=RUN or RUN ..., got "
             f"{'both' if workdirs else 'neither'}"
         )
-    if options.num < 0:
-        raise UserError(f"--num must be at least 0: got {options.num}")
+    _check_num(arguments.NUM_ON_PAGE, options.num)
     from vdm.run.report import write
 
     _say(f"written to {write.write(workdirs, options.out, options.num)}")
@@ -111,8 +112,8 @@ def _report(options: argparse.Namespace, rest: list[str]) -> int:
 def _import(options: argparse.Namespace, rest: list[str]) -> int:
     from vdm.run import importing
 
-    if options.format not in importing.FORMATS:
-        raise UserError(unknown("--format", options.format, importing.FORMATS))
+    if options.format not in known.FORMATS:
+        raise UserError(unknown("--format", options.format, known.FORMATS))
     default = importing.official_values()
     config = flags.config(options.config, options.workdir, rest, default, command="import")
     stated = {word.removeprefix("--config.").split("=")[0] for word in rest}
@@ -132,7 +133,6 @@ def _compress(options: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"{options.out} is what is to be compressed: expected another OUT")
     run = trained.load(options.workdir, devices=trained.one_device())
     settings = overrides.override(run.config.compress, options)
-    parse.check_compress(settings)
     with sigterm_leaves():
         made = compress.compress(run, source, options.out, settings)
     outcome.show_compressed(made)
@@ -170,6 +170,12 @@ COMMANDS = {
     "compress": _compress,
     "decompress": _decompress,
 }
+
+
+def _check_num(rule: Number, num: int) -> None:
+    problem = rule.problem("--num", num)
+    if problem is not None:
+        raise UserError(problem)
 
 
 def _no_more(rest: list[str]) -> None:

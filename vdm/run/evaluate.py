@@ -10,6 +10,7 @@ import functools
 import math
 import pathlib
 import time
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -18,7 +19,8 @@ import numpy as np
 from vdm import laws
 from vdm.losses import bits_per_dim
 from vdm.run import data, mesh as meshes
-from vdm.run.config import EvaluateConfig, parse, schema
+from vdm.run.config import EvaluateConfig, fields, parse
+from vdm.run.config.rules import split_words
 from vdm.run.data.dataset import Dataset, ids_checksum, settle
 from vdm.run.evaluation import bound, ode as flow, profile
 from vdm.run.evaluation.bound import TERMS
@@ -44,9 +46,9 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     evaluation_<split>.npz. Raises UserError for an unknown split or bound, settings that do not go
     with the data, a folder that cannot be written to or a result that is not finite.
     """
-    names, began = _names(settings), time.perf_counter()
-    parse.parse_num_steps(settings.num_steps)
-    parse.parse_counts(settings.num_samples)
+    began = time.perf_counter()
+    fields.check(settings, "evaluate.")
+    names = split_words(settings.bound)
     for_evaluation(settings.law, trained.law)
     processes.first_alone(functools.partial(check_writable, workdir))
     where = trained.config.data.in_memory
@@ -154,12 +156,9 @@ def _ode(
     return records, kept
 
 
-def _names(settings: EvaluateConfig) -> list[str]:
-    """Return the bounds that are asked for."""
-    return list(parse.parse_words("bound", settings.bound, schema.BOUNDS))
-
-
-def _check(trained: Trained, test: Dataset, settings: EvaluateConfig, names: list[str]) -> None:
+def _check(
+    trained: Trained, test: Dataset, settings: EvaluateConfig, names: Collection[str]
+) -> None:
     """Raise UserError for what the settings ask of the data and cannot be had."""
     checks.check_clip(trained.model, settings.clip_denoised)
     if "ode" in names:
@@ -170,9 +169,7 @@ def _check(trained: Trained, test: Dataset, settings: EvaluateConfig, names: lis
 def _dequantisations(trained: Trained, settings: EvaluateConfig) -> list[str | None]:
     if trained.model.likelihood.levels is None:
         return [None]
-    return list(
-        parse.parse_words("dequantisation", settings.dequantisation, schema.DEQUANTISATIONS)
-    )
+    return list(split_words(settings.dequantisation))
 
 
 def _headline(results: list[dict[str, Any]]) -> dict[str, Any]:

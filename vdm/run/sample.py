@@ -82,7 +82,7 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
         index = start + here
         drawn = _draw(
             trained.params,
-            settings.seed,
+            np.uint32(settings.seed),  # an int would have to fit into 31 bits
             *meshes.put(mesh, size, here, (index, trained.condition.of_samples(index))),
             model=trained.model,
             shape=(size, *trained.shape),

@@ -17,14 +17,13 @@ from vdm.laws import Law, LawState, ScheduleLaw
 from vdm.model import VDM, Params
 from vdm.run import config as configs, data, mesh as meshes
 from vdm.run.config import Config
+from vdm.run.config.words import PARAMS as PARAMS
 from vdm.run.data import condition as conditions
 from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError
 from vdm.run.training import build, program as programs
 from vdm.run.training.step import Batch
 from vdm.run.workdir import checkpoint
-
-PARAMS = ("ema", "raw")
 
 
 class Trained(NamedTuple):

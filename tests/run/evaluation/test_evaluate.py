@@ -139,7 +139,7 @@ def test_a_law_is_for_infinite_steps_alone(tmp_path):
 
 def test_unknown_laws_are_named(tmp_path):
     for law, message in (
-        ("sigmod", "unknown law 'sigmod'.*'sigmoid'"),
+        ("sigmod", "unknown evaluate.law 'sigmod'.*'sigmoid'"),
         ("adaptive", "this run's law is 'schedule'"),
     ):
         with pytest.raises(UserError, match=message):
@@ -239,7 +239,7 @@ def test_the_subset_of_the_training_split_is_as_large_as_the_test_split(run):
 
 @pytest.mark.parametrize("text", ["0", "ten", "10,", "-5", "1.5", "²", "999999"])
 def test_a_bad_number_of_steps_is_named(text):
-    with pytest.raises(UserError, match="num_steps must be positive whole numbers"):
+    with pytest.raises(UserError, match="num_steps must be whole numbers from 1 to"):
         parse.parse_num_steps(text)
 
 

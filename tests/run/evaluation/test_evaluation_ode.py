@@ -160,11 +160,14 @@ def test_a_solve_that_does_not_end_is_said(digits, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bound=vbl"], "unknown bound 'vbl'.*'vlb'"),
+        (["--bound=vbl"], "unknown --bound 'vbl'.*'vlb'"),
         (["--bound=ode", "--num_samples=0"], "num_samples must be whole numbers .*: got '0'"),
-        (["--bound=ode", "--dequantisation=normal"], "unknown dequantisation 'normal'.*truncated"),
-        (["--bound=ode", "--divergence=exakt"], "unknown divergence 'exakt'.*'exact'"),
-        (["--bound=ode", "--tolerance=0"], "--tolerance must be positive: got 0.0"),
+        (
+            ["--bound=ode", "--dequantisation=normal"],
+            "unknown --dequantisation 'normal'.*truncated",
+        ),
+        (["--bound=ode", "--divergence=exakt"], "unknown --divergence 'exakt'.*'exact'"),
+        (["--bound=ode", "--tolerance=0"], "--tolerance must be above 0: got 0.0"),
         (["--bound=ode", "--ode_steps=-1"], "--ode_steps must be at least 0: got -1"),
         (["--bound=ode", "--num_probes=0"], "--num_probes must be at least 1"),
         (["--num_samples=3"], "--num_samples needs --bound=ode: got --bound=vlb"),

@@ -132,7 +132,7 @@ def test_what_does_not_go_together_is_refused(config, message):
         parts.prepare(config)
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.0])
-def test_a_share_is_from_zero_to_below_one(rate):
-    with pytest.raises(UserError, match=r"'train.cond_dropout' must be in \[0, 1\)"):
+@pytest.mark.parametrize(("rate", "bound"), [(-0.1, "at least 0"), (1.0, "below 1")])
+def test_a_share_is_from_zero_to_below_one(rate, bound):
+    with pytest.raises(UserError, match=f"train.cond_dropout must be {bound}: got {rate}"):
         conditional(rate)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import msgpack
 import numpy as np
 
-from vdm.run.config.schema import MAX_COMPRESS_BATCH, MAX_RESOLUTION, MAX_STEPS
+from vdm.run.config import CompressConfig, fields
 from vdm.run.errors import UserError
 
 VERSION = 1
@@ -234,13 +234,11 @@ def _check(header: Header) -> None:
 
     names, examples = len(set(header.names)), header.num_examples
     sums = (header.model, 8), (header.schedule, 4), (header.probe, 4)
+    settings = {field.name: field for field in fields.of(CompressConfig)}
     right = {
+        **{name: fields.takes(field, getattr(header, name)) for name, field in settings.items()},
         "kind": header.kind in KINDS,
         "num_examples": whole(examples, 2**48) and (header.kind != "png" or examples == 1),
-        "per_block": whole(header.per_block, 2**31),
-        "num_steps": whole(header.num_steps, MAX_STEPS),
-        "batch_size": whole(header.batch_size, MAX_COMPRESS_BATCH),
-        "resolution": type(header.resolution) is int and 0 <= header.resolution <= MAX_RESOLUTION,
         "shape": all(whole(side, _MAX_DIMS) for side in header.shape)
         and 0 < math.prod(header.shape) <= _MAX_DIMS,
         "dtype": np.dtype(header.dtype).kind in "iub",

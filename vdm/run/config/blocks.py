@@ -1,42 +1,88 @@
 """The one constructor of a block: a name and its arguments."""
 
+import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 from vdm.choices import unknown
 from vdm.run.errors import UserError, as_user_error
 
+T = TypeVar("T")
 
-def construct(
-    what: str, block: Mapping[str, Any], options: Mapping[str, Callable[..., Any]]
-) -> Any:
-    """Call the constructor that a block names, once its arguments are known to be of its kind."""
+
+def construct(key: str, block: Mapping[str, Any], options: Mapping[str, Callable[..., T]]) -> T:
+    """Return what the constructor that a block names makes of the block's arguments.
+
+    `key` is the block's in the config. Raises UserError for an unknown name, and for an
+    argument that is unknown, missing, of another type or refused by the constructor.
+    """
+    made = partial(key, block, options)
+    with as_user_error(f"{key} ({block['name']})"):
+        return made()
+
+
+def partial(
+    key: str,
+    block: Mapping[str, Any],
+    options: Mapping[str, Callable[..., T]],
+    *,
+    left_out: Collection[str] = (),
+) -> Callable[..., T]:
+    """Return the constructor that a block names, with the block's arguments filled in.
+
+    `left_out` are the parameters that its caller fills in. Raises UserError for an unknown name,
+    and for an argument that is unknown, missing or of another type.
+    """
     arguments = dict(block)
     name = arguments.pop("name")
     if name not in options:
-        raise UserError(unknown(what, name, options))
-    prefix = f"model.{what}."
-    # Flax adds the two that are left out to every module; they are not the user's.
-    known = {
-        key: parameter
-        for key, parameter in inspect.signature(options[name]).parameters.items()
-        if key not in ("parent", "name")
-    }
-    for key, value in arguments.items():
-        if key not in known:
-            raise UserError(unknown("config key", prefix + key, [prefix + k for k in known]))
-        kinds = _kinds(known[key].annotation)
+        raise UserError(unknown(key, name, options))
+    known = parameters(options[name], left_out)
+    for word, value in arguments.items():
+        if not known:
+            raise UserError(f"{key} {name!r} takes no arguments: got {word!r}")
+        if word not in known:
+            raise UserError(unknown(f"argument of {key} {name}", word, known))
+        kinds = _kinds(known[word].annotation)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             expected = " or ".join(kind.__name__ for kind in kinds)
-            raise UserError(f"config key {prefix + key!r} must be {expected}: got {value!r}")
-    for key, parameter in known.items():
-        if parameter.default is inspect.Parameter.empty and key not in arguments:
-            raise UserError(f"config key {prefix + key!r} is missing")
-    with as_user_error(f"model.{what} ({name})"):
-        return options[name](**arguments)
+            raise UserError(f"{key}.{word} must be {expected}: got {value!r}")
+    for word, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and word not in arguments:
+            raise UserError(f"config key {f'{key}.{word}'!r} is missing")
+    return functools.partial(options[name], **arguments)
+
+
+def parameters(
+    constructor: Callable[..., Any], left_out: Collection[str] = ()
+) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a constructor that are the config's to set."""
+    # Flax adds these two to every module.
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        if name not in ("parent", "name", *left_out)
+    }
+
+
+def of_text(key: str, text: str) -> dict[str, Any]:
+    """Return the block of a name, or of a name with numbers such as "heun:churn=0.2"."""
+    name, _, rest = text.partition(":")
+    block: dict[str, Any] = {"name": name}
+    for word in rest.split(",") if rest else ():
+        argument, _, value = word.partition("=")
+        if argument in block:
+            raise UserError(f"{key} {text!r}: {argument} is given twice")
+        try:
+            block[argument] = float(value)
+        except ValueError as error:
+            raise UserError(
+                f"{key} {text!r}: {argument} must be a number: got {value!r}"
+            ) from error
+    return block
 
 
 def _kinds(annotation: Any) -> tuple[type, ...]:

@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -81,7 +80,7 @@ def _parse_flags(arguments: list[str], default: ConfigDict | None = None) -> Con
 
 def _check_key(values: ConfigDict, key: str) -> None:
     """Raise UserError, with the nearest valid key, unless the config has the key."""
-    block: Any = values
+    block: object = values
     prefix = ""
     for name in key.split("."):
         if not isinstance(block, ConfigDict) or name not in block:

@@ -6,11 +6,11 @@ they came (flag 0) is still a bound on their own distribution and not on the aug
 """
 
 import itertools
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from vdm.run.config.words import AUGMENTATIONS
 from vdm.run.errors import UserError
 
 
@@ -73,12 +73,6 @@ def flags(name: str, which: np.ndarray) -> np.ndarray:
 def num_flags(name: str, shape: tuple[int, ...]) -> int:
     """Return how many flags there are for images of a shape."""
     return 1 + int(flags(name, np.arange(len(group(shape)))).max())
-
-
-AUGMENTATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    "group": lambda which: which,
-    "vdm": lambda which: np.minimum(which, 1),
-}
 
 
 def _factors(shape: tuple[int, ...]) -> tuple[tuple, tuple, tuple]:

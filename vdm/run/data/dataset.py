@@ -11,7 +11,6 @@ import numpy as np
 
 # Sets up to this size are decoded once, into one array: that of 32×32 ImageNet is 3.7 GiB.
 MEMORY_LIMIT = 4 * 2**30
-IN_MEMORY = ("auto", "yes", "no")
 CHUNK_BYTES = 2**22  # of examples that are read at a time
 READERS = 8  # threads that decode
 

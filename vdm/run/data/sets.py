@@ -7,12 +7,12 @@ from typing import Any
 
 from vdm.choices import unknown
 from vdm.run.config import DataConfig
+from vdm.run.config.words import SPLITS
 from vdm.run.data import arrays, images, synthetic, tfds as tfds_images
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError
 from vdm.run.system.files import read_json, write_json
 
-SPLITS = ("train", "test")
 DATA_FILE = "data.json"
 
 

@@ -28,7 +28,6 @@ from vdm.run.training import parts, program as programs
 from vdm.run.training.step import Batch, TrainState
 from vdm.run.workdir import checkpoint
 
-FORMATS = ("official",)
 STAGING = ".importing"
 
 

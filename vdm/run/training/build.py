@@ -4,46 +4,24 @@ Nothing in this module computes anything: shapes are traced, not evaluated, so a
 that does not fit its data is refused before the first compilation.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import numpy as np
 
-from vdm import likelihoods, networks, schedules
-from vdm.choices import unknown
-from vdm.model import HEADS, VDM
-from vdm.run.config import Config
+from vdm.model import VDM
+from vdm.run.config import Config, fields
 from vdm.run.config.blocks import construct
-from vdm.run.errors import UserError, as_user_error
+from vdm.run.config.words import LIKELIHOODS, NETWORKS, SCHEDULES
+from vdm.run.errors import UserError
 from vdm.run.training import objective, optim
 from vdm.run.training.checks import check_clip, check_dropped, check_sampling
 from vdm.run.training.objective import for_evaluation
 from vdm.run.training.step import Trainer
 
-SCHEDULES: Mapping[str, Callable[..., Any]] = {
-    "linear": schedules.linear,
-    "cosine": schedules.cosine,
-    "learned_linear": schedules.learned_linear,
-    "learned_monotone": schedules.learned_monotone,
-    "learned_unpinned": schedules.learned_unpinned,
-    "beta_linear": schedules.beta_linear,
-    "flow_matching": schedules.flow_matching,
-    "edm": schedules.edm,
-    "from_betas": schedules.from_betas,
-}
-NETWORKS: Mapping[str, Callable[..., Any]] = {"mlp": networks.MLP, "unet": networks.UNet}
-LIKELIHOODS: Mapping[str, Callable[..., Any]] = {
-    "discretised": likelihoods.discretised,
-    "gaussian": likelihoods.gaussian,
-}
-
 
 def model(config: Config) -> VDM:
     """Return the model that a config describes; raises UserError for a bad name or argument."""
     parts = config.model
-    if parts.prediction not in HEADS:
-        raise UserError(unknown("model.prediction", parts.prediction, HEADS))
-    schedule = construct("schedule", parts.schedule, SCHEDULES)
+    fields.check(parts, "model.")
+    schedule = construct("model.schedule", parts.schedule, SCHEDULES)
     if schedule.log_snr_max <= 0:
         raise UserError(
             f"model.schedule.log_snr_max must be positive: got {schedule.log_snr_max}; at the "
@@ -51,10 +29,9 @@ def model(config: Config) -> VDM:
         )
     # The network sees the noise level on the scale of the schedule's range.
     ends = {"log_snr_max": schedule.log_snr_max, "log_snr_min": schedule.log_snr_min}
-    network = construct("network", {**ends, **parts.network}, NETWORKS)
-    likelihood = construct("likelihood", parts.likelihood, LIKELIHOODS)
-    with as_user_error("model.sigma_data"):
-        vdm = VDM(schedule, network, likelihood, parts.prediction, parts.sigma_data)
+    network = construct("model.network", {**ends, **parts.network}, NETWORKS)
+    likelihood = construct("model.likelihood", parts.likelihood, LIKELIHOODS)
+    vdm = VDM(schedule, network, likelihood, parts.prediction, parts.sigma_data)
     # Or `vdm sample` and `vdm evaluate` would be the first to say so.
     check_sampling(vdm, config.sample)
     check_clip(vdm, config.evaluate.clip_denoised)

@@ -1,55 +1,30 @@
 """What a model, its data and its settings must agree on, found before anything is computed."""
 
-import inspect
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from vdm import sde
-from vdm.choices import unknown
-from vdm.model import FINALS, VDM
-from vdm.run.config import Config, SampleConfig
+from vdm.model import VDM
+from vdm.run.config import Config, SampleConfig, fields
+from vdm.run.config.blocks import construct, of_text
+from vdm.run.config.words import SAMPLERS
 from vdm.run.data import condition as conditions
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
-from vdm.samplers import SAMPLERS as PLAIN_SAMPLERS, Sampler
-from vdm.samplers.grids import GRIDS
-
-SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
-    **PLAIN_SAMPLERS,
-    "euler_maruyama": sde.euler_maruyama,
-    "exponential": sde.exponential,
-}
+from vdm.samplers import Sampler
 
 
 def sampler(text: str) -> Sampler:
     """Return the sampler of a name, or of a name with arguments such as "heun:churn=0.2"."""
-    name, _, rest = text.partition(":")
-    if name not in SAMPLERS:
-        raise UserError(unknown("sampler", name, SAMPLERS))
-    known = inspect.signature(SAMPLERS[name]).parameters
-    arguments = {}
-    for word in rest.split(",") if rest else ():
-        key, _, value = word.partition("=")
-        if key not in known:
-            raise UserError(unknown(f"argument of the sampler {name}", key, known))
-        try:
-            arguments[key] = float(value)
-        except ValueError as error:
-            raise UserError(f"sampler {text!r}: {key} must be a number: got {value!r}") from error
-    with as_user_error(f"sampler {text!r}"):
-        return SAMPLERS[name](**arguments)
+    return construct("sample.sampler", of_text("sample.sampler", text), SAMPLERS)
 
 
 def check_sampling(vdm: VDM, settings: SampleConfig) -> None:
     """Raise UserError for a way to sample that does not exist, or not for this model."""
+    fields.check(settings, "sample.")
     sampler(settings.sampler)
-    for name, word, words in (("grid", settings.grid, GRIDS), ("final", settings.final, FINALS)):
-        if word not in words:
-            raise UserError(unknown(f"sample.{name}", word, words))
     check_clip(vdm, settings.clip_denoised)
     if settings.guidance != 1.0 and not vdm.network.optional_cond:
         raise UserError(

@@ -1,38 +1,20 @@
 """The training objective of a config: where to look, what a look weighs, and what is refused."""
 
 import dataclasses
-import functools
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from vdm import laws, noise_levels, weightings
-from vdm.choices import unknown
+from vdm import laws
 from vdm.laws import LAWS, Law, LawState, ScheduleLaw, Weighting
 from vdm.model import VDM
 from vdm.noise_levels import NoiseLevels
-from vdm.run.config import ObjectiveConfig
+from vdm.run.config import ObjectiveConfig, fields
+from vdm.run.config.blocks import construct, partial
+from vdm.run.config.rules import Word
+from vdm.run.config.words import DRAWS, EVALUATION_LAWS, WEIGHTINGS
 from vdm.run.errors import UserError, as_user_error
 from vdm.schedules.base import LogSnrFn
-
-DRAWS = {
-    "low_discrepancy": noise_levels.low_discrepancy,
-    "stratified": noise_levels.stratified,
-    "uniform": noise_levels.uniform,
-}
-WEIGHTINGS: Mapping[str, Callable[..., jax.Array]] = {
-    "elbo": weightings.elbo,
-    "simple": weightings.simple,
-    "v": weightings.v,
-    "edm": weightings.edm,
-    "edm_monotone": weightings.edm_monotone,
-    "min_snr": weightings.min_snr,
-    "p2": weightings.p2,
-    "sigmoid": weightings.sigmoid,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,21 +50,16 @@ def build(config: ObjectiveConfig, model: VDM) -> Objective:
     learned interior whose law of λ is not the schedule's (it has no influence then), and a
     learned interior with finite T (its bound depends on the interior).
     """
-    if config.draw not in DRAWS:
-        raise UserError(unknown("objective.draw", config.draw, DRAWS))
-    law = _construct("law", config.law, LAWS)
+    fields.check(config, "objective.")
+    law = construct("objective.law", config.law, LAWS)
     weighting = None
     if config.weighting["name"] != "elbo" or len(config.weighting) > 1:
-        weighting = _partial("weighting", config.weighting, WEIGHTINGS)
+        weighting = partial(
+            "objective.weighting", config.weighting, WEIGHTINGS, left_out=("log_snr",)
+        )
         with as_user_error("objective.weighting"):
             jax.eval_shape(weighting, jnp.zeros((1,)))
-    if config.num_steps == "inf":
-        num_steps = None
-    elif config.num_steps.isdigit() and int(config.num_steps) > 0:
-        num_steps = int(config.num_steps)
-    else:
-        raise UserError(f"objective.num_steps must be inf or at least 1: got {config.num_steps!r}")
-
+    num_steps = None if config.num_steps == "inf" else int(config.num_steps)
     learned = jax.eval_shape(model.schedule.init, jax.random.key(0))
     learned_shape, learned_ends = bool(learned["shape"]), bool(learned["ends"])
     if weighting is not None and learned_ends:
@@ -103,39 +80,17 @@ def build(config: ObjectiveConfig, model: VDM) -> Objective:
     return Objective(law, config.draw, weighting, num_steps)
 
 
-def _construct(what: str, block: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    function = _partial(what, block, options)
-    with as_user_error(f"objective.{what}"):
-        return function()
-
-
-def _partial(what: str, block: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    arguments = dict(block)
-    name = arguments.pop("name")
-    if name not in options:
-        raise UserError(unknown(f"objective.{what}", name, options))
-    known = [key for key in inspect.signature(options[name]).parameters if key != "log_snr"]
-    for key in arguments:
-        if key not in known:
-            names = [f"objective.{what}.{n}" for n in known]
-            if not names:
-                raise UserError(f"objective.{what} {name!r} takes no arguments: got {key!r}")
-            raise UserError(unknown("config key", f"objective.{what}.{key}", names))
-    return functools.partial(options[name], **arguments)
-
-
 def for_evaluation(name: str, trained_with: Law) -> Law:
     """Return the law that evaluation asks for; "training" is the one of the run itself.
 
-    Raises UserError for an unknown name, and for a histogram that the run does not have.
+    Raises UserError for a histogram that the run does not have.
     """
     if name in ("training", laws.name_of(trained_with)):
         return trained_with
-    if name not in LAWS:
-        raise UserError(unknown("law", name, ("training", *LAWS)))
     if name == "adaptive":
+        others = Word([law for law in EVALUATION_LAWS if law != name])
         raise UserError(
             "the law 'adaptive' has its histogram from training: this run's law is "
-            f"{laws.name_of(trained_with)!r}"
+            f"{laws.name_of(trained_with)!r}, expected {others}"
         )
     return LAWS[name]()

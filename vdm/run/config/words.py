@@ -1,0 +1,66 @@
+"""The words that a config and a command can use, most of them with what they stand for."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from vdm import likelihoods, networks, noise_levels, samplers, schedules, sde, weightings
+from vdm.laws import LAWS
+from vdm.likelihoods import Likelihood
+from vdm.networks import MLP, UNet
+from vdm.samplers import Sampler
+from vdm.schedules import Schedule
+
+SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
+    "linear": schedules.linear,
+    "cosine": schedules.cosine,
+    "learned_linear": schedules.learned_linear,
+    "learned_monotone": schedules.learned_monotone,
+    "learned_unpinned": schedules.learned_unpinned,
+    "beta_linear": schedules.beta_linear,
+    "flow_matching": schedules.flow_matching,
+    "edm": schedules.edm,
+    "from_betas": schedules.from_betas,
+}
+NETWORKS: Mapping[str, Callable[..., MLP | UNet]] = {"mlp": networks.MLP, "unet": networks.UNet}
+LIKELIHOODS: Mapping[str, Callable[..., Likelihood]] = {
+    "discretised": likelihoods.discretised,
+    "gaussian": likelihoods.gaussian,
+}
+SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
+    **samplers.SAMPLERS,
+    "euler_maruyama": sde.euler_maruyama,
+    "exponential": sde.exponential,
+}
+WEIGHTINGS: Mapping[str, Callable[..., jax.Array]] = {
+    "elbo": weightings.elbo,
+    "simple": weightings.simple,
+    "v": weightings.v,
+    "edm": weightings.edm,
+    "edm_monotone": weightings.edm_monotone,
+    "min_snr": weightings.min_snr,
+    "p2": weightings.p2,
+    "sigmoid": weightings.sigmoid,
+}
+# Of the uniform positions that a law maps to noise levels.
+DRAWS: Mapping[str, Callable[[jax.Array, int], jax.Array]] = {
+    "low_discrepancy": noise_levels.low_discrepancy,
+    "stratified": noise_levels.stratified,
+    "uniform": noise_levels.uniform,
+}
+# What an evaluation draws λ by: as the run was trained, or a law of its own.
+EVALUATION_LAWS = ("training", *LAWS)
+# What the network is told of an element of the group of augmentations (`vdm.run.data.augment`).
+AUGMENTATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "group": lambda which: which,  # the element itself
+    "vdm": lambda which: np.minimum(which, 1),  # whether there is one
+}
+
+IN_MEMORY = ("auto", "yes", "no")  # where examples are: auto goes by their size
+DECAYS = ("constant", "cosine")  # of the learning rate, after the warm-up
+ON_NAN = ("stop", "roll_back")  # what a loss that is not finite leads to
+BOUNDS = ("vlb", "ode")  # the variational one, and that of the probability-flow ODE
+PARAMS = ("ema", "raw")  # averaged, or as the last step left them
+SPLITS = ("train", "test")
+FORMATS = ("official",)  # of other code's checkpoints: google-research/vdm
