@@ -64,15 +64,15 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
     from vdm.run import evaluate, trained
-    from vdm.run.evaluation import table as tables
+    from vdm.run.evaluation import files, table as tables
 
     run = trained.load(options.workdir, options.params)
     settings = overrides.override(run.config.evaluate, options)
     overrides.check_used(settings, options, integers=run.model.likelihood.bounds is not None)
-    record = evaluate.evaluate(run, options.split, settings, options.workdir)
+    evaluation = evaluate.measure(run, options.split, settings, options.workdir)
     if processes.is_first():
-        tables.show(record["results"])
-    _say(f"written to {options.workdir / evaluate.RESULT_FILE}")
+        tables.show(evaluation.results)
+    _say(f"written to {options.workdir / files.RESULT_FILE}")
     return 0
 
 

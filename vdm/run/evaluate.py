@@ -6,8 +6,8 @@ among the examples that are evaluated: the result depends on neither the batch s
 number of devices.
 """
 
+import dataclasses
 import functools
-import math
 import pathlib
 import time
 from collections.abc import Collection
@@ -22,29 +22,49 @@ from vdm.run import data, mesh as meshes
 from vdm.run.config import EvaluateConfig, fields, parse
 from vdm.run.config.rules import split_words
 from vdm.run.data.dataset import Dataset, ids_checksum, settle
-from vdm.run.evaluation import bound, ode as flow, profile
-from vdm.run.evaluation.bound import TERMS
+from vdm.run.evaluation import bound, files, ode, profile, record
+from vdm.run.evaluation.record import (
+    TERMS,
+    Evaluation,
+    Nfe,
+    OdeResult,
+    Origin,
+    Result,
+    Taken,
+    Terms,
+    VlbResult,
+)
 from vdm.run.system import processes
-from vdm.run.system.files import check_writable, replacing, write_json
+from vdm.run.system.files import check_writable
 from vdm.run.trained import Trained
 from vdm.run.training import checks
 from vdm.run.training.objective import for_evaluation
 from vdm.run.workdir import sessions
 
-RESULT_FILE = "evaluation.json"
 
-
-def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pathlib.Path) -> dict:
+def evaluate(
+    trained: Trained, split: str, settings: EvaluateConfig, workdir: pathlib.Path
+) -> dict[str, Any]:
     """Return and write the evaluation of a split: bpd with its terms, standard error and n.
 
-    "results" holds one record for every bound that was asked for. The variational bound is
-    measured at every T, on the split and on an equally large subset of the train split, and
-    with clipped x̂ besides if asked for; the ODE's with every dequantisation and number of
-    draws, on the split. The record itself is that of the split by the bound named first, at
-    the largest T or the most draws, with the seconds that all of it took and what it was computed
-    with. It replaces the record of an earlier evaluation; the numbers for each example are kept in
-    evaluation_<split>.npz. Raises UserError for an unknown split or bound, settings that do not go
-    with the data, a folder that cannot be written to or a result that is not finite.
+    It is what evaluation.json holds, as plain values: `vdm.run.evaluation.files.to_json` of what
+    `measure` returns, with whose errors.
+    """
+    return files.to_json(measure(trained, split, settings, workdir))
+
+
+def measure(
+    trained: Trained, split: str, settings: EvaluateConfig, workdir: pathlib.Path
+) -> Evaluation:
+    """Return and write the evaluation of a split, with a result for every bound asked for.
+
+    The variational bound is measured at every T, on the split and on an equally large subset of
+    the train split, and with clipped x̂ besides if asked for; the ODE's with every dequantisation
+    and number of draws, on the split. The headline is the result for the split by the bound named
+    first, at the largest T or the most draws. It replaces the record of an earlier evaluation; the
+    numbers for each example are kept in evaluation_<split>.npz. Raises UserError for an unknown
+    split or bound, settings that do not go with the data, a folder that cannot be written to or a
+    result that is not finite.
     """
     began = time.perf_counter()
     fields.check(settings, "evaluate.")
@@ -56,44 +76,34 @@ def evaluate(trained: Trained, split: str, settings: EvaluateConfig, workdir: pa
     subset = _subset(data.load(trained.config.data, "train"), len(test))
     checks.check_data(trained.model, trained.shape, trained.condition, test)
     _check(trained, test, settings, names)
-    results: list[dict[str, Any]] = []
+    results: list[Result] = []
     kept: dict[str, np.ndarray] = {}
     for stored in [test] if split == "train" or "vlb" not in names else [test, subset]:
         dataset = settle(stored, where)  # it is read for every bound, and for its checksum
-        common = {**_common(trained, dataset, settings), "ids_checksum": ids_checksum(dataset)}
+        origin = _origin(trained, dataset, settings)
         for name in names if stored is test else ["vlb"]:
-            measure = _vlb if name == "vlb" else _ode
-            records, of_examples = measure(trained, dataset, settings)
-            results += [{**record, **common} for record in records]
-            if stored is test:
-                kept |= of_examples
-            taken = {"seconds": time.perf_counter() - began, **sessions.made_with(trained.mesh)}
-            record = {**_headline(results), **taken, "results": results}
+            bounds = _vlb if name == "vlb" else _ode
+            for result, numbers in bounds(trained, dataset, settings, origin):
+                results.append(result)
+                if stored is test:
+                    kept |= dict(zip(files.columns(result), numbers.T, strict=True))
+            made = sessions.made_with(trained.mesh)
+            taken = Taken(time.perf_counter() - began, made.versions, made.hardware)
+            evaluation = Evaluation(record.headline(results), tuple(results), taken)
             # After each of them: what comes next may take hours and fail.
-            processes.first_alone(functools.partial(_write, record, kept, split, workdir))
-    return record
-
-
-def _write(
-    record: dict[str, Any], kept: dict[str, np.ndarray], split: str, workdir: pathlib.Path
-) -> None:
-    with replacing(workdir / f"evaluation_{split}.npz") as temporary:
-        np.savez(temporary, **kept)  # type: ignore[arg-type]
-    write_json(workdir / RESULT_FILE, record)
-
-
-Measured = tuple[list[dict[str, Any]], dict[str, np.ndarray]]
+            write = functools.partial(files.write, workdir, evaluation, kept, split)
+            processes.first_alone(write)
+    return evaluation
 
 
 def _vlb(
-    trained: Trained,
-    dataset: Dataset,
-    settings: EvaluateConfig,
-) -> Measured:
-    """Return a record for every T, plain and clipped, and the terms of every example."""
-    records: list[dict[str, Any]] = []
-    kept: dict[str, np.ndarray] = {}
+    trained: Trained, dataset: Dataset, settings: EvaluateConfig, origin: Origin
+) -> list[tuple[Result, np.ndarray]]:
+    """Return a result for every T, plain and clipped, each with the terms of every example."""
+    found: list[tuple[Result, np.ndarray]] = []
     along = _along_the_schedule(trained)
+    law = laws.name_of(for_evaluation(settings.law, trained.law))
+    levels = trained.model.likelihood.levels
     for clip in (False, True) if settings.clip_denoised else (False,):
         fn = bound.row_fn(trained, settings, clip_denoised=clip)
         measured = {
@@ -110,50 +120,52 @@ def _vlb(
             )
         for num_steps, (terms, _) in measured.items():
             means = terms.mean(1)
-            record = _vlb_record(means, trained, settings, num_steps)
-            if clip:
-                record["clip_denoised"] = True
+            result = VlbResult(
+                bpd=record.estimate(means.sum(1)),
+                terms=Terms(*map(record.estimate, means.T)),
+                num_steps="inf" if num_steps is None else num_steps,
+                levels_per_example=settings.levels_per_example,
+                law=law if num_steps is None else "schedule",
+                clip_denoised=clip,
+                origin=origin,
+            )
             if curve is not None and num_steps is None:
-                record |= _information(curve, trained)
+                i_mmse = None if levels is None else profile.i_mmse(curve, levels=levels)
+                result = dataclasses.replace(result, profile=curve, i_mmse=i_mmse)
             if curve is not None and num_steps is not None and _is_linear(along):
-                record["diffusion_by_steps_law"] = profile.predicted_steps(curve, num_steps)
-            records.append(record)
-            label = ("inf" if num_steps is None else str(num_steps)) + ("_clipped" if clip else "")
-            kept |= {f"{name}_{label}": means[:, i] for i, name in enumerate(TERMS)}
-    return records, kept
+                predicted = profile.predicted_steps(curve, num_steps)
+                result = dataclasses.replace(result, diffusion_by_steps_law=predicted)
+            found.append((result, means))
+    return found
 
 
 def _ode(
-    trained: Trained,
-    dataset: Dataset,
-    settings: EvaluateConfig,
-) -> Measured:
-    """Return a record for every dequantisation and number of draws, and each example's bound."""
-    records: list[dict[str, Any]] = []
-    kept: dict[str, np.ndarray] = {}
+    trained: Trained, dataset: Dataset, settings: EvaluateConfig, origin: Origin
+) -> list[tuple[Result, np.ndarray]]:
+    """Return a result for every dequantisation and number of draws, with each example's bound."""
+    found: list[tuple[Result, np.ndarray]] = []
+    probes = settings.num_probes if settings.divergence == "hutchinson" else None
+    adaptive = settings.ode_steps == 0
     for dequantisation in _dequantisations(trained, settings):
-        measured = flow.measure(trained, dataset, settings, dequantisation)
-        error = bits_per_dim(measured.standard_error, dataset.num_dims)
+        weights = ode.measure(trained, dataset, settings, dequantisation)
+        error = bits_per_dim(weights.standard_error, dataset.num_dims)
+        sem = float(np.sqrt(np.sum(error**2)) / len(error))
         for num_samples in parse.parse_counts(settings.num_samples):
-            bpd = flow.bound(measured, num_samples, dataset.num_dims)
-            record: dict[str, Any] = {
-                "bpd": _mean(bpd),
-                "bound": "ode",
-                "dequantisation": dequantisation,
-                "num_samples": num_samples,
-                "divergence": settings.divergence,
-                "nfe": {"mean": float(measured.nfe.mean()), "max": float(measured.most.max())},
-            }
-            if settings.divergence == "hutchinson":
-                record["num_probes"] = settings.num_probes
-            if settings.divergence == "hutchinson" and settings.num_probes > 1:
-                # Of the mean over examples; it is a part of the standard error of bpd.
-                record["probes_sem"] = float(np.sqrt(np.sum(error**2)) / len(error))
-            steps = "tolerance" if settings.ode_steps == 0 else "ode_steps"
-            record[steps] = getattr(settings, steps)
-            records.append(record)
-            kept["_".join(["ode", *filter(None, [dequantisation]), str(num_samples)])] = bpd
-    return records, kept
+            bpd = ode.bound(weights, num_samples, dataset.num_dims)
+            result = OdeResult(
+                bpd=record.estimate(bpd),
+                dequantisation=dequantisation,
+                num_samples=num_samples,
+                divergence=settings.divergence,
+                nfe=Nfe(float(weights.nfe.mean()), float(weights.most.max())),
+                num_probes=probes,
+                probes_sem=sem if probes is not None and probes > 1 else None,
+                tolerance=settings.tolerance if adaptive else None,
+                ode_steps=None if adaptive else settings.ode_steps,
+                origin=origin,
+            )
+            found.append((result, bpd[:, None]))
+    return found
 
 
 def _check(
@@ -163,30 +175,13 @@ def _check(
     checks.check_clip(trained.model, settings.clip_denoised)
     if "ode" in names:
         for dequantisation in _dequantisations(trained, settings):
-            flow.check(trained, test, settings, dequantisation)
+            ode.check(trained, test, settings, dequantisation)
 
 
 def _dequantisations(trained: Trained, settings: EvaluateConfig) -> list[str | None]:
     if trained.model.likelihood.levels is None:
         return [None]
     return list(split_words(settings.dequantisation))
-
-
-def _headline(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the record of the first split and bound: plain, at the largest T or most draws."""
-    first = results[0]
-    same = ("split", "bound", "dequantisation", "clip_denoised")
-    fitting = [r for r in results if all(r.get(key) == first.get(key) for key in same)]
-    size = "num_steps" if first["bound"] == "vlb" else "num_samples"
-    return max(fitting, key=lambda record: float(record[size]))
-
-
-def _information(curve: dict[str, Any], trained: Trained) -> dict[str, Any]:
-    found: dict[str, Any] = {"profile": curve}
-    levels = trained.model.likelihood.levels
-    if levels is not None:
-        found["i_mmse"] = profile.i_mmse(curve, levels=levels)
-    return found
 
 
 def _along_the_schedule(trained: Trained) -> np.ndarray:
@@ -209,36 +204,15 @@ def _subset(dataset: Dataset, n: int) -> Dataset:
     return dataset.subset(index)
 
 
-def _vlb_record(
-    terms: np.ndarray, trained: Trained, settings: EvaluateConfig, num_steps: int | None
-) -> dict[str, Any]:
-    law_name = laws.name_of(for_evaluation(settings.law, trained.law))
-    return {
-        "bpd": _mean(terms.sum(1)),
-        "terms": {name: _mean(terms[:, i]) for i, name in enumerate(TERMS)},
-        "bound": "vlb",
-        "num_steps": "inf" if num_steps is None else num_steps,
-        "levels_per_example": settings.levels_per_example,
-        "law": law_name if num_steps is None else "schedule",
-    }
-
-
-def _common(trained: Trained, dataset: Dataset, settings: EvaluateConfig) -> dict[str, Any]:
-    return {
-        "dataset": dataset.name,
-        "dataset_version": dataset.version,
-        "split": dataset.split,
-        "num_examples": len(dataset),
-        "num_dims": dataset.num_dims,
-        "params": trained.kind,
-        "step": trained.step,
-        "seed": settings.seed,
-    }
-
-
-def _mean(values: np.ndarray) -> dict[str, Any]:
-    # Examples are independent draws, each with its own noise: their spread holds both the
-    # variance between examples and that of the Monte Carlo estimate.
-    n = len(values)
-    sem = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
-    return {"mean": float(values.mean()), "sem": sem, "n": n}
+def _origin(trained: Trained, dataset: Dataset, settings: EvaluateConfig) -> Origin:
+    return Origin(
+        dataset=dataset.name,
+        dataset_version=dataset.version,
+        split=dataset.split,
+        num_examples=len(dataset),
+        num_dims=dataset.num_dims,
+        params=trained.kind,
+        step=trained.step,
+        seed=settings.seed,
+        ids_checksum=ids_checksum(dataset),
+    )

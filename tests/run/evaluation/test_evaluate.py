@@ -20,6 +20,8 @@ from vdm.run.config import parse
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import ids_checksum
 from vdm.run.errors import UserError
+from vdm.run.evaluation import files
+from vdm.run.evaluation.record import TERMS
 
 pytestmark = pytest.mark.float32
 
@@ -44,7 +46,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(run, tmp_path):
 def test_the_record_says_what_was_measured(run):
     settings = dataclasses.replace(run[0].config.evaluate, num_steps="10, 100,inf")
     record = evaluate.evaluate(run[0], "test", settings, run[1])
-    assert record == json.loads((run[1] / evaluate.RESULT_FILE).read_text())
+    assert record == json.loads((run[1] / files.RESULT_FILE).read_text())
     assert (record["bound"], record["num_steps"], record["split"]) == ("vlb", "inf", "test")
     assert (record["dataset"], record["step"], record["bpd"]["n"]) == ("digits", 3, 297)
     assert (record["law"], record["params"], record["seed"]) == ("schedule", "ema", 0)
@@ -189,16 +191,14 @@ def test_every_row_is_of_its_own_example(tmp_path, unchecked):
     settings = dataclasses.replace(run.config.evaluate, num_steps="9", batch_size=999)
     record = evaluate.evaluate(run, "test", settings, tmp_path)
     kept, test = np.load(tmp_path / "evaluation_test.npz"), data.load(runs.points().data, "test")
-    told = np.stack([kept[f"{name}_9"] for name in evaluate.TERMS], 1)
+    told = np.stack([kept[f"{name}_9"] for name in TERMS], 1)
     np.testing.assert_allclose(told, np.column_stack([test.x, test.labels]), rtol=1e-6)
     # As many training examples, from the first to the last.
     train_split = data.load(runs.points().data, "train")
     spread = np.linspace(0, 19_999, 4000).round().astype(int)
     expected = np.column_stack([train_split.x, train_split.labels])[spread].mean(0)
     terms = record["results"][1]["terms"]
-    np.testing.assert_allclose(
-        [terms[name]["mean"] for name in evaluate.TERMS], expected, rtol=1e-5
-    )
+    np.testing.assert_allclose([terms[name]["mean"] for name in TERMS], expected, rtol=1e-5)
 
 
 def test_a_bound_that_is_not_finite_is_an_error(tmp_path, unchecked):

@@ -11,7 +11,7 @@ import runs
 from exact_run import with_law
 from vdm.run import cli, data, evaluate, train, trained
 from vdm.run.errors import UserError
-from vdm.run.evaluation import ode as flow
+from vdm.run.evaluation import ode
 
 pytestmark = pytest.mark.float32
 
@@ -56,18 +56,18 @@ def test_of_more_draws_the_bound_is_lower_and_equal_draws_give_themselves():
     rng = np.random.default_rng(0)
     weights = rng.normal(-40.0, 3.0, (7, 6))
     nothing = np.zeros(7)
-    measured = flow.Measured(weights, nothing, nothing, nothing)
-    bounds = {k: flow.bound(measured, k, 5) for k in (1, 2, 3, 6)}
+    drawn = ode.Weights(weights, nothing, nothing, nothing)
+    bounds = {k: ode.bound(drawn, k, 5) for k in (1, 2, 3, 6)}
     np.testing.assert_allclose(bounds[1], -weights.mean(1) / 5 / np.log(2), rtol=1e-12)
     by_hand = -np.log(np.exp(weights + 40).reshape(7, 2, 3).mean(2)).mean(1) + 40
     np.testing.assert_allclose(bounds[3], by_hand / 5 / np.log(2), rtol=1e-12)
     for fewer, more in ((1, 2), (2, 6), (1, 3), (3, 6)):
         assert np.all(bounds[more] < bounds[fewer])
-    same = measured._replace(log_weights=np.full((7, 6), -40.0))
-    np.testing.assert_allclose(flow.bound(same, 6, 5), 40 / 5 / np.log(2), rtol=1e-12)
+    same = drawn._replace(log_weights=np.full((7, 6), -40.0))
+    np.testing.assert_allclose(ode.bound(same, 6, 5), 40 / 5 / np.log(2), rtol=1e-12)
     # What is left of the draws after whole groups is not looked at.
     np.testing.assert_array_equal(
-        flow.bound(measured, 4, 5), flow.bound(measured._replace(log_weights=weights[:, :4]), 4, 5)
+        ode.bound(drawn, 4, 5), ode.bound(drawn._replace(log_weights=weights[:, :4]), 4, 5)
     )
 
 
@@ -109,11 +109,11 @@ def test_a_table_of_bounds_in_one_command(digits, tmp_path, monkeypatch, capsys)
     total = vlb[1]["profile"]["information"]["mean"][-1]
     assert total == pytest.approx(vlb[1]["terms"]["diffusion"]["mean"], rel=1e-9)
     assert vlb[1]["i_mmse"]["between"] == total
-    ode = [r for r in results if r["bound"] == "ode"]
-    assert [(r["dequantisation"], r["num_samples"]) for r in ode] == [
+    flows = [r for r in results if r["bound"] == "ode"]
+    assert [(r["dequantisation"], r["num_samples"]) for r in flows] == [
         (kind, k) for kind in ("uniform", "truncated_normal") for k in (1, 3)
     ]
-    for one, three in (ode[:2], ode[2:]):
+    for one, three in (flows[:2], flows[2:]):
         assert three["bpd"]["mean"] < one["bpd"]["mean"]
         assert one["ode_steps"] == 4 and one["num_probes"] == 2 and one["probes_sem"] > 0
         # Six evaluations of a step, and the first.

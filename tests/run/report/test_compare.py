@@ -8,9 +8,11 @@ import pytest
 
 import runs
 from pages import Reader, assert_self_contained
-from vdm.run import cli, config as configs, evaluate
+from vdm.run import cli, config as configs
+from vdm.run.evaluation import files
 from vdm.run.report import compare, read, words, write
 
+DATA = {"version": "digits:1", "num_examples": 1500, "shape": [8, 8, 1]}
 HARDNESS = np.random.default_rng(5).normal(2.0, 0.5, 40)  # of the examples, alike for all runs
 
 
@@ -37,14 +39,14 @@ def workdir_of(folder, values, ids="same", config=None, **fields):
     folder.mkdir()
     found, kept = record(values, ids, **fields)
     configs.keep(runs.images() if config is None else config, folder)
-    (folder / evaluate.RESULT_FILE).write_text(json.dumps({**found, "results": [found]}))
+    (folder / files.RESULT_FILE).write_text(json.dumps({**found, "results": [found]}))
     np.savez(folder / f"evaluation_{found['split']}.npz", **kept)
     return folder
 
 
 def difference(first, second):
     one, other = read.read(first), read.read(second)
-    return compare.difference(other, other.evaluation, one, one.evaluation)
+    return compare.difference(other, other.headline, one, one.headline)
 
 
 def page_of(tmp_path, *workdirs):
@@ -128,8 +130,8 @@ def test_bits_given_the_class_are_not_held_against_bits_without(tmp_path):
     assert "given the class" in difference(first, second) == difference(second, first)
     assert difference(second, third).mean == pytest.approx(-0.1)
     plain, told = (read.read(workdir) for workdir in (first, second))
-    assert "log-likelihood;" in words.sentence(plain, plain.evaluation)
-    assert "log-likelihood given the class;" in words.sentence(told, told.evaluation)
+    assert "log-likelihood;" in words.sentence(plain, plain.headline)
+    assert "log-likelihood given the class;" in words.sentence(told, told.headline)
 
 
 @pytest.mark.parametrize(("num_classes", "given"), [(8, False), (80, True)])
@@ -138,17 +140,17 @@ def test_to_be_told_how_an_image_was_augmented_is_no_class(tmp_path, num_classes
     config = runs.images(num_classes=num_classes)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, augment="group"))
     workdir = workdir_of(tmp_path / "a", HARDNESS, config=config)
-    (workdir / "data.json").write_text(json.dumps({"shape": [8, 8, 1]}))
+    (workdir / "data.json").write_text(json.dumps(DATA))
     assert read.read(workdir).given_classes is given
 
 
 def test_a_bound_that_both_have_is_pointed_to(tmp_path):
     first = workdir_of(tmp_path / "a", HARDNESS)
     second = workdir_of(tmp_path / "b", HARDNESS, num_steps=10)
-    record = json.loads((second / evaluate.RESULT_FILE).read_text())
+    record = json.loads((second / files.RESULT_FILE).read_text())
     assert "compared below" not in page_of(tmp_path, first, second).text
-    record["results"].append(json.loads((first / evaluate.RESULT_FILE).read_text())["results"][0])
-    (second / evaluate.RESULT_FILE).write_text(json.dumps(record))
+    record["results"].append(json.loads((first / files.RESULT_FILE).read_text())["results"][0])
+    (second / files.RESULT_FILE).write_text(json.dumps(record))
     assert "compared below" in page_of(tmp_path, first, second).text
 
 
@@ -159,15 +161,16 @@ def test_the_columns_of_other_bounds_are_found(tmp_path):
         ({"dequantisation": None, "num_samples": 1}, "ode_1"),
     ]
     for i, (fields, column) in enumerate(cases):
-        workdir = workdir_of(tmp_path / f"{i}", HARDNESS, bound="ode", **fields)
+        fields |= {"bound": "ode", "nfe": {"mean": 30.0, "max": 31.0}}
+        workdir = workdir_of(tmp_path / f"{i}", HARDNESS, **fields)
         np.savez(workdir / "evaluation_test.npz", **{column: HARDNESS})
         run = read.read(workdir)
-        np.testing.assert_array_equal(read.per_example(run, run.evaluation), HARDNESS)
+        np.testing.assert_array_equal(files.of_examples(workdir, run.headline), HARDNESS)
     workdir = workdir_of(tmp_path / "clipped", HARDNESS, clip_denoised=True)
     kept = {f"{name}_clipped": x for name, x in record(HARDNESS, "")[1].items()}
     np.savez(workdir / "evaluation_test.npz", **kept)
     run = read.read(workdir)
-    np.testing.assert_allclose(read.per_example(run, run.evaluation), HARDNESS)
+    np.testing.assert_allclose(files.of_examples(workdir, run.headline), HARDNESS)
 
 
 def test_only_values_that_differ_are_listed(tmp_path):

@@ -15,6 +15,7 @@ import runs
 from pages import Reader, assert_self_contained
 from vdm.run import cli, evaluate, figures, sample, train, trained
 from vdm.run.data.dataset import Dataset, Examples
+from vdm.run.evaluation.record import TERMS, Estimate
 from vdm.run.report import (
     curves,
     nearest,
@@ -86,7 +87,7 @@ def test_every_result_is_in_the_table(made):
         steps = {"inf": "∞"}.get(result["num_steps"], str(result["num_steps"]))
         assert row[:2] == [result["split"], "297"]
         assert row[2] == steps + (", x̂ clipped" if result.get("clip_denoised") else "")
-        terms = [result["terms"][name] for name in evaluate.TERMS]
+        terms = [result["terms"][name] for name in TERMS]
         for text, value in zip(row[3:7], [result["bpd"], *terms], strict=True):
             mean, error = (float(word.replace("−", "-")) for word in text.split(" ± "))
             # Two figures of the error are shown, and the mean to the same place.
@@ -105,7 +106,7 @@ def test_the_headline_is_the_evaluation(made):
     record = json.loads((workdir / "evaluation.json").read_text())
     bpd = record["bpd"]
     text = " ".join(page.text.split())
-    assert f"{words.with_error(bpd)} bits per dimension" in text
+    assert f"{words.with_error(bpd['mean'], bpd['sem'])} bits per dimension" in text
     assert "continuous time (T = ∞)" in page.text and "297 held-out examples" in page.text
     assert record["ids_checksum"] in page.text
 
@@ -120,8 +121,9 @@ def test_the_headline_is_the_evaluation(made):
 )
 def test_the_headline_shows_two_figures_of_its_error(made, mean, sem, value, error):
     run = read.read(made[0])
-    record = {**run.evaluation, "bpd": {"mean": mean, "sem": sem, "n": 1}}
-    found = results.headline(dataclasses.replace(run, evaluation=record))
+    result = dataclasses.replace(run.headline, bpd=Estimate(mean, sem, 1))
+    evaluation = dataclasses.replace(run.evaluation, headline=result)
+    found = results.headline(dataclasses.replace(run, evaluation=evaluation))
     assert (found.value, found.error) == (value, error)
 
 
@@ -150,8 +152,10 @@ def test_time_and_hardware_are_those_of_the_records(made):
 def test_the_time_of_training_is_said_as_far_as_it_is_known(made, steps, said):
     run = read.read(made[0])
     (turn,) = run.sessions
-    turns = tuple({**turn, "seconds": 10.0, "from_step": a, "to_step": b} for a, b in steps)
-    run = dataclasses.replace(run, sessions=turns, metrics=({"step": 6, "steps_per_second": 2.0},))
+    turns = tuple(dataclasses.replace(turn, seconds=10.0, from_step=a, to_step=b) for a, b in steps)
+    run = dataclasses.replace(
+        run, sessions=turns, metrics=({"step": 6.0, "steps_per_second": 2.0},)
+    )
     (table,) = origins.made_of(run, restored.restore(run)).parts
     assert dict(table.rows)["training took"] == said
 
@@ -212,7 +216,11 @@ def test_pages_are_in_the_order_of_steps_and_damaged_ones_are_left_out(made, tmp
 
 def test_a_command_keeps_the_bounds_it_would_replace(made):
     run = read.read(made[0])
-    of_ode = dataclasses.replace(run, evaluation={"results": [{"bound": "ode"}]})
+    flow = run.results[-1]
+    assert flow.bound == "ode"
+    of_ode = dataclasses.replace(
+        run, evaluation=dataclasses.replace(run.evaluation, results=(flow,))
+    )
     command = f"vdm evaluate --workdir='{made[0]}'"  # quoted, for its < and &
     assert results.evaluate_command(of_ode) == f"{command} --bound=ode,vlb"
     assert results.evaluate_command(dataclasses.replace(run, evaluation=None)) == command
@@ -230,7 +238,7 @@ def test_the_law_is_a_density_and_the_schedule_has_its_ends(made):
 
 
 def test_seconds_add_up_whatever_the_windows_are(made):
-    lines = [(10, 2.0), (15, 5.0), (45, 10.0)]
+    lines = [(10.0, 2.0), (15.0, 5.0), (45.0, 10.0)]
     metrics = tuple({"step": step, "steps_per_second": rate} for step, rate in lines)
     run = dataclasses.replace(read.read(made[0]), metrics=metrics)
     np.testing.assert_allclose(curves.seconds(run), [5.0, 6.0, 9.0])
@@ -319,7 +327,7 @@ def test_two_runs_are_side_by_side(made, tmp_path):
     write.write([made[0], workdir], out, 2)
     page = Reader(out)
     assert_self_contained(page)
-    (row,) = page.rows("run", words.with_error(record["bpd"]))
+    (row,) = page.rows("run", words.with_error(record["bpd"]["mean"], record["bpd"]["sem"]))
     sem = np.linspace(-0.1, 0.2, 297).std(ddof=1) / np.sqrt(297)
     assert row[2] == f"+0.0500 ± {sem:.4f}" and "paired" in page.text
     assert {one["alt"] for one in page.pictures} == {

@@ -9,8 +9,22 @@ from matplotlib.figure import Figure
 
 import runs
 from vdm.run.data.dataset import Dataset, Examples
+from vdm.run.evaluation.record import (
+    Estimate,
+    Estimates,
+    Evaluation,
+    Nfe,
+    OdeResult,
+    Origin,
+    Profile,
+    Taken,
+    Terms,
+    VlbResult,
+)
 from vdm.run.report import levels, read, samples, single, svg
 from vdm.run.report.nearest import Nearest
+
+ORIGIN = Origin(dataset="digits", split="test", num_dims=64, step=3)
 
 
 @pytest.fixture
@@ -28,23 +42,17 @@ def axes(monkeypatch):
 
 
 def bound(num_steps, mean, sem, **more):
-    terms = {"prior": 0.25, "reconstruction": 0.5, "diffusion": mean - 0.75}
-    return {
-        "bound": "vlb",
-        "num_steps": num_steps,
-        "bpd": {"mean": mean, "sem": sem, "n": 9},
-        "terms": {name: {"mean": value} for name, value in terms.items()},
-        **more,
-    }
+    terms = Terms(*(Estimate(value, None, 9) for value in (0.25, 0.5, mean - 0.75)))
+    return VlbResult(Estimate(mean, sem, 9), terms, num_steps, ORIGIN, **more)
 
 
 def test_a_profile_is_drawn_with_one_standard_error(axes):
-    record = {
-        "log_snr": [-6.0, -2.0, 2.0, 6.0],
-        "error": {"mean": [0.1, 0.4, 0.9], "sem": [0.01, 0.02, 0.05]},
-        "information": {"mean": [0.0, 0.5, 1.5, 4.0], "sem": [0.0, 0.1, 0.1, 0.3]},
-    }
-    levels.profile([("test", record)])
+    profile = Profile(
+        log_snr=(-6.0, -2.0, 2.0, 6.0),
+        error=Estimates((0.1, 0.4, 0.9), (0.01, 0.02, 0.05)),
+        information=Estimates((0.0, 0.5, 1.5, 4.0), (0.0, 0.1, 0.1, 0.3)),
+    )
+    levels.profile([("test", profile)])
     error, information = axes["profile-error"], axes["profile-information"]
     np.testing.assert_allclose(error.lines[0].get_xydata(), [[-4, 0.1], [0, 0.4], [4, 0.9]])
     corners = error.collections[0].get_paths()[0].vertices
@@ -84,9 +92,12 @@ def test_the_share_of_examples_nearer_than_a_distance_grows_to_one(axes):
 
 
 def test_training_is_held_against_the_bound_in_continuous_time():
-    ode = {"bound": "ode", "bpd": {"mean": 1.0}}
-    results = [ode, bound(10, 4.0, None), bound("inf", 1.9, None, clip_denoised=True)]
-    run = read.Run("run", pathlib.Path(), runs.images(), None, (), {"results": results}, (), ())
-    assert single.evaluated(run) is None
-    results.append(bound("inf", 2.0, None))
-    assert single.evaluated(run) == 2.0
+    ode = OdeResult(Estimate(1.0, None, 9), None, 1, Nfe(30.0, 31.0), ORIGIN)
+    results = (ode, bound(10, 4.0, None), bound("inf", 1.9, None, clip_denoised=True))
+    assert single.evaluated(run_of(*results)) is None
+    assert single.evaluated(run_of(*results, bound("inf", 2.0, None))) == 2.0
+
+
+def run_of(*results):
+    found = Evaluation(results[0], results, Taken())
+    return read.Run("run", pathlib.Path(), runs.images(), None, (), found, (), ())

@@ -41,12 +41,12 @@ def test_a_turn_that_is_killed_is_kept_as_far_as_it_was_saved(tmp_path, two):
 
 def test_versions_and_hardware_are_those_of_this_process(tmp_path, two):
     made = sessions.made_with(two)
-    assert made["versions"]["python"] == platform.python_version()
+    assert made.versions["python"] == platform.python_version()
     for name in ("jax", "jaxlib", "flax", "optax", "numpy"):
-        assert made["versions"][name] == importlib.metadata.version(name)
-    hardware = made["hardware"]
-    assert hardware["platform"] == jax.devices()[0].platform
-    assert (hardware["num_devices"], hardware["num_processes"]) == (2, 1)
+        assert made.versions[name] == importlib.metadata.version(name)
+    hardware = made.hardware
+    assert hardware.platform == jax.devices()[0].platform
+    assert (hardware.num_devices, hardware.num_processes) == (2, 1)
 
 
 def test_the_processor_is_named_as_the_system_names_it(tmp_path, monkeypatch):

@@ -6,7 +6,9 @@ from vdm.run.data.sets import (
     EXAMPLES_OF_TFDS,
     FILES,
     SPLITS,
+    Kept,
     keep,
+    kept,
     kept_shape,
     load,
 )
@@ -17,7 +19,9 @@ __all__ = [
     "EXAMPLES_OF_TFDS",
     "FILES",
     "SPLITS",
+    "Kept",
     "keep",
+    "kept",
     "kept_shape",
     "load",
 ]

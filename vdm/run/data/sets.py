@@ -1,9 +1,9 @@
 """The data sets by name: real digits, two toys, one's own arrays and images, and many more."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from vdm.choices import unknown
 from vdm.run.config import DataConfig
@@ -11,7 +11,9 @@ from vdm.run.config.words import SPLITS
 from vdm.run.data import arrays, images, synthetic, tfds as tfds_images
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError
-from vdm.run.system.files import read_json, write_json
+from vdm.run.system import document
+from vdm.run.system.document import Count, Whole
+from vdm.run.system.files import write_json
 
 DATA_FILE = "data.json"
 
@@ -40,30 +42,42 @@ def load(config: DataConfig, split: str) -> Dataset:
     return DATASETS[config.name](split)
 
 
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What a workdir keeps of the data that its run is trained on: the keys of data.json."""
+
+    version: str
+    num_examples: Whole
+    shape: tuple[Count, ...]
+
+    def __str__(self) -> str:
+        return f"{self.num_examples} examples {list(self.shape)} of {self.version}"
+
+
 def keep(dataset: Dataset, workdir: pathlib.Path) -> None:
     """Write into the workdir what a run is trained on; raises UserError if that has changed.
 
     Batches are drawn by the number of an example: with others among them, a resumed run
     would see other batches than an uninterrupted one.
     """
-    path = workdir / DATA_FILE
-    now = {"version": dataset.version, "num_examples": len(dataset), "shape": list(dataset.shape)}
-    before = read_json(path) if path.exists() else now
+    now = Kept(dataset.version, len(dataset), dataset.shape)
+    before = kept(workdir) if (workdir / DATA_FILE).exists() else now
     if before != now:
         raise UserError(
-            f"{workdir} holds a run on other data: {_said(before)} there, {_said(now)} here. Use "
-            "another --workdir, or the same data to resume"
+            f"{workdir} holds a run on other data: {before} there, {now} here. Use another "
+            "--workdir, or the same data to resume"
         )
-    write_json(path, now)
+    write_json(workdir / DATA_FILE, document.plain(now))
+
+
+def kept(workdir: pathlib.Path) -> Kept:
+    """Return what a workdir's run was trained on; raises UserError where that is not to be read."""
+    return document.load(Kept, workdir / DATA_FILE)
 
 
 def kept_shape(workdir: pathlib.Path) -> tuple[int, ...]:
     """Return the shape of an example that a workdir's run was trained on; raises UserError."""
-    return tuple(read_json(workdir / DATA_FILE)["shape"])
-
-
-def _said(kept: dict[str, Any]) -> str:
-    return f"{kept['num_examples']} examples {kept['shape']} of {kept['version']}"
+    return kept(workdir).shape
 
 
 DATASETS: Mapping[str, Callable[[str], Dataset]] = {

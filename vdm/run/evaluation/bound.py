@@ -1,16 +1,18 @@
 """The variational bound of every example of a data set, at T steps or in continuous time."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, Num, PyTree
 
 from vdm.laws import Law
 from vdm.losses import bits_per_dim
-from vdm.model import VDM, VLB
+from vdm.model import VDM, Params
+from vdm.noise_levels import NoiseLevels
 from vdm.run.config import EvaluateConfig
 from vdm.run.data.dataset import Dataset
 from vdm.run.evaluation import rows
@@ -18,10 +20,8 @@ from vdm.run.evaluation.rows import RowFn
 from vdm.run.trained import Trained
 from vdm.run.training.objective import for_evaluation
 
-TERMS = VLB._fields
 
-
-class Measured(NamedTuple):
+class AtLevels(NamedTuple):
     """A bound's terms in bits per dimension, [n, levels, 3], and where each was taken, [n, levels].
 
     That is λ at T = ∞; at a finite T it is not said, and 0.
@@ -50,7 +50,7 @@ def measure(
     dataset: Dataset,
     settings: EvaluateConfig,
     num_steps: int | None,
-) -> Measured:
+) -> AtLevels:
     """Return the bound of every example, at every one of its noise levels; T = num_steps."""
     found = rows.of_examples(
         fn,
@@ -65,7 +65,7 @@ def measure(
         problem="the bound is not finite",
     )
     terms = bits_per_dim(found[..., :3], dataset.num_dims)
-    return Measured(np.asarray(terms), found[..., 3])
+    return AtLevels(np.asarray(terms), found[..., 3])
 
 
 def _bpd(done: np.ndarray, num_dims: int) -> float:
@@ -73,18 +73,18 @@ def _bpd(done: np.ndarray, num_dims: int) -> float:
 
 
 def _row(
-    state,
-    example,
-    level,
-    x,
-    cond,
+    state: tuple[Params, PyTree, int | Int[Array, ""] | None],
+    example: Int[Array, " r"],
+    level: Int[Array, " r"],
+    x: Num[Array, " r *d"],
+    cond: Int[Array, " r"] | None,
     *,
     model: VDM,
     law: Law,
     num_levels: int,
     seed: int,
     clip_denoised: bool,
-):
+) -> tuple[Float[Array, " r"], ...]:
     """Return the terms of the bound in nats and the noise level that was looked at."""
     params, law_state, num_steps = state
     chex.assert_equal_shape_prefix((example, level, x), 1)
@@ -93,7 +93,7 @@ def _row(
     offset_keys = jax.vmap(lambda k: jax.random.fold_in(k, num_levels))(keys)
     offset = jax.vmap(jax.random.uniform)(offset_keys)
     position = jnp.mod(offset + level / num_levels, 1.0)
-    where: Any = position  # times, or levels with their density
+    where: jax.Array | NoiseLevels = position  # times, or levels with their density
     log_snr = jnp.zeros_like(position)
     if num_steps is None:
         # The bound weighs every level alike, whatever the training did.

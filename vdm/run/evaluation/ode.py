@@ -6,9 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, Num
 
 from vdm.losses import bits_per_dim
-from vdm.model import VDM
+from vdm.model import VDM, Params
 from vdm.run.config import EvaluateConfig, parse
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import as_user_error
@@ -17,7 +18,7 @@ from vdm.run.evaluation.rows import RowFn
 from vdm.run.trained import Trained
 
 
-class Measured(NamedTuple):
+class Weights(NamedTuple):
     """Per example: log-weights of its draws [n, k] and what they cost and lack [n]; nats.
 
     `nfe` is the mean number of evaluations of its draws and `most` the largest; the
@@ -51,7 +52,7 @@ def measure(
     dataset: Dataset,
     settings: EvaluateConfig,
     dequantisation: str | None,
-) -> Measured:
+) -> Weights:
     """Return what the draws of every example weigh, as many as the largest number asked for.
 
     Raises UserError where a solve did not come to its end.
@@ -69,18 +70,18 @@ def measure(
         show=lambda done: f"{_bpd(done[:, :num_samples], dataset.num_dims):.3f} bpd",
         problem="the ODE did not come to its end (a larger --tolerance helps, or --ode_steps)",
     )[:, 0]
-    return Measured(found[:, :num_samples], *found[:, num_samples:].T)
+    return Weights(found[:, :num_samples], *found[:, num_samples:].T)
 
 
-def bound(measured: Measured, num_samples: int, num_dims: int) -> np.ndarray:
+def bound(weights: Weights, num_samples: int, num_dims: int) -> np.ndarray:
     """Return the bound with K = num_samples draws for every example, bits per dimension [n].
 
     −log (1/K) Σ exp(log-weight), averaged over as many groups of K as there were draws for.
     """
-    n, drawn = measured.log_weights.shape
+    n, drawn = weights.log_weights.shape
     groups = drawn // num_samples
-    weights = measured.log_weights[:, : groups * num_samples].reshape(n, groups, num_samples)
-    log_means = np.logaddexp.reduce(weights, axis=2) - np.log(num_samples)
+    cut = weights.log_weights[:, : groups * num_samples].reshape(n, groups, num_samples)
+    log_means = np.logaddexp.reduce(cut, axis=2) - np.log(num_samples)
     return np.asarray(bits_per_dim(-log_means.mean(1), num_dims))
 
 
@@ -99,17 +100,17 @@ def _row_fn(trained: Trained, settings: EvaluateConfig, dequantisation: str | No
 
 
 def _row(
-    params,
-    example,
-    row,
-    x,
-    cond,
+    params: Params,
+    example: Int[Array, " r"],
+    row: Int[Array, " r"],
+    x: Num[Array, " r *d"],
+    cond: Int[Array, " r"] | None,
     *,
     model: VDM,
     settings: EvaluateConfig,
     dequantisation: str | None,
     num_samples: int,
-):
+) -> tuple[Float[Array, " r"], ...]:
     """Return the log-weights of an example's draws, evaluations a draw and their error; nats."""
     del row  # an example's draws follow each other, for they share their probes
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(settings.seed), i))(example)

@@ -6,11 +6,11 @@ What a row computes from these alone depends on neither the batch size nor the d
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from vdm.run import mesh as meshes
 from vdm.run.data.condition import Condition
@@ -30,7 +30,7 @@ def compiled(fn: RowFn, mesh: Mesh) -> RowFn:
 
 def of_examples(
     fn: RowFn,
-    state: Any,
+    state: PyTree,
     mesh: Mesh,
     dataset: Dataset,
     condition: Condition,

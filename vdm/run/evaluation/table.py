@@ -1,86 +1,78 @@
 """The results of an evaluation as tables on the terminal."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from vdm.run.evaluation.bound import TERMS
+from vdm.run.evaluation.record import TERMS, Estimates, OdeResult, Profile, Result, VlbResult
 
-MIN_WIDTH = 100  # figures that are cut short are worse than lines that wrap
+MIN_WIDTH = 100  # numbers that are cut short are worse than lines that wrap
 
 
-def show(results: list[dict[str, Any]]) -> None:
-    """Print a table for each bound, and the profile of the first record that has one."""
+def show(results: Sequence[Result]) -> None:
+    """Print a table for each bound, and the profile of the first result that has one."""
     console = Console(width=max(Console().width, MIN_WIDTH))
-    if bounds := [record for record in results if record["bound"] == "vlb"]:
+    if bounds := [result for result in results if isinstance(result, VlbResult)]:
         console.print(_bounds(bounds))
-    if flows := [record for record in results if record["bound"] == "ode"]:
+    if flows := [result for result in results if isinstance(result, OdeResult)]:
         console.print(_flows(flows))
-    if profiled := [record for record in results if "profile" in record]:
-        console.print(_profile(profiled[0]))
+    profiled = [(r.profile, r.origin.split) for r in bounds if r.profile is not None]
+    if profiled:
+        console.print(_profile(*profiled[0]))
 
 
-def _bounds(results: list[dict[str, Any]]) -> Table:
+def _bounds(results: Sequence[VlbResult]) -> Table:
     """One row for every T; "T-law" is the bound that T = ∞ predicts for it to leading order."""
     table = Table(title="variational bound, bits per dimension (mean ± standard error)")
-    predicted = any("diffusion_by_steps_law" in record for record in results)
+    predicted = any(result.by_steps_law is not None for result in results)
     for heading in ("split", "n", "T", "bpd", *TERMS, *(["T-law"] if predicted else [])):
         table.add_column(heading, justify="left" if heading == "split" else "right", no_wrap=True)
-    for record in results:
-        terms = {name: record["terms"][name]["mean"] for name in TERMS}
-        clipped = " clipped" if record.get("clip_denoised") else ""
-        law = ""
-        if "diffusion_by_steps_law" in record:
-            law = (
-                f"{sum(terms.values()) - terms['diffusion'] + record['diffusion_by_steps_law']:.4f}"
-            )
+    for result in results:
+        law = "" if result.by_steps_law is None else f"{result.by_steps_law:.4f}"
         table.add_row(
-            record["split"],
-            str(record["bpd"]["n"]),
-            f"{record['num_steps']}{clipped}",
-            _mean(record["bpd"]),
-            *(f"{value:.4f}" for value in terms.values()),
+            result.origin.split,
+            str(result.bpd.n),
+            f"{result.num_steps}{' clipped' if result.clip_denoised else ''}",
+            _mean(result.bpd.mean, result.bpd.sem),
+            *(f"{term.mean:.4f}" for term in result.terms),
             *([law] if predicted else []),
         )
     return table
 
 
-def _flows(results: list[dict[str, Any]]) -> Table:
+def _flows(results: Sequence[OdeResult]) -> Table:
     table = Table(title="probability-flow ODE, bits per dimension (mean ± standard error)")
     for heading in ("split", "n", "dequantisation", "K", "bpd", "evaluations a draw"):
         left = heading in ("split", "dequantisation")
         table.add_column(heading, justify="left" if left else "right")
-    for record in results:
+    for result in results:
         table.add_row(
-            record["split"],
-            str(record["bpd"]["n"]),
-            record["dequantisation"] or "none",
-            str(record["num_samples"]),
-            _mean(record["bpd"]),
-            f"{record['nfe']['mean']:.0f} (at most {record['nfe']['max']:.0f})",
+            result.origin.split,
+            str(result.bpd.n),
+            result.dequantisation or "none",
+            str(result.num_samples),
+            _mean(result.bpd.mean, result.bpd.sem),
+            f"{result.nfe.mean:.0f} (at most {result.nfe.max:.0f})",
         )
     return table
 
 
-def _profile(record: dict[str, Any]) -> Table:
+def _profile(profile: Profile, split: str) -> Table:
     """One row for every interval of λ, from noise to data."""
-    table = Table(
-        title=f"profile over λ = log SNR, split {record['split']} (mean ± standard error)"
-    )
+    table = Table(title=f"profile over λ = log SNR, split {split} (mean ± standard error)")
     table.add_column("λ")
     table.add_column("‖ε − ε̂‖² per dimension", justify="right")
     table.add_column("bits per dimension learned so far", justify="right")
-    edges, error, bits = (record["profile"][k] for k in ("log_snr", "error", "information"))
+    edges, error, bits = profile
     for i in range(len(edges) - 1):
         table.add_row(f"{edges[i]:.2f} to {edges[i + 1]:.2f}", _of(error, i), _of(bits, i + 1))
     return table
 
 
-def _mean(value: dict[str, Any]) -> str:
-    sem = "" if value["sem"] is None else f" ± {value['sem']:.4f}"
-    return f"{value['mean']:.4f}{sem}"
+def _mean(mean: float, sem: float | None) -> str:
+    return f"{mean:.4f}" + ("" if sem is None else f" ± {sem:.4f}")
 
 
-def _of(values: dict[str, Any], i: int) -> str:
-    return _mean({"mean": values["mean"][i], "sem": values["sem"] and values["sem"][i]})
+def _of(values: Estimates, i: int) -> str:
+    return _mean(values.mean[i], None if values.sem is None else values.sem[i])

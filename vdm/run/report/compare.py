@@ -6,14 +6,13 @@ than that of independent means.
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import numpy as np
-
+from vdm.run.evaluation import files, record
+from vdm.run.evaluation.record import Result
 from vdm.run.report import words
-from vdm.run.report.read import Run, per_example
-
-Record = dict[str, Any]
+from vdm.run.report.read import Run
 
 
 class Difference(NamedTuple):
@@ -24,46 +23,44 @@ class Difference(NamedTuple):
     paired: bool
 
 
-def difference(run: Run, record: Record, other: Run, theirs: Record) -> Difference | str:
+def difference(run: Run, ours: Result, other: Run, theirs: Result) -> Difference | str:
     """Return the bits per dimension of `run` less those of `other`, or in words why there is none.
 
-    `record` and `theirs` are results of the two; they have to be of the same data and bound.
+    `ours` and `theirs` are results of the two; they have to be of the same data and bound.
     """
-    if problem := incomparable(run, record, other, theirs):
+    if problem := incomparable(run, ours, other, theirs):
         return problem
-    ids = record.get("ids_checksum")
-    if ids is not None and ids == theirs.get("ids_checksum"):
-        ours, others = per_example(run, record), per_example(other, theirs)
-        if ours is not None and others is not None:
-            each = ours - others
-            n = len(each)
-            sem = float(each.std(ddof=1) / math.sqrt(n)) if n > 1 else None
-            return Difference(float(each.mean()), sem, paired=True)
-    sems = record["bpd"]["sem"], theirs["bpd"]["sem"]
-    return Difference(
-        record["bpd"]["mean"] - theirs["bpd"]["mean"],
-        None if None in sems else float(np.hypot(*sems)),
-        paired=False,
-    )
+    ids = ours.origin.ids_checksum
+    if ids is not None and ids == theirs.origin.ids_checksum:
+        first = files.of_examples(run.workdir, ours)
+        second = files.of_examples(other.workdir, theirs)
+        if first is not None and second is not None and len(first) == len(second):
+            mean, sem, _ = record.estimate(first - second)
+            return Difference(mean, sem, paired=True)
+    sems = ours.bpd.sem, theirs.bpd.sem
+    sem = None if sems[0] is None or sems[1] is None else math.hypot(sems[0], sems[1])
+    return Difference(ours.bpd.mean - theirs.bpd.mean, sem, paired=False)
 
 
-def incomparable(run: Run, record: Record, other: Run, theirs: Record) -> str | None:
+def incomparable(run: Run, ours: Result, other: Run, theirs: Result) -> str | None:
     """Return in words why two results are not of the same thing; None where they are."""
-    for name, key in (("data set", "dataset_version"), ("number of dimensions", "num_dims")):
-        if record.get(key) != theirs.get(key):
-            return f"another {name}: {record.get(key)} and {theirs.get(key)}"
+    here, there = ours.origin, theirs.origin
+    if here.dataset_version != there.dataset_version:
+        return f"another data set: {here.dataset_version} and {there.dataset_version}"
+    if here.num_dims != there.num_dims:
+        return f"another number of dimensions: {here.num_dims} and {there.num_dims}"
     if run.differential != other.differential:
         return "a density and a probability: the likelihoods are of different kinds"
     if run.given_classes != other.given_classes:
         return "one is given the class of each example, the other is not"
-    if record["split"] != theirs["split"]:
-        return f"another split: {record['split']} and {theirs['split']}"
-    if words.kind_of(record) != words.kind_of(theirs):
-        return f"another bound: {words.measure(record)} and {words.measure(theirs)}"
+    if here.split != there.split:
+        return f"another split: {here.split} and {there.split}"
+    if record.kind(ours) != record.kind(theirs):
+        return f"another bound: {words.measure(ours)} and {words.measure(theirs)}"
     return None
 
 
-def config_differences(flat: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+def config_differences(flat: Sequence[Mapping[str, object]]) -> list[tuple[str, list[str]]]:
     """Return the keys of flat configs whose values differ, with each one's value."""
     keys = sorted({key for values in flat for key in values})
     missing = "–"

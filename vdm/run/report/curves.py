@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from vdm.run.evaluation.record import TERMS
 from vdm.run.report import svg
 from vdm.run.report.layout import Figure
 from vdm.run.report.read import Run
 from vdm.run.report.svg import SERIES
 
-TERMS = ("prior", "reconstruction", "diffusion")
 SETTLED = 0.25  # the share of the records that the start is, which must not squash the rest
 
 

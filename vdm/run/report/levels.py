@@ -1,12 +1,13 @@
 """Figures over λ and over T: the error's profile, the schedule, the law of λ, the cost of steps."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from vdm.run.evaluation.record import Estimates, Profile, VlbResult
 from vdm.run.report import svg
 from vdm.run.report.layout import Figure
 from vdm.run.report.svg import MUTED, SERIES
@@ -23,14 +24,14 @@ class Curve(NamedTuple):
     error: np.ndarray | None = None
 
 
-def profile(records: Sequence[tuple[str, dict[str, Any]]]) -> tuple[Figure, Figure]:
+def profile(named: Sequence[tuple[str, Profile]]) -> tuple[Figure, Figure]:
     """Return the error of ε̂ and the running information over λ, of named profiles."""
     errors, information = [], []
-    for name, record in records:
-        edges = np.asarray(record["log_snr"])
+    for name, found in named:
+        edges = np.asarray(found.log_snr)
         middle = 0.5 * (edges[1:] + edges[:-1])
-        errors.append(Curve(name, middle, *_mean_and_sem(record["error"])))
-        information.append(Curve(name, edges, *_mean_and_sem(record["information"])))
+        errors.append(Curve(name, middle, *_mean_and_sem(found.error)))
+        information.append(Curve(name, edges, *_mean_and_sem(found.information)))
     return (
         Figure(
             svg.draw(
@@ -93,31 +94,30 @@ def law(curves: Sequence[Curve]) -> Figure:
     )
 
 
-def steps(records: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
+def steps(sweeps: Sequence[tuple[str, Sequence[VlbResult]]]) -> Figure:
     """Return the bound against T of named sweeps; the limit T = ∞ is a dashed line."""
 
     def paint(axes: Axes) -> None:
         ticks: set[int] = set()
         told = False
-        for i, (name, sweep) in enumerate(records):
-            finite = sorted((r for r in sweep if r["num_steps"] != "inf"), key=_num_steps)
-            where = [_num_steps(r) for r in finite]
+        for i, (name, sweep) in enumerate(sweeps):
+            finite = sorted((r for r in sweep if not r.continuous), key=lambda r: r.size)
+            where = [int(r.size) for r in finite]
             ticks |= set(where)
-            means, sems = _bounds(finite)
             axes.errorbar(
                 where,
-                means,
-                yerr=sems,
+                [r.bpd.mean for r in finite],
+                yerr=[r.bpd.sem or 0.0 for r in finite],
                 color=SERIES[i],
                 marker="o",
                 markersize=4,
                 capsize=3,
                 label=svg.in_legend(name),
             )
-            if law := [r for r in finite if "diffusion_by_steps_law" in r]:
+            law = [(r.size, r.by_steps_law) for r in finite if r.by_steps_law is not None]
+            if law:
                 axes.plot(
-                    [_num_steps(r) for r in law],
-                    [by_steps_law(r) for r in law],
+                    *zip(*law, strict=True),
                     color=MUTED,
                     marker="x",
                     linestyle="none",
@@ -125,28 +125,20 @@ def steps(records: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
                 )
                 told = True
             for r in sweep:
-                if r["num_steps"] == "inf":
-                    axes.axhline(
-                        r["bpd"]["mean"], color=SERIES[i], linewidth=1, linestyle=(0, (4, 3))
-                    )
+                if r.continuous:
+                    axes.axhline(r.bpd.mean, color=SERIES[i], linewidth=1, linestyle=(0, (4, 3)))
         axes.set(xscale="log", xlabel="number of steps T", ylabel="bits per dimension")
         axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.legend()
 
-    law = any("diffusion_by_steps_law" in r for _, sweep in records for r in sweep)
+    law = any(r.by_steps_law is not None for _, sweep in sweeps for r in sweep)
     crosses = " Crosses: what the 1/T law predicts from T = ∞ alone." if law else ""
     return Figure(
         svg.draw("steps", "Bound against the number of steps", paint),
         f"What a finite number of steps costs, ± one standard error; dashed: T = ∞.{crosses}",
     )
-
-
-def by_steps_law(record: dict[str, Any]) -> float:
-    """Return the bound with the diffusion term that the 1/T law predicts."""
-    rest = [record["terms"][name]["mean"] for name in ("prior", "reconstruction")]
-    return sum(rest) + record["diffusion_by_steps_law"]
 
 
 def distances(curves: Sequence[Curve], unit: str) -> Figure:
@@ -212,14 +204,5 @@ def _paint(
         axes.legend()
 
 
-def _mean_and_sem(value: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-    sem = value["sem"]
-    return np.asarray(value["mean"]), None if sem is None else np.asarray(sem)
-
-
-def _num_steps(record: dict[str, Any]) -> int:
-    return int(record["num_steps"])
-
-
-def _bounds(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    return [r["bpd"]["mean"] for r in records], [r["bpd"]["sem"] or 0.0 for r in records]
+def _mean_and_sem(found: Estimates) -> tuple[np.ndarray, np.ndarray | None]:
+    return np.asarray(found.mean), None if found.sem is None else np.asarray(found.sem)

@@ -1,12 +1,12 @@
 """The sections of a report on what a run was made of: data, time, hardware, versions, config."""
 
-import datetime
-
 from vdm.run import config as configs
+from vdm.run.evaluation.record import Taken
 from vdm.run.report import curves, words
 from vdm.run.report.layout import Note, Part, Section, Table
 from vdm.run.report.read import Run
 from vdm.run.report.restored import Restored
+from vdm.run.workdir.sessions import Turn
 
 
 def made_of(run: Run, restored: Restored | str) -> Section:
@@ -29,9 +29,9 @@ def config(run: Run) -> Section:
     return Section("config", "Config", (table,))
 
 
-def turns(run: Run) -> list[dict]:
+def turns(run: Run) -> list[Turn]:
     """Return the sessions that got anywhere."""
-    return [turn for turn in run.sessions if turn["to_step"] > turn["from_step"]]
+    return [turn for turn in run.sessions if turn.to_step > turn.from_step]
 
 
 def seconds(run: Run) -> float | None:
@@ -40,23 +40,23 @@ def seconds(run: Run) -> float | None:
     Runs of early versions have it in the speed of their metrics alone.
     """
     if going := turns(run):
-        return sum(turn["seconds"] for turn in going)
+        return sum(turn.seconds for turn in going)
     return float(curves.seconds(run)[-1]) if run.metrics else None
 
 
 def _data(run: Run) -> list[tuple[str, str]]:
     rows = [("data set", run.config.data.name)]
     if run.data is not None:
-        rows.append(("version", run.data["version"]))
+        rows.append(("version", run.data.version))
         rows.append(
-            ("training examples", f"{run.data['num_examples']:,} of shape {run.data['shape']}")
+            ("training examples", f"{run.data.num_examples:,} of shape {list(run.data.shape)}")
         )
     if run.config.data.augment != "none":
         rows.append(("augmentation", run.config.data.augment))
-    for record in run.results:
-        if "ids_checksum" in record:
-            name = f"checksum of the evaluated {record['split']} examples"
-            rows.append((name, record["ids_checksum"]))
+    for origin in (result.origin for result in run.results):
+        if origin.ids_checksum is not None:
+            name = f"checksum of the evaluated {origin.split} examples"
+            rows.append((name, origin.ids_checksum))
     return words.each_once(rows)
 
 
@@ -74,7 +74,7 @@ def _time(run: Run) -> list[tuple[str, str]]:
     going = turns(run)
     if going:
         count = f" in {len(going)} turns" if len(going) > 1 else ""
-        first = going[0]["from_step"]  # not 0 where an early version, or another code, began
+        first = going[0].from_step  # not 0 where an early version, or another code, began
         since = f", from step {first:,} on" if first else ""
         rows.append(("training took", words.duration(seconds(run) or 0.0) + count + since))
     elif run.metrics:
@@ -82,13 +82,14 @@ def _time(run: Run) -> list[tuple[str, str]]:
         rows.append(("training took", f"{took}, by the speed in its metrics"))
     if run.sessions:
         shown = going or run.sessions
-        on = words.each_once([words.hardware(turn["hardware"]) for turn in shown])
+        on = words.each_once([words.hardware(turn.made_with.hardware) for turn in shown])
         rows.append(("training ran on", "; ".join(on)))
-        using = words.each_once([words.versions(turn["versions"]) for turn in shown])
+        using = words.each_once([words.versions(turn.made_with.versions) for turn in shown])
         rows.append(("versions", "; then ".join(using)))
-        began = datetime.datetime.fromisoformat(shown[0]["began"])
-        rows.append(("begun", f"{began:%Y-%m-%d %H:%M %Z}"))
-    if run.evaluation is not None and "seconds" in run.evaluation:
-        rows.append(("evaluation took", words.duration(run.evaluation["seconds"])))
-        rows.append(("evaluation ran on", words.hardware(run.evaluation["hardware"])))
+        rows.append(("begun", f"{shown[0].began:%Y-%m-%d %H:%M %Z}"))
+    taken = Taken() if run.evaluation is None else run.evaluation.taken
+    if taken.seconds is not None:
+        rows.append(("evaluation took", words.duration(taken.seconds)))
+    if taken.hardware is not None:
+        rows.append(("evaluation ran on", words.hardware(taken.hardware)))
     return rows

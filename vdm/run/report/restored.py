@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from vdm.run.errors import UserError
 from vdm.run.report.read import Run
@@ -64,5 +65,5 @@ def law(trained: Trained) -> tuple[np.ndarray, np.ndarray]:
     return levels[order], 1.0 / inverse[order]
 
 
-def _size(tree) -> int:
+def _size(tree: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -1,30 +1,27 @@
 """The sections of a report on what was measured: bounds and terms, profile, steps."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from vdm.run.evaluation.record import TERMS, IMmse, OdeResult, VlbResult
 from vdm.run.report import levels, words
 from vdm.run.report.layout import Figures, Headline, Note, Part, Section, Table
 from vdm.run.report.read import Run
 
-Record = dict[str, Any]
-TERMS = ("prior", "reconstruction", "diffusion")
-
 
 def headline(run: Run) -> Headline | None:
     """Return the figure at the top; None for a run that was not evaluated."""
-    record = run.evaluation
-    if record is None:
+    result = run.headline
+    if result is None:
         return None
-    bpd = record["bpd"]
+    bpd, origin = result.bpd, result.origin
     facts = (
-        ("data", f"{record['dataset']}, split {record['split']}"),
-        ("examples", f"{bpd['n']:,} of {record['num_dims']:,} dimensions"),
-        ("bound", words.measure(record)),
-        ("parameters", words.params(record)),
-        ("step", f"{record['step']:,}"),
+        ("data", f"{origin.dataset}, split {origin.split}"),
+        ("examples", f"{bpd.n:,} of {origin.num_dims:,} dimensions"),
+        ("bound", words.measure(result)),
+        ("parameters", words.params(origin)),
+        ("step", f"{origin.step:,}"),
     )
-    value, _, error = words.with_error(bpd).partition(" ± ")
+    value, _, error = words.with_error(bpd.mean, bpd.sem).partition(" ± ")
     note = (
         " Real numbers: it is the density’s, in the data’s own units, and may be negative."
         if run.differential
@@ -34,14 +31,14 @@ def headline(run: Run) -> Headline | None:
         value=value,
         error=f"± {error}" if error else "",
         unit="bits per dimension",
-        sentence=words.sentence(run, record) + note,
+        sentence=words.sentence(run, result) + note,
         facts=facts,
     )
 
 
 def evaluate_command(run: Run, options: str = "") -> str:
     """Return the command that evaluates a run, again by the bounds that it would replace."""
-    bounds = words.each_once([*(record["bound"] for record in run.results), "vlb"])
+    bounds = words.each_once([*(result.bound for result in run.results), "vlb"])
     again = f" --bound={','.join(bounds)}" if len(bounds) > 1 else ""
     return f"vdm evaluate --workdir={words.quoted(run.workdir)}{again}{options}"
 
@@ -51,28 +48,28 @@ def bounds(run: Run) -> Section:
     parts: list[Part] = []
     if not run.results:
         parts.append(Note("Not evaluated yet.", evaluate_command(run)))
-    variational = [record for record in run.results if record["bound"] == "vlb"]
+    variational = _vlb_results(run)
     if variational:
         parts.append(_variational(variational))
-    if flows := [record for record in run.results if record["bound"] == "ode"]:
+    if flows := [result for result in run.results if isinstance(result, OdeResult)]:
         parts.append(_flows(flows))
     if run.results and not variational:
         parts.append(Note("The variational bound was not evaluated.", evaluate_command(run)))
-    if run.evaluation is not None and "i_mmse" in run.evaluation:
-        parts.append(_i_mmse(run.evaluation["i_mmse"]))
+    if isinstance(run.headline, VlbResult) and run.headline.i_mmse is not None:
+        parts.append(_i_mmse(run.headline.i_mmse))
     return Section("bounds", "Bits per dimension", tuple(parts))
 
 
 def information(run: Run) -> Section:
     """Return the profile of the error over λ."""
-    every = [r for r in run.results if "profile" in r]
+    every = [(r, r.profile) for r in _vlb_results(run) if r.profile is not None]
     # Clipped ones differ too little to be told apart; they are shown where there are no others.
-    profiled = [r for r in every if not r.get("clip_denoised")] or every
+    profiled = [one for one in every if not one[0].clip_denoised] or every
     if not profiled:
         text = "No profile over λ was recorded: it comes with the variational bound at T = ∞."
         parts: tuple[Part, ...] = (Note(text, evaluate_command(run, " --num_steps=inf")),)
     else:
-        named = [(_of_profile(record), record["profile"]) for record in profiled]
+        named = [(_of_profile(result), profile) for result, profile in profiled]
         parts = (Figures(levels.profile(named)),)
     return Section("information", "Where the bits are", parts)
 
@@ -90,59 +87,61 @@ def steps(run: Run) -> Section:
     return Section("steps", "The price of few steps", parts)
 
 
-def sweeps_of(run: Run) -> list[tuple[str, list[Record]]]:
+def sweeps_of(run: Run) -> list[tuple[str, list[VlbResult]]]:
     """Return the results at several T by what they have in common, the evaluated split's alone."""
-    if run.evaluation is None:
+    if run.headline is None:
         return []
-    split = run.evaluation["split"]
-    found = [r for r in run.results if r["bound"] == "vlb" and r["split"] == split]
+    split = run.headline.origin.split
+    found = [r for r in _vlb_results(run) if r.origin.split == split]
     named = [
-        ("variational bound", [r for r in found if not r.get("clip_denoised")]),
-        ("x̂ clipped", [r for r in found if r.get("clip_denoised")]),
+        ("variational bound", [r for r in found if not r.clip_denoised]),
+        ("x̂ clipped", [r for r in found if r.clip_denoised]),
     ]
     return [
         (name, sweep)
         for name, sweep in named
-        if len(sweep) > 1 and any(r["num_steps"] != "inf" for r in sweep)
+        if len(sweep) > 1 and any(not r.continuous for r in sweep)
     ]
 
 
-def _variational(records: Sequence[Record]) -> Table:
-    predicted = any("diffusion_by_steps_law" in record for record in records)
+def _vlb_results(run: Run) -> list[VlbResult]:
+    return [result for result in run.results if isinstance(result, VlbResult)]
+
+
+def _variational(results: Sequence[VlbResult]) -> Table:
+    predicted = any(result.by_steps_law is not None for result in results)
     headings = ("split", "n", "T", "bpd", *TERMS, *(["by 1/T law"] if predicted else []))
     rows = []
-    for record in records:
-        steps = "∞" if record["num_steps"] == "inf" else f"{record['num_steps']:,}"
-        law = "diffusion_by_steps_law" in record
+    for result in results:
+        law = "" if result.by_steps_law is None else words.number(result.by_steps_law, 4)
         rows.append(
             (
-                record["split"],
-                f"{record['bpd']['n']:,}",
-                steps + (", x̂ clipped" if record.get("clip_denoised") else ""),
-                words.with_error(record["bpd"]),
-                *(words.with_error(record["terms"][name]) for name in TERMS),
-                *([words.number(levels.by_steps_law(record), 4) if law else ""] * predicted),
+                result.origin.split,
+                f"{result.bpd.n:,}",
+                words.steps(result) + (", x̂ clipped" if result.clip_denoised else ""),
+                *(words.with_error(mean, sem) for mean, sem, _ in (result.bpd, *result.terms)),
+                *([law] if predicted else []),
             )
         )
     subset = " The train split is represented by as many of its examples, evenly spaced."
     text = "The variational bound and its three terms in bits per dimension, ± standard error."
-    splits = {record["split"] for record in records}
+    splits = {result.origin.split for result in results}
     return Table(text + subset * (len(splits) > 1), headings, tuple(rows))
 
 
-def _flows(records: Sequence[Record]) -> Table:
+def _flows(results: Sequence[OdeResult]) -> Table:
     rows = tuple(
         (
-            record["split"],
-            f"{record['bpd']['n']:,}",
-            (record.get("dequantisation") or "none").replace("_", "-"),
-            f"{record['num_samples']:,}",
-            words.with_error(record["bpd"]),
-            f"{record['nfe']['mean']:,.0f} (at most {record['nfe']['max']:,.0f})",
+            result.origin.split,
+            f"{result.bpd.n:,}",
+            (result.dequantisation or "none").replace("_", "-"),
+            f"{result.num_samples:,}",
+            words.with_error(result.bpd.mean, result.bpd.sem),
+            f"{result.nfe.mean:,.0f} (at most {result.nfe.max:,.0f})",
         )
-        for record in records
+        for result in results
     )
-    integers = any(record.get("dequantisation") for record in records)
+    integers = any(result.dequantisation for result in results)
     tight = " K draws of an integer’s place in its bin tighten its bound." if integers else ""
     return Table(
         "The likelihood under the probability-flow ODE, bits per dimension ± standard error."
@@ -152,12 +151,12 @@ def _flows(records: Sequence[Record]) -> Table:
     )
 
 
-def _i_mmse(found: Record) -> Table:
+def _i_mmse(found: IMmse) -> Table:
     rows = (
-        ("between the ends of λ", words.number(found["between"], 4)),
-        ("below λ(1)", words.number(found["below"], 4)),
-        ("together", words.number(found["bpd"], 4)),
-        ("above λ(0), left out, at most", words.number(found["above_at_most"], 4)),
+        ("between the ends of λ", words.number(found.between, 4)),
+        ("below λ(1)", words.number(found.below, 4)),
+        ("together", words.number(found.bpd, 4)),
+        ("above λ(0), left out, at most", words.number(found.above_at_most, 4)),
     )
     return Table(
         "The same likelihood by I-MMSE, with neither prior nor decoder, bits per dimension.",
@@ -166,6 +165,5 @@ def _i_mmse(found: Record) -> Table:
     )
 
 
-def _of_profile(record: Record) -> str:
-    clipped = ", clipped" if record.get("clip_denoised") else ""
-    return f"{record['split']}{clipped}"
+def _of_profile(result: VlbResult) -> str:
+    return f"{result.origin.split}{', clipped' if result.clip_denoised else ''}"

@@ -1,18 +1,17 @@
 """The page on several runs, side by side; differences are to the first of them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import vdm
 from vdm.run import config as configs
+from vdm.run.evaluation import record
+from vdm.run.evaluation.record import TERMS, Origin, Result, VlbResult
 from vdm.run.report import compare, curves, levels, origins, pictures, results, samples, words
 from vdm.run.report.layout import Figures, Gallery, Note, Page, Part, Picture, Section, Table, Text
 from vdm.run.report.levels import Curve
 from vdm.run.report.read import Run
 from vdm.run.report.restored import Restored, restore
 from vdm.run.report.single import evaluated
-
-Record = dict[str, Any]
 
 
 def page(runs: Sequence[Run], num: int) -> Page:
@@ -43,14 +42,14 @@ def _overview(runs: Sequence[Run], restored: Sequence[Restored | str]) -> Sectio
     pairings: set[bool] = set()
     first = runs[0]
     for run, found in zip(runs, restored, strict=True):
-        record, took = run.evaluation, origins.seconds(run)
+        result, took = run.headline, origins.seconds(run)
         apart: compare.Difference | str = ""
-        if run is not first and record is not None and first.evaluation is not None:
-            apart = compare.difference(run, record, first, first.evaluation)
+        if run is not first and result is not None and first.headline is not None:
+            apart = compare.difference(run, result, first, first.headline)
             if isinstance(apart, str):
                 text = f"No difference is given between {run.name} and {first.name}: {apart}."
-                ours = {words.kind_of(r) for r in run.results}
-                shared = any(words.kind_of(r) in ours for r in first.results)
+                ours = {record.kind(r) for r in run.results}
+                shared = any(record.kind(r) in ours for r in first.results)
                 below = " What both were evaluated by is compared below." if shared else ""
                 parts.append(Text(text + below * apart.startswith("another bound")))
             else:
@@ -58,11 +57,11 @@ def _overview(runs: Sequence[Run], restored: Sequence[Restored | str]) -> Sectio
         rows.append(
             (
                 run.name,
-                "not evaluated" if record is None else words.with_error(record["bpd"]),
+                "not evaluated" if result is None else _bpd(result),
                 "" if isinstance(apart, str) else _said(apart),
-                "" if record is None else f"{record['split']}: {words.measure(record)}",
+                "" if result is None else f"{result.origin.split}: {words.measure(result)}",
                 run.config.data.name,
-                "" if record is None else f"{record['step']:,}{_raw(record)}",
+                "" if result is None else f"{result.origin.step:,}{_raw(result.origin)}",
                 "" if isinstance(found, str) else f"{found.network_size:,}",
                 "" if took is None else words.duration(took),
             )
@@ -90,27 +89,26 @@ def _overview(runs: Sequence[Run], restored: Sequence[Restored | str]) -> Sectio
 
 def _bounds(runs: Sequence[Run]) -> Section:
     """Every result of every run, by bound; differences to the first run that has it."""
-    kinds = words.each_once([words.kind_of(r) for run in runs for r in run.results])
+    kinds = words.each_once([record.kind(r) for run in runs for r in run.results])
     rows, pairings = [], set()
     for kind in kinds:
-        having = [(run, r) for run in runs for r in run.results if words.kind_of(r) == kind]
-        for i, (run, record) in enumerate(having):
+        having = [(run, r) for run in runs for r in run.results if record.kind(r) == kind]
+        for i, (run, result) in enumerate(having):
             apart: compare.Difference | str = ""
             if i:
-                apart = compare.difference(run, record, *having[0])
+                apart = compare.difference(run, result, *having[0])
             if isinstance(apart, compare.Difference):
                 pairings.add(apart.paired)
-            terms = record.get("terms", {})
+            terms = [""] * len(TERMS)
+            if isinstance(result, VlbResult):
+                terms = [words.number(term.mean, 4) for term in result.terms]
             rows.append(
                 (
-                    f"{record['split']}: {words.measure(record)}",
-                    run.name + _raw(record),
-                    words.with_error(record["bpd"]),
+                    f"{result.origin.split}: {words.measure(result)}",
+                    run.name + _raw(result.origin),
+                    _bpd(result),
                     apart if isinstance(apart, str) else _said(apart),
-                    *(
-                        words.number(terms[name]["mean"], 4) if name in terms else ""
-                        for name in results.TERMS
-                    ),
+                    *terms,
                 )
             )
     if not rows:
@@ -118,7 +116,7 @@ def _bounds(runs: Sequence[Run]) -> Section:
     table = Table(
         "Every result of every run, with its terms; the difference is to the first run that has "
         "the same bound of the same split." + _how(pairings),
-        ("bound", "run", "bpd", "difference", *results.TERMS),
+        ("bound", "run", "bpd", "difference", *TERMS),
         tuple(rows),
     )
     return Section("bounds", "Every bound", (table,))
@@ -136,9 +134,9 @@ def _training(runs: Sequence[Run]) -> Section:
 def _information(runs: Sequence[Run]) -> Section:
     profiled = []
     for run in runs:
-        found = [r for r in run.results if "profile" in r and not r.get("clip_denoised")]
-        if found:
-            profiled.append((run, found[0]["profile"]))
+        found = [r.profile for r in run.results if isinstance(r, VlbResult) and not r.clip_denoised]
+        if of_them := [profile for profile in found if profile is not None]:
+            profiled.append((run, of_them[0]))
     there = [run for run, _ in profiled]
     parts: list[Part] = []
     if profiled:
@@ -242,14 +240,18 @@ def _config(runs: Sequence[Run]) -> Section:
     return Section("config", "Config", (table,))
 
 
-def _raw(record: Record) -> str:
+def _raw(origin: Origin) -> str:
     """Say of a result, beside others, that its parameters are not the averaged ones."""
-    return "" if record.get("params", "ema") == "ema" else " (raw parameters)"
+    return "" if origin.averaged else " (raw parameters)"
+
+
+def _bpd(result: Result) -> str:
+    return words.with_error(result.bpd.mean, result.bpd.sem)
 
 
 def _said(apart: compare.Difference) -> str:
     sign = "+" if apart.mean > 0 else ""
-    found = words.with_error({"mean": apart.mean, "sem": apart.sem})
+    found = words.with_error(apart.mean, apart.sem)
     return f"{sign}{found}" + ("" if apart.paired else " (unpaired)")
 
 

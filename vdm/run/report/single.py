@@ -1,6 +1,7 @@
 """The page on one run."""
 
 import vdm
+from vdm.run.evaluation.record import VlbResult
 from vdm.run.report import curves, levels, origins, pictures, results, samples
 from vdm.run.report.layout import Figures, Note, Page, Part, Section
 from vdm.run.report.levels import Curve
@@ -51,11 +52,11 @@ def training(run: Run) -> Section:
 def evaluated(run: Run) -> float | None:
     """Return the evaluated bound that training curves are held against: at T = ∞, unclipped."""
     fitting = [
-        r
+        r.bpd.mean
         for r in run.results
-        if r["bound"] == "vlb" and r["num_steps"] == "inf" and not r.get("clip_denoised")
+        if isinstance(r, VlbResult) and r.continuous and not r.clip_denoised
     ]
-    return fitting[0]["bpd"]["mean"] if fitting else None
+    return fitting[0] if fitting else None
 
 
 def schedule(run: Run, restored: Restored | str) -> Section:
@@ -94,7 +95,7 @@ def _samples(run: Run, restored: Restored | str, num: int) -> Section:
         integers = (
             not isinstance(restored, str) and restored.trained.model.likelihood.levels is not None
         )
-        shape = tuple(run.data["shape"]) if run.data is not None else ()
+        shape = run.data.shape if run.data is not None else ()
         cells = integers and len(shape) == 3
         gallery = pictures.while_training(run.pages, shape, cells=cells)
         parts += [gallery] if gallery is not None else []

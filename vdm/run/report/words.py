@@ -4,15 +4,16 @@ import math
 import pathlib
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from vdm.run.evaluation.record import OdeResult, Origin, Result, VlbResult
 from vdm.run.report.read import Run
 from vdm.run.workdir import sessions
+from vdm.run.workdir.sessions import Hardware
 
 T = TypeVar("T")
 MINUS = "−"
 MIN_PLACES, MAX_PLACES = 3, 6
-BOUND_KEYS = ("bound", "num_steps", "clip_denoised", "dequantisation", "num_samples")
 
 
 def number(value: float, places: int = 3) -> str:
@@ -20,9 +21,8 @@ def number(value: float, places: int = 3) -> str:
     return f"{value:z.{places}f}".replace("-", MINUS)
 
 
-def with_error(value: Mapping[str, Any]) -> str:
+def with_error(mean: float, sem: float | None) -> str:
     """Return mean ± standard error, with two figures of the error; of the mean alone without."""
-    mean, sem = value["mean"], value["sem"]
     if sem is None:
         return number(mean, MIN_PLACES)
     exact = sem == 0.0
@@ -43,69 +43,63 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
-def measure(record: Mapping[str, Any]) -> str:
-    """Return which bound a record holds, in short: what a row of a table is called."""
-    if record["bound"] == "ode":
-        words = (
-            [f"{_dequantisation(record)} dequantisation"] if record.get("dequantisation") else []
-        )
-        return ", ".join(["ODE", *words, f"K = {record['num_samples']}"])
-    steps = "∞" if record["num_steps"] == "inf" else f"{record['num_steps']:,}"
-    clipped = ", x̂ clipped" if record.get("clip_denoised") else ""
-    return f"variational, T = {steps}{clipped}"
+def measure(result: Result) -> str:
+    """Return which bound a result holds, in short: what a row of a table is called."""
+    if isinstance(result, OdeResult):
+        words = [f"{_dequantisation(result)} dequantisation"] if result.dequantisation else []
+        return ", ".join(["ODE", *words, f"K = {result.num_samples}"])
+    clipped = ", x̂ clipped" if result.clip_denoised else ""
+    return f"variational, T = {steps(result)}{clipped}"
 
 
-def sentence(run: Run, record: Mapping[str, Any]) -> str:
+def steps(result: VlbResult) -> str:
+    """Return T."""
+    return "∞" if result.continuous else f"{int(result.size):,}"
+
+
+def sentence(run: Run, result: Result) -> str:
     """Return what the headline figure is, in full."""
     kind = "negative log-density" if run.differential else "negative log-likelihood"
     kind += " given the class" if run.given_classes else ""
-    where = "held-out" if record["split"] == "test" else "training"
-    n = record["bpd"]["n"]
-    of = f"Mean over {n:,} {where} examples of {record['dataset']}"
-    if record["bound"] == "ode":
-        return f"{of} of {_flow(run, record, kind)}"
-    steps = (
-        "in continuous time (T = ∞)"
-        if record["num_steps"] == "inf"
-        else f"with T = {record['num_steps']:,} steps"
-    )
-    clipped = ", with x̂ clipped to the data’s range" if record.get("clip_denoised") else ""
-    levels = record.get("levels_per_example", 1)
+    where = "held-out" if result.origin.split == "test" else "training"
+    of = f"Mean over {result.bpd.n:,} {where} examples of {result.origin.dataset}"
+    if isinstance(result, OdeResult):
+        return f"{of} of {_flow(result, kind)}"
+    how = "in continuous time (T = ∞)"
+    if not result.continuous:
+        how = f"with T = {steps(result)} steps"
+    clipped = ", with x̂ clipped to the data’s range" if result.clip_denoised else ""
+    levels = result.levels_per_example
     looks = f"{levels:,} noise level{'s' if levels > 1 else ''} for each example"
-    return f"{of} of the variational bound {steps}{clipped}, an upper bound on the {kind}; {looks}."
+    return f"{of} of the variational bound {how}{clipped}, an upper bound on the {kind}; {looks}."
 
 
-def _flow(run: Run, record: Mapping[str, Any], kind: str) -> str:
-    if not record.get("dequantisation"):
+def _flow(result: OdeResult, kind: str) -> str:
+    if not result.dequantisation:
         return f"the {kind} under the probability-flow ODE."
-    draws = record["num_samples"]
+    draws = result.num_samples
     return (
         f"an upper bound on the {kind} under the probability-flow ODE, by "
-        f"{_dequantisation(record)} dequantisation with K = {draws:,} "
+        f"{_dequantisation(result)} dequantisation with K = {draws:,} "
         f"draw{'s' if draws > 1 else ''} for each example."
     )
 
 
-def _dequantisation(record: Mapping[str, Any]) -> str:
-    return record["dequantisation"].replace("_", "-")
+def _dequantisation(result: OdeResult) -> str:
+    return (result.dequantisation or "").replace("_", "-")
 
 
-def params(record: Mapping[str, Any]) -> str:
+def params(origin: Origin) -> str:
     """Return which parameters were measured."""
-    return "averaged (EMA)" if record.get("params", "ema") == "ema" else "last, not averaged (raw)"
+    return "averaged (EMA)" if origin.averaged else "last, not averaged (raw)"
 
 
-def kind_of(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what two records have to agree in to be of the same bound of the same split."""
-    return (record["split"], *(record.get(key) for key in BOUND_KEYS))
-
-
-def hardware(found: Mapping[str, Any]) -> str:
+def hardware(found: Hardware) -> str:
     """Return what a session or an evaluation was computed on."""
-    count, processes = found["num_devices"], found["num_processes"]
-    name = found["device"] if found["platform"] != "cpu" else f"CPU ({found['processor']})"
+    count, processes = found.num_devices, found.num_processes
+    name = found.device if found.platform != "cpu" else f"CPU ({found.processor})"
     devices = f"{count} × {name}" if count > 1 else name
-    host = "" if found["platform"] == "cpu" else f", host {found['processor']}"
+    host = "" if found.platform == "cpu" else f", host {found.processor}"
     return devices + host + (f", {processes} processes" if processes > 1 else "")
 
 
@@ -125,7 +119,7 @@ def quoted(path: pathlib.Path) -> str:
     return shlex.quote(str(path))
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """Return a value of the config as it would be written in a command."""
     if isinstance(value, list | tuple):
         return "(" + ", ".join(map(plain, value)) + ")"

@@ -62,7 +62,7 @@ def read_json(path: pathlib.Path) -> Any:
         return json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second for thousands of open brackets
         raise UserError(f"{path} is damaged: {error}") from error
 
 

@@ -5,43 +5,80 @@ date with every checkpoint that it begins to write. What a killed process did af
 lost, and in no record; where it was killed while writing one, the next turn begins before its end.
 """
 
+import dataclasses
 import datetime
 import importlib.metadata
 import pathlib
 import platform
 import time
-from typing import Any
+from typing import Annotated
 
 import jax
 from jax.sharding import Mesh
 
 import vdm
-from vdm.run.system.files import read_json, write_json
+from vdm.run.system import document
+from vdm.run.system.document import FLAT, Count, NotNegative, Whole
+from vdm.run.system.files import write_json
 
 SESSIONS_FILE = "sessions.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 CPU_NAMES = pathlib.Path("/proc/cpuinfo")
 
 
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """What a process computed on."""
+
+    platform: str
+    device: str
+    num_devices: Count
+    num_processes: Count
+    processor: str
+    system: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeWith:
+    """The versions of Python and of the packages, and the hardware."""
+
+    versions: dict[str, str]
+    hardware: Hardware
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """The record of a turn, its fields the keys in the file: when, how far, and with what."""
+
+    began: datetime.datetime
+    from_step: Whole
+    to_step: Whole
+    seconds: NotNegative
+    made_with: Annotated[MadeWith, FLAT]
+
+
+def read(workdir: pathlib.Path) -> tuple[Turn, ...]:
+    """Return the turns of a workdir; raises UserError for a damaged file or one of another form."""
+    path = workdir / SESSIONS_FILE
+    return document.load(tuple[Turn, ...], path) if path.exists() else ()
+
+
 class Session:
     """The record of this process's turn at training, kept up to date in the workdir."""
 
-    def __init__(self, workdir: pathlib.Path, mesh: Mesh, step: int, started: float):
+    def __init__(self, workdir: pathlib.Path, mesh: Mesh, step: int, started: float) -> None:
         """Add a record; `started` is the `time.perf_counter()` at which the turn began."""
         self._path, self._started = workdir / SESSIONS_FILE, started
-        self._before = read_json(self._path) if self._path.exists() else []
-        self._record: dict[str, Any] = {
-            "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "from_step": step,
-            **made_with(mesh),
-        }
+        self._before = read(workdir)
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        self._turn = Turn(now, step, step, 0.0, made_with(mesh))
         self.reached(step)
 
     def reached(self, step: int) -> None:
         """Write down that the run is saved up to a step; raises UserError where it cannot be."""
-        self._record["to_step"] = step
-        self._record["seconds"] = time.perf_counter() - self._started
-        write_json(self._path, [*self._before, self._record])
+        seconds = time.perf_counter() - self._started
+        self._turn = dataclasses.replace(self._turn, to_step=step, seconds=seconds)
+        write_json(self._path, document.plain((*self._before, self._turn)))
 
 
 class Nowhere:
@@ -51,24 +88,24 @@ class Nowhere:
         """Do nothing."""
 
 
-def made_with(mesh: Mesh) -> dict[str, Any]:
+def made_with(mesh: Mesh) -> MadeWith:
     """Return the versions and the hardware that this process computes with on a mesh."""
     device = mesh.devices.flat[0]
-    return {
-        "versions": {
+    return MadeWith(
+        versions={
             "vdm": vdm.__version__,
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
-        "hardware": {
-            "platform": device.platform,
-            "device": device.device_kind,
-            "num_devices": mesh.size,
-            "num_processes": jax.process_count(),
-            "processor": processor(),
-            "system": platform.system(),
-        },
-    }
+        hardware=Hardware(
+            platform=device.platform,
+            device=device.device_kind,
+            num_devices=mesh.size,
+            num_processes=jax.process_count(),
+            processor=processor(),
+            system=platform.system(),
+        ),
+    )
 
 
 def processor() -> str:

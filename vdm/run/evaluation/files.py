@@ -1,0 +1,145 @@
+"""The files of an evaluation: evaluation.json, and the columns of every example.
+
+At the top level of evaluation.json are the keys of the headline, under `results` a list of all
+results; the first versions wrote a headline alone. Reading needs no JAX.
+"""
+
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vdm.choices import unknown
+from vdm.run.errors import UserError
+from vdm.run.evaluation.record import (
+    TERMS,
+    Evaluation,
+    OdeResult,
+    Profile,
+    Result,
+    Taken,
+    VlbResult,
+)
+from vdm.run.system import document
+from vdm.run.system.document import Place
+from vdm.run.system.files import read_json, replacing, write_json
+
+RESULT_FILE = "evaluation.json"
+# What numpy and zipfile raise for a file of another form, or with a byte of another value.
+DAMAGE = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def examples_file(split: str) -> str:
+    """Return the name of the file with the numbers of every example of a split."""
+    return f"evaluation_{split}.npz"
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as evaluation.json has it."""
+    results = [_plain(result) for result in evaluation.results]
+    taken = document.plain(evaluation.taken)
+    return {**_plain(evaluation.headline), **taken, "results": results}
+
+
+def from_json(value: object, path: pathlib.Path) -> Evaluation:
+    """Return the evaluation that a document holds; raises UserError for one of another form.
+
+    `path` is what the message names.
+    """
+    place = Place(path)
+    if not isinstance(value, dict):
+        raise place.wrong("an object", value)
+    first, inner = _result(value, place), place.at("results")
+    found = value.get("results", [])
+    if not isinstance(found, list):
+        raise inner.wrong("a list", found)
+    results = tuple(_result(one, inner.item(i)) for i, one in enumerate(found))
+    return Evaluation(first, results or (first,), document.read(Taken, value, place))
+
+
+def read(workdir: pathlib.Path) -> Evaluation | None:
+    """Return the evaluation in a workdir, None where there is none.
+
+    Raises UserError for a file that is damaged or of another form.
+    """
+    path = workdir / RESULT_FILE
+    return from_json(read_json(path), path) if path.exists() else None
+
+
+def write(
+    workdir: pathlib.Path, evaluation: Evaluation, kept: Mapping[str, np.ndarray], split: str
+) -> None:
+    """Write an evaluation, and the kept columns of the examples of its split."""
+    with replacing(workdir / examples_file(split)) as temporary:
+        np.savez(temporary, **kept)  # type: ignore[arg-type]
+    write_json(workdir / RESULT_FILE, to_json(evaluation))
+
+
+def columns(result: Result) -> tuple[str, ...]:
+    """Return the names of the columns of every example whose sum is the result's bound."""
+    if isinstance(result, OdeResult):
+        words = ("ode", result.dequantisation, str(result.num_samples))
+        return ("_".join(filter(None, words)),)
+    label = f"{result.num_steps}" + ("_clipped" if result.clip_denoised else "")
+    return tuple(f"{term}_{label}" for term in TERMS)
+
+
+def of_examples(workdir: pathlib.Path, result: Result) -> np.ndarray | None:
+    """Return the bound of every example that a result is the mean of, [n].
+
+    None where they were not kept, are damaged or are of another evaluation.
+    """
+    try:
+        with np.load(workdir / examples_file(result.origin.split)) as kept:
+            values = [np.asarray(kept[name], np.float64) for name in columns(result)]
+    except DAMAGE:
+        return None
+    n, mean = result.bpd.n, result.bpd.mean
+    if any(value.shape != (n,) for value in values):
+        return None
+    total = np.sum(values, axis=0)
+    return total if np.isclose(total.mean(), mean, rtol=1e-9, atol=1e-12) else None
+
+
+class _Named(NamedTuple):
+    bound: str
+
+
+def _result(value: object, place: Place) -> Result:
+    bound = document.read(_Named, value, place).bound
+    known = (VlbResult.bound, OdeResult.bound)
+    if bound not in known:
+        raise UserError(f"{place.path}: {unknown(place.at('bound').key, bound, known)}")
+    if bound == OdeResult.bound:
+        return document.read(OdeResult, value, place)
+    result = document.read(VlbResult, value, place)
+    if result.profile is not None:
+        _check(result.profile, place.at("profile"))
+    return result
+
+
+def _check(profile: Profile, place: Place) -> None:
+    """Raise UserError unless there is a mean for each interval, or for each edge."""
+    edges = len(profile.log_snr)
+    if edges < 2:
+        raise place.at("log_snr").wrong("at least two edges", profile.log_snr)
+    for name, length in (("error", edges - 1), ("information", edges)):
+        for part, values in getattr(profile, name)._asdict().items():
+            if values is not None and len(values) != length:
+                raise place.at(name).at(part).wrong(f"{length} numbers", values)
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    return {"bound": result.bound, **document.plain(result)}

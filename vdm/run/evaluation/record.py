@@ -1,0 +1,195 @@
+"""The record of an evaluation as typed values, and the three terms; all in bits per dimension.
+
+The fields are the keys of `evaluation.json`, which `vdm.run.evaluation.files` reads and writes. One
+that defaults to None or False is left out where it is that. One with a default need not be there:
+early versions wrote less.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from vdm.run.system.document import FLAT, Count, NotNegative, Whole
+from vdm.run.workdir.sessions import Hardware
+
+
+class Estimate(NamedTuple):
+    """A mean over n examples with its standard error, None for a single example."""
+
+    mean: float
+    sem: NotNegative | None
+    n: Count
+
+
+class Estimates(NamedTuple):
+    """Means over examples, one for each place along λ, with their standard errors."""
+
+    mean: tuple[float, ...]
+    sem: tuple[NotNegative, ...] | None
+
+
+class Terms(NamedTuple):
+    """The three terms of the variational bound, in the order of `vdm.VLB`."""
+
+    prior: Estimate
+    reconstruction: Estimate
+    diffusion: Estimate
+
+
+TERMS = Terms._fields
+
+
+class Profile(NamedTuple):
+    """The denoiser over λ: the edges of the intervals, the error in each, bits up to each edge."""
+
+    log_snr: tuple[float, ...]
+    error: Estimates
+    information: Estimates
+
+
+class IMmse(NamedTuple):
+    """−log P(x) by I-MMSE: `between` and `below` the ends of λ; what is `above` is left out."""
+
+    bpd: float
+    between: float
+    below: float
+    above_at_most: float
+
+
+class Nfe(NamedTuple):
+    """How often a draw of the ODE evaluates the network: mean and largest number."""
+
+    mean: NotNegative
+    max: NotNegative
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What was evaluated: which examples, which parameters, with which noise."""
+
+    dataset: str
+    split: str
+    num_dims: Count
+    step: Whole
+    dataset_version: str | None = None
+    num_examples: Count | None = None
+    params: str | None = None
+    seed: int | None = None
+    ids_checksum: str | None = None
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the parameters are the averaged ones, as they were before there was a choice."""
+        return self.params in (None, "ema")
+
+
+@dataclasses.dataclass(frozen=True)
+class VlbResult:
+    """The variational bound of a split, T = num_steps; at T = "inf" with its profile over λ."""
+
+    bound: ClassVar[str] = "vlb"
+    bpd: Estimate
+    terms: Terms
+    num_steps: Count | Literal["inf"]
+    origin: Annotated[Origin, FLAT]
+    levels_per_example: Count = 1
+    law: str | None = None  # of λ
+    clip_denoised: bool = False
+    diffusion_by_steps_law: float | None = None
+    profile: Profile | None = None
+    i_mmse: IMmse | None = None
+
+    @property
+    def continuous(self) -> bool:
+        """Whether it is the bound in continuous time."""
+        return self.num_steps == "inf"
+
+    @property
+    def by_steps_law(self) -> float | None:
+        """The bound with the diffusion term that the 1/T law predicts, where it says one."""
+        if self.diffusion_by_steps_law is None:
+            return None
+        rest = self.terms.prior.mean + self.terms.reconstruction.mean
+        return rest + self.diffusion_by_steps_law
+
+    @property
+    def family(self) -> tuple[str, ...]:
+        """What results have in common that differ in T alone."""
+        return (self.origin.split, self.bound, "clipped" if self.clip_denoised else "")
+
+    @property
+    def size(self) -> float:
+        """T, the number in which results of a family differ."""
+        return float(self.num_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class OdeResult:
+    """The bound of a split under the probability-flow ODE, with K = num_samples draws."""
+
+    bound: ClassVar[str] = "ode"
+    bpd: Estimate
+    dequantisation: str | None
+    num_samples: Count
+    nfe: Nfe
+    origin: Annotated[Origin, FLAT]
+    divergence: str | None = None
+    num_probes: Count | None = None
+    probes_sem: NotNegative | None = None  # the part of the standard error that probes make
+    tolerance: NotNegative | None = None
+    ode_steps: Count | None = None
+
+    @property
+    def family(self) -> tuple[str, ...]:
+        """What results have in common that differ in K alone."""
+        return (self.origin.split, self.bound, self.dequantisation or "")
+
+    @property
+    def size(self) -> float:
+        """K, the number in which results of a family differ."""
+        return float(self.num_samples)
+
+
+Result = VlbResult | OdeResult
+
+
+class Taken(NamedTuple):
+    """What an evaluation took and was made with, as far as it was recorded."""
+
+    seconds: NotNegative | None = None
+    versions: dict[str, str] | None = None
+    hardware: Hardware | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """All results of an evaluation, and the one that stands for them."""
+
+    headline: Result
+    results: tuple[Result, ...]
+    taken: Taken
+
+
+def kind(result: Result) -> tuple[str | float, ...]:
+    """Return what results of the same bound of the same split have in common."""
+    return (*result.family, result.size)
+
+
+def headline(results: Sequence[Result]) -> Result:
+    """Return the result like the first one that has the largest T, or the most draws."""
+    alike = [result for result in results if result.family == results[0].family]
+    return max(alike, key=lambda result: result.size)
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """Return mean and standard error of the values of examples [n].
+
+    Examples are independent draws, each with its own noise: their spread holds both the variance
+    between examples and that of the Monte Carlo estimate.
+    """
+    n = len(values)
+    sem = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    return Estimate(float(values.mean()), sem, n)
