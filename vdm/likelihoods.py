@@ -94,9 +94,12 @@ class Discretised:
         # It is as good as infinite long before exp(λ) is.
         snr = jnp.exp(jnp.minimum(expand(log_snr, x_hat), LARGEST_LOG_SNR)).astype(delta.dtype)
         rho2 = (2.0 / self.levels) ** 2 * snr
-        j = x.astype(delta.dtype) - nearest
+        level = x.astype(delta.dtype)
+        j = level - nearest
         chosen = -0.5 * rho2 * j * (j - 2.0 * delta)
         log_probs = chosen - level_sum.log_sum(delta, nearest, rho2, self.levels)
+        # What is no level has no probability; where x is traced, `_check` could not look.
+        log_probs = jnp.where((level >= 0) & (level < self.levels), log_probs, -jnp.inf)
         return jnp.sum(log_probs, axis=tuple(range(1, z_0.ndim)))
 
     def decode(
@@ -125,6 +128,15 @@ class Discretised:
                 f"a discretised likelihood models integers 0..{self.levels - 1}: got {x.dtype} "
                 "data (use gaussian(scale) for real-valued data)"
             )
+        # Of a dtype that holds nothing else there is nothing to look at.
+        least, most = jnp.iinfo(x.dtype).min, jnp.iinfo(x.dtype).max
+        if isinstance(x, jax.core.Tracer) or (least >= 0 and most < self.levels) or not x.size:
+            return
+        for value in (int(np.min(x)), int(np.max(x))):
+            if not 0 <= value < self.levels:
+                raise ValueError(
+                    f"a discretised likelihood models the levels 0..{self.levels - 1}: got {value}"
+                )
 
     def _nearest(self, x_hat):
         level = jnp.round(0.5 * ((x_hat + 1.0) * self.levels - 1.0))
@@ -164,6 +176,8 @@ class Gaussian:
                 f"a Gaussian likelihood models real numbers: got {x.dtype} data "
                 "(use discretised(levels) for integers)"
             )
+        # Half precision would round the process itself: z, ε and the loss.
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return (x - self._last_axis(self.mean, x)) / self._last_axis(self.std, x)
 
     def log_prob(
@@ -172,7 +186,7 @@ class Gaussian:
         encoded = self.encode(x)
         residual = (encoded - z_0 / alpha(expand(log_snr, z_0))) / self.scale
         # The density of x itself: standardising contributes its log-Jacobian −log std.
-        log_scale = math.log(self.scale) + jnp.log(self._last_axis(self.std, x))
+        log_scale = math.log(self.scale) + jnp.log(self._last_axis(self.std, encoded))
         log_probs = -0.5 * jnp.square(residual) - log_scale - 0.5 * math.log(2.0 * math.pi)
         return jnp.sum(log_probs, axis=tuple(range(1, x.ndim)))
 
@@ -200,9 +214,11 @@ def discretised(levels: int = 256) -> Discretised:
     encode(x) = (2x + 1)/levels − 1, the midpoint of x's bin in [−1, 1], and per
     dimension p(x|z_0) ∝ q(z_0|x) ∝ exp(−½ e^{λ_0} (z_0/α_0 − encode(x))²), normalised
     over the levels (VDM, section 3.3). `decode` takes the most probable level, `draw` one
-    by its probability; both are integers in 0..levels−1.
-    Raises ValueError if levels is not a whole number of at least 2; `encode` raises
-    TypeError for data that is not of an integer type.
+    by its probability; both are integers in 0..levels−1. The log-probability of an integer
+    outside them is −∞ under jit, where values cannot be looked at.
+    Raises ValueError if levels is not a whole number of at least 2; outside jit `encode` and
+    `log_prob` raise ValueError for an integer outside the levels, and always TypeError for data
+    that is not of an integer type.
     """
     return Discretised(levels)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from oracles import arrays, expectation, keys, normal, scales
-from vdm import likelihoods, losses
+from vdm import VDM, likelihoods, losses, networks, schedules
 
 LEVELS = [2, 17, 256]
 SHAPES = [(49, 3), (1, 2, 3), (7, 2, 3, 1), (5, 2, 2, 3, 2)]
@@ -220,3 +220,45 @@ def test_gaussian_scales_must_be_positive_and_finite(scale):
 def test_gaussian_mean_must_be_finite():
     with pytest.raises(ValueError, match="mean must be finite"):
         likelihoods.gaussian(1.0, float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("levels", "dtype", "value"), [(17, np.int32, 17), (17, np.uint8, 40), (256, np.int16, -1)]
+)
+def test_an_integer_that_is_no_level_has_no_probability(levels, dtype, value):
+    likelihood = likelihoods.discretised(levels)
+    x, z_0 = np.array([[0, levels - 1], [3, value]], dtype), jnp.zeros((2, 2))
+    found = jax.jit(likelihood.log_prob)(x, z_0, jnp.asarray(8.0))
+    assert np.isfinite(found[0]) and found[1] == -np.inf
+    log_snr = jnp.asarray(8.0)
+    cost = jax.jit(lambda x: losses.reconstruction(x, z_0, log_snr, likelihood))(x)
+    assert np.isfinite(cost[0]) and cost[1] == np.inf
+    message = rf"levels 0\.\.{levels - 1}: got {value}"
+    for look in (likelihood.encode, lambda x: likelihood.log_prob(x, z_0, log_snr)):
+        with pytest.raises(ValueError, match=message):
+            look(jnp.asarray(x))
+    with pytest.raises(ValueError, match=message):
+        losses.reconstruction(jnp.asarray(x), z_0, log_snr, likelihood)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_every_level_is_taken(dtype):
+    x = jnp.arange(256).astype(dtype)[:, None]
+    assert np.all(
+        np.isfinite(likelihoods.discretised(256).log_prob(x, x / 128 - 1, jnp.asarray(8.0)))
+    )
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_data_cost_what_the_same_numbers_cost_in_float32(dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(40, 3)), dtype)
+    likelihood = likelihoods.gaussian(np.exp(-6.65), (0.5, 0.0, -0.25), 2.0)
+    model = VDM(schedules.linear(13.3, -5.0), networks.MLP(width=8, num_blocks=1), likelihood)
+    params = model.init(jax.random.key(0), x)
+    half, whole = (
+        model.vlb(params, jax.random.key(1), data) for data in (x, x.astype(jnp.float32))
+    )
+    for one, other in zip(half, whole, strict=True):
+        assert one.dtype == jnp.float32
+        np.testing.assert_array_equal(one, other)
