@@ -19,6 +19,7 @@ from vdm.likelihoods import Likelihood
 from vdm.losses import VLB, EpsFn
 from vdm.noise_levels import NoiseLevels
 from vdm.ode import marginal
+from vdm.ode.options import Divergence, Steps, of_keywords
 from vdm.samplers import Sampler
 from vdm.schedules import Schedule
 from vdm.schedules.base import LogSnrFn
@@ -282,7 +283,8 @@ class VDM:
         *,
         dequantisation: str | None = None,
         num_samples: int = 1,
-        divergence: str = "exact",
+        divergence: Divergence = "exact",
+        steps: Steps = None,
         num_probes: int | None = None,
         rtol: float | None = None,
         atol: float | None = None,
@@ -294,6 +296,7 @@ class VDM:
         `num_samples`; for real data it is log p(x). This is another model than the bound's:
         the ODE's, without a decoder. Options and errors are those of `log_weights`.
         """
+        divergence, steps = of_keywords(divergence, steps, num_probes, rtol, atol, num_steps)
         found = self.log_weights(
             params,
             key,
@@ -302,10 +305,7 @@ class VDM:
             dequantisation=dequantisation,
             num_samples=num_samples,
             divergence=divergence,
-            num_probes=num_probes,
-            rtol=rtol,
-            atol=atol,
-            num_steps=num_steps,
+            steps=steps,
         )
         return importance_weighted(found.log_weights)
 
@@ -318,7 +318,8 @@ class VDM:
         *,
         dequantisation: str | None = None,
         num_samples: int = 1,
-        divergence: str = "exact",
+        divergence: Divergence = "exact",
+        steps: Steps = None,
         num_probes: int | None = None,
         rtol: float | None = None,
         atol: float | None = None,
@@ -329,6 +330,7 @@ class VDM:
         Options and errors are those of `marginal.log_weights` and `ode.solve`; with one key
         per example, or one key for all, an example's result does not depend on the others'.
         """
+        divergence, steps = of_keywords(divergence, steps, num_probes, rtol, atol, num_steps)
         x = jnp.asarray(x)
         draws.check_key(key, x.shape[0])
         log_snr_fn = self.log_snr(params)
@@ -346,10 +348,7 @@ class VDM:
                 dequantisation=dequantisation,
                 num_samples=num_samples,
                 divergence=divergence,
-                num_probes=num_probes,
-                rtol=rtol,
-                atol=atol,
-                num_steps=num_steps,
+                steps=steps,
             )
             return jax.tree.map(lambda leaf: leaf[:, 0], found)
 
