@@ -6,7 +6,8 @@ INSTALLER ?= uv
 # One process a core; a file stays in one process, where its fixtures are made once.
 PYTEST_FLAGS ?= -q -n auto --dist loadfile
 BIN := .venv/bin
-CODE := vdm tests experiments benchmarks notebooks docs .ci
+# An sdist is without .ci.
+CODE := vdm tests experiments benchmarks notebooks docs $(wildcard .ci)
 NOTEBOOKS := $(wildcard notebooks/[0-9]*.py)
 
 DEMO_DIR := runs/demo
