@@ -133,7 +133,7 @@ def flatten(tree: Any, prefix: str = "") -> Leaves:
     for name, part in tree.items():
         more = flatten(part, f"{prefix}{name}/")
         if twice := sorted(leaves.keys() & more.keys()):
-            raise ValueError(f"leaf {shown(twice[0])} is there twice: does a key hold a slash?")
+            raise ValueError(f"leaf {shown(twice[0])} occurs twice: does a key contain a slash?")
         leaves |= more
     return leaves
 
@@ -296,12 +296,12 @@ def _check_range(leaves: Leaves, start: Any, end: Any) -> None:
         moving = [f"gamma/{name}" for name in ("b", "w", "l1/bias", "l1/kernel", "l3/kernel")]
         largest = max(leaves.keys() & moving, key=lambda name: np.max(np.abs(leaves[name])))
         raise ValueError(
-            f"leaf {largest!r} takes λ out of ±{MAX_LOG_SNR:g}: it goes from {start:g} to {end:g}"
+            f"leaf {largest!r} takes λ outside ±{MAX_LOG_SNR:g}: it runs from {start:g} to {end:g}"
         )
     if not start - end > MIN_RANGE:
         falls = "gamma/w" if "gamma/w" in leaves else "gamma/l1/kernel"
         raise ValueError(
-            f"leaf {falls!r} leaves no range of λ: it must fall by more than {MIN_RANGE}, got "
+            f"leaf {falls!r} gives λ almost no range: it must fall by more than {MIN_RANGE}, got "
             f"{start:g} to {end:g}"
         )
 

@@ -61,7 +61,7 @@ def edm_monotone(
     if len(turns) > 1:
         raise ValueError(
             f"EDM's weight has two peaks for mean={mean}, std={std}, sigma_data={sigma_data}: "
-            "nothing monotone is held at one of them"
+            "expected one, to make it monotone"
         )
     peak = grid[turns[0]]
     return edm(jnp.maximum(log_snr, peak), mean, std, sigma_data)

@@ -246,7 +246,7 @@ def test_a_changed_word_is_noticed():
     for changed in (words[:-1], words[:0], np.append(words, np.uint32(9)), words[::-1]):
         with pytest.raises(DamagedError):
             codec.decode(changed, n)
-    with pytest.raises(DamagedError, match="do not end with a zero"):
+    with pytest.raises(DamagedError, match="expected at least one word, the last one not zero"):
         codec.decode(np.append(words, np.uint32(0)), n)
 
 
@@ -313,7 +313,7 @@ def test_a_guided_models_code_is_guided():
     [
         (np.zeros((3, 2)), None, TypeError, "takes integers: got float64"),
         (np.zeros((3, 3), int), None, ValueError, r"shape \[n, 2\]: got \[3, 3\]"),
-        (np.zeros((0, 2), int), None, ValueError, "got no images"),
+        (np.zeros((0, 2), int), None, ValueError, "at least one image to encode: got none"),
         (np.full((3, 2), 4), None, ValueError, "hold 0..3: got values from 4 to 4"),
         (np.full((3, 2), -1), None, ValueError, "from -1 to -1"),
         (np.zeros((3, 2), int), np.zeros(2), ValueError, "got 2 for 3 images"),

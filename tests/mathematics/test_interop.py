@@ -228,14 +228,18 @@ def test_no_channels(channels, unchecked):
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("scalar", {"w": 0.005}, "'gamma/w' leaves no range of λ"),
-        ("scalar", {"w": 1e30}, "'gamma/w' takes λ out of ±80"),
-        ("scalar", {"w": 120.0}, "'gamma/w' takes λ out of ±80"),
-        ("scalar", {"b": -1e6}, "'gamma/b' takes λ out of ±80"),
-        ("network", {"l1/kernel": 0.0, "l3/kernel": 0.0}, "'gamma/l1/kernel' leaves no range"),
-        ("network", {"l1/kernel": 200.0}, "'gamma/l1/kernel' takes λ out of ±80"),
-        ("network", {"l1/bias": 200.0}, "'gamma/l1/bias' takes λ out of ±80"),
-        ("network", {"l3/kernel": 1e308}, "'gamma/l3/kernel' takes λ out of ±80"),
+        ("scalar", {"w": 0.005}, "'gamma/w' gives λ almost no range"),
+        ("scalar", {"w": 1e30}, "'gamma/w' takes λ outside ±80"),
+        ("scalar", {"w": 120.0}, "'gamma/w' takes λ outside ±80"),
+        ("scalar", {"b": -1e6}, "'gamma/b' takes λ outside ±80"),
+        (
+            "network",
+            {"l1/kernel": 0.0, "l3/kernel": 0.0},
+            "'gamma/l1/kernel' gives λ almost no range",
+        ),
+        ("network", {"l1/kernel": 200.0}, "'gamma/l1/kernel' takes λ outside ±80"),
+        ("network", {"l1/bias": 200.0}, "'gamma/l1/bias' takes λ outside ±80"),
+        ("network", {"l3/kernel": 1e308}, "'gamma/l3/kernel' takes λ outside ±80"),
     ],
 )
 def test_a_schedule_without_a_range_or_beyond_reason(kind, changes, message, unchecked):
@@ -257,7 +261,7 @@ def test_an_empty_mapping(unchecked):
 def test_two_leaves_of_one_name(unchecked):
     tree = official.parameters(**SMALL)
     tree["score_model"]["conv_in/bias"] = np.zeros(8)
-    with pytest.raises(ValueError, match="'score_model/conv_in/bias' is there twice"):
+    with pytest.raises(ValueError, match="'score_model/conv_in/bias' occurs twice"):
         read(tree)
 
 

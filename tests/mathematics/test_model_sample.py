@@ -162,7 +162,7 @@ def test_bad_options():
         attempt(num_steps=2, grid="tim")
     with pytest.raises(ValueError, match="'time' needs num_steps"):
         attempt()
-    with pytest.raises(ValueError, match="own number of steps"):
+    with pytest.raises(ValueError, match="number of steps itself"):
         attempt(num_steps=2, grid=jnp.asarray([-1.0, 1.0]))
     with pytest.raises(ValueError, match=r"range of encoded data.*Gaussian\(scale=0\.1"):
         attempt(build(likelihood=gaussian(0.1)), num_steps=2, clip_denoised=True)

@@ -88,7 +88,9 @@ def test_bad_grids():
         grids.on_schedule("lamda", log_snr_fn, 3)
     with pytest.raises(ValueError, match="grid 'edm' needs num_steps"):
         grids.on_schedule("edm", log_snr_fn, None)
-    with pytest.raises(ValueError, match="own number of steps: got num_steps=3 beside 2 levels"):
+    with pytest.raises(
+        ValueError, match="number of steps itself: got num_steps=3 and 2 noise levels"
+    ):
         grids.on_schedule(np.asarray([-1.0, 1.0]), log_snr_fn, 3)
 
 

@@ -166,7 +166,9 @@ def test_arguments_that_do_not_fit():
         attempt(key=keys(0, 4))
     with pytest.raises(ValueError, match=r"start must have the shape .*\(3, 2\): got \(3, 1\)"):
         attempt(start=jnp.zeros((3, 1)))
-    with pytest.raises(ValueError, match=r"list of levels: got an array of shape \(1, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"one axis, the noise levels: got an array of shape \(1, 2\)"
+    ):
         attempt(((-1.0, 1.0),))
     with pytest.raises(ValueError, match=r"batch axis first: got \(\)"):
         samplers.sample(jax.random.key(0), lambda z, log_snr: z, jnp.asarray([-1.0, 1.0]), ())

@@ -194,9 +194,9 @@ def flat(state):
 
 
 BAD_FILES = {
-    "truncated": (lambda good, _: good[: len(good) // 2], "damaged or of another kind"),
-    "text": (lambda good, _: b"model_checkpoint_path: 'ckpt-1'\n", "damaged or of another kind"),
-    "empty": (lambda good, _: b"", "damaged or of another kind"),
+    "truncated": (lambda good, _: good[: len(good) // 2], "damaged or has another format"),
+    "text": (lambda good, _: b"model_checkpoint_path: 'ckpt-1'\n", "damaged or has another format"),
+    "empty": (lambda good, _: b"", "damaged or has another format"),
     "pickle": (lambda good, _: pickle.dumps({"params": 1}), "is a pickle"),
     "a list": (lambda *_: flax.serialization.msgpack_serialize([1, 2]), "got list"),
     "other keys": (
@@ -233,19 +233,20 @@ BAD_FILES = {
     "not finite": (lambda _, t: altered(t, not_finite)(), "'gamma/l3/kernel' must be finite"),
     "two models": (
         lambda _, t: altered(t, lambda s: s["ema_params"].pop("gamma"))(),
-        "are of different models: leaf 'gamma/l1/bias' is (1,) in the one and nothing in the other",
+        "belong to different models: leaf 'gamma/l1/bias' has shape (1,) in one and nothing in "
+        "the other",
     ),
     "two widths": (
         lambda _, t: altered(t, wider)(),
-        "leaf 'gamma/l2/bias' is (11,) in the one and (12,) in the other",
+        "leaf 'gamma/l2/bias' has shape (11,) in one and (12,) in the other",
     ),
     "one conditioned": (
         lambda _, t: altered(t, unconditioned)(),
-        "leaf 'score_model/dense0/kernel' is (9, 32) in the one and (8, 32) in the other",
+        "leaf 'score_model/dense0/kernel' has shape (9, 32) in one and (8, 32) in the other",
     ),
     "no range": (
         lambda _, t: altered(t, flat)(),
-        "(params): leaf 'gamma/l1/kernel' leaves no range",
+        "(params): leaf 'gamma/l1/kernel' gives λ almost no range",
     ),
 }
 

@@ -82,7 +82,7 @@ def test_evaluation_says_that_it_needs_the_data(images_gone, capsys):
 def test_points_are_sampled_without_their_file(points_gone, tmp_path, capsys):
     out = tmp_path / "s.png"
     assert cli.main(["sample", f"--workdir={points_gone}", "--num=7", f"--out={out}"]) == 0
-    assert "without the data beside them" in capsys.readouterr().err
+    assert "the picture shows the samples without the data" in capsys.readouterr().err
     assert Image.open(out).size == (400, 400)  # one panel of two
 
 
@@ -114,7 +114,10 @@ def test_other_data_than_the_run_was_trained_on_are_refused(points_gone, tmp_pat
         assert cli.main(["evaluate", f"--workdir={workdir}"]) == 2
     finally:
         path.unlink()
-    assert "the model is of examples [2]: got arrays/x.npy [3]" in capsys.readouterr().err
+    assert (
+        "the model expects examples of shape [2]: got arrays/x.npy of shape [3]"
+        in capsys.readouterr().err
+    )
 
 
 def test_one_device_is_taken_for_a_code(images_gone):

@@ -72,8 +72,8 @@ class Codec:
     def __post_init__(self) -> None:
         if not isinstance(self.likelihood, Discretised):
             raise TypeError(
-                "a code needs data of finitely many values, a likelihood discretised(levels): "
-                f"got {self.likelihood!r}"
+                "a codec needs integer data, a likelihood discretised(levels): got "
+                f"{self.likelihood!r}"
             )
         for name, least in (("batch_size", 1), ("ramp", 0), ("seed", 0)):
             value = getattr(self, name)
@@ -149,14 +149,16 @@ class Codec:
                     self._predict(grid, cond, rows),
                 )
             except NotFiniteError as error:
-                raise DamagedError(f"what was decoded is no image of this model: {error}") from None
+                raise DamagedError(
+                    f"the decoded values are not an image of this model: {error}"
+                ) from None
             end -= size
             if advance is not None:
                 advance(num - end)
         if not stack.is_seed():
             raise DamagedError(
                 "the words were damaged, or written by another model, software or machine: "
-                "what is left of them after decoding is not the seed they began with"
+                "the words left after decoding are not the seed that they began with"
             )
         return images
 
@@ -205,14 +207,14 @@ class Codec:
 
     def _check(self, images: Images, cond: Cond | None) -> None:
         if not np.issubdtype(images.dtype, np.integer):
-            raise TypeError(f"a code takes integers: got {images.dtype} images")
+            raise TypeError(f"a codec takes integers: got {images.dtype} images")
         if images.shape[1:] != tuple(self.shape):
             raise ValueError(
                 f"images must have the shape [n, {', '.join(map(str, self.shape))}]: got "
                 f"{list(images.shape)}"
             )
         if not len(images):
-            raise ValueError("there is nothing to code: got no images")
+            raise ValueError("expected at least one image to encode: got none")
         low, high = int(images.min()), int(images.max())
         if low < 0 or high >= self.likelihood.levels:
             raise ValueError(

@@ -94,7 +94,7 @@ def lattice(log_snrs: Float[np.ndarray, " levels"], spacing: float) -> Lattice:
     """
     given = np.asarray(log_snrs, np.float64)
     if given.ndim != 1 or len(given) < 2:
-        raise ValueError(f"a code needs at least two noise levels: got shape {given.shape}")
+        raise ValueError(f"a codec needs at least two noise levels: got shape {given.shape}")
     if not np.all(np.isfinite(given)):
         raise ValueError(f"log_snrs must be finite: got {given[~np.isfinite(given)][0]}")
     falls = np.flatnonzero(np.diff(given) <= 0)
@@ -117,7 +117,7 @@ def lattice(log_snrs: Float[np.ndarray, " levels"], spacing: float) -> Lattice:
         worst = int(np.argmax(reach))
         raise ValueError(
             f"the noise levels next to λ = {log_snr[worst]} differ too little for spacing="
-            f"{spacing}: a symbol would need {2 * math.ceil(reach[worst]) + 1} lattice points, "
-            f"at most {2 * LARGEST_REACH + 1} can be had; take fewer steps or a wider spacing"
+            f"{spacing}: a symbol would need {2 * math.ceil(reach[worst]) + 1} lattice points, and "
+            f"the most is {2 * LARGEST_REACH + 1}; take fewer steps or a wider spacing"
         )
     return Lattice(log_snr, alpha, sigma, c, spacings)

@@ -177,7 +177,7 @@ def _centre(normal: Normal) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
 
 def _coder(words: np.ndarray) -> Any:
     if not len(words) or not words[-1]:
-        raise DamagedError("the words of a code do not end with a zero, and there is at least one")
+        raise DamagedError("expected at least one word, the last one not zero")
     return _stream().stack.AnsCoder(np.ascontiguousarray(words))
 
 

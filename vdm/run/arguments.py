@@ -8,8 +8,8 @@ from vdm.run.config import CompressConfig, EvaluateConfig, SampleConfig, fields,
 from vdm.run.config.rules import Number, Word
 
 OF_THE_CONFIG = (
-    "An option that is not given is as the run's config has it; the defaults in brackets are those "
-    "of a config that does not say."
+    "An option that is not given takes its value from the run's config; the defaults in brackets "
+    "are those of a config without it."
 )
 NUM_SAMPLES = Number(1, 2**31 - 1)  # sample i is drawn by i, a number of 32 bits
 NUM_ON_PAGE = Number(0, 10_000)
@@ -26,12 +26,14 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser(
-        "train", help="train a model, or go on training it", allow_abbrev=False
+        "train", help="train a model, or resume its training", allow_abbrev=False
     )
     train.add_argument("--config", help="a config file; a workdir that holds a run needs none")
     train.epilog = "Any value of the config can be set: --config.train.num_steps=2000"
     train.add_argument(
-        "--dry_run", action="store_true", help="print what the run would take, and run nothing"
+        "--dry_run",
+        action="store_true",
+        help="print the run's parameters, FLOPs and memory, and train nothing",
     )
     train.set_defaults(command="train")
 
@@ -39,26 +41,30 @@ def parser() -> argparse.ArgumentParser:
         "evaluate", help="measure bits per dimension on a split", allow_abbrev=False
     )
     evaluate.add_argument(
-        "--split", default="test", help=f"of the data set ({Word(words.SPLITS)}; default test)"
+        "--split",
+        default="test",
+        help=f"split of the data set ({Word(words.SPLITS)}; default test)",
     )
     evaluate.add_argument(
         "--params",
         default="ema",
-        help=f"averaged, or as the last step left them ({Word(words.PARAMS)}; default ema)",
+        help=f"parameters: averaged, or of the last step ({Word(words.PARAMS)}; default ema)",
     )
     _add_settings(evaluate, EvaluateConfig)
     evaluate.set_defaults(command="evaluate")
 
     sample = commands.add_parser("sample", help="draw samples", allow_abbrev=False)
-    sample.add_argument("--num", type=int, default=64, help=f"how many ({NUM_SAMPLES}; default 64)")
     sample.add_argument(
-        "--out", type=pathlib.Path, help="a .png or .npy file (default: in workdir)"
+        "--num", type=int, default=64, help=f"number of samples ({NUM_SAMPLES}; default 64)"
+    )
+    sample.add_argument(
+        "--out", type=pathlib.Path, help="a .png or .npy file (default: samples.png in the workdir)"
     )
     _add_settings(sample, SampleConfig)
     sample.set_defaults(command="sample")
 
     report = commands.add_parser(
-        "report", help="write an HTML page on a run, or on several compared", allow_abbrev=False
+        "report", help="write an HTML page on one run, or compare several", allow_abbrev=False
     )
     report.add_argument(
         "workdirs",
@@ -70,26 +76,26 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--out",
         type=pathlib.Path,
-        help="an .html file (default: report.html in the workdir; of several, comparison.html in "
-        "the current folder)",
+        help="an .html file (default: report.html in the workdir; for several runs, "
+        "comparison.html in the current folder)",
     )
     report.add_argument(
         "--num",
         type=int,
         default=16,
-        help=f"samples drawn of each run, 0 for none ({NUM_ON_PAGE}; default 16)",
+        help=f"samples drawn from each run, 0 for none ({NUM_ON_PAGE}; default 16)",
     )
     report.add_argument("--workdir", type=pathlib.Path, help="the run's folder, in place of RUN")
     report.set_defaults(command="report")
 
     bring = commands.add_parser(
-        "import", help="make a run of another code's checkpoint", allow_abbrev=False
+        "import", help="turn a checkpoint of other code into a run", allow_abbrev=False
     )
-    bring.add_argument("path", type=pathlib.Path, metavar="PATH", help="the checkpoint's file")
+    bring.add_argument("path", type=pathlib.Path, metavar="PATH", help="the checkpoint file")
     bring.add_argument(
         "--format",
         required=True,
-        help=f"whose it is, official for google-research/vdm ({Word(words.FORMATS)})",
+        help=f"the code that wrote it; official is google-research/vdm ({Word(words.FORMATS)})",
     )
     bring.add_argument(
         "--config", help="a config file with the data set; without it, the official CIFAR-10 one"
@@ -98,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     bring.set_defaults(command="import")
 
     compress = commands.add_parser(
-        "compress", help="make one small file of arrays or images, without loss", allow_abbrev=False
+        "compress", help="compress arrays or images into one file, without loss", allow_abbrev=False
     )
     compress.add_argument(
         "source", metavar="IN", type=pathlib.Path, help=".npy, .npz, .png or a folder of .png"
@@ -108,14 +114,19 @@ def parser() -> argparse.ArgumentParser:
     compress.set_defaults(command="compress")
 
     decompress = commands.add_parser(
-        "decompress", help="get back what was compressed", allow_abbrev=False
-    )
-    decompress.add_argument("source", metavar="FILE", type=pathlib.Path, help="of vdm compress")
-    decompress.add_argument(
-        "out", metavar="OUT", type=pathlib.Path, help="a file or folder, of the kind it was"
+        "decompress", help="restore what was compressed", allow_abbrev=False
     )
     decompress.add_argument(
-        "--recover", action="store_true", help="restore what is intact of a damaged file"
+        "source", metavar="FILE", type=pathlib.Path, help="a file written by vdm compress"
+    )
+    decompress.add_argument(
+        "out",
+        metavar="OUT",
+        type=pathlib.Path,
+        help="the file or folder to write, of the same kind as IN was",
+    )
+    decompress.add_argument(
+        "--recover", action="store_true", help="restore the intact blocks of a damaged file"
     )
     decompress.set_defaults(command="decompress")
 
@@ -129,11 +140,13 @@ def parser() -> argparse.ArgumentParser:
         several.add_argument(
             "--distributed",
             action="store_true",
-            help="JAX finds the others itself (SLURM, Kubernetes, TPU pods)",
+            help="JAX finds the other processes itself (SLURM, Kubernetes, TPU pods)",
         )
-        several.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
-        several.add_argument("--num_processes", type=int, help="how many there are")
-        several.add_argument("--process_index", type=int, help="of this one, from 0")
+        several.add_argument(
+            "--coordinator", metavar="HOST:PORT", help="address of the first process"
+        )
+        several.add_argument("--num_processes", type=int, help="number of processes")
+        several.add_argument("--process_index", type=int, help="number of this process, from 0")
     return whole
 
 

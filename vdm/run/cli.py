@@ -39,10 +39,10 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"vdm: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("vdm: interrupted; the same command starts or goes on again", file=sys.stderr)
+        print("vdm: interrupted; run the same command to start again or resume", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Terminated as stop:
-        print(f"vdm: {stop}; the same command goes on from there", file=sys.stderr)
+        print(f"vdm: {stop}; run the same command to resume from there", file=sys.stderr)
         return EXIT_TERMINATED
 
 
@@ -54,7 +54,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
     if options.dry_run:
         lines = dry_run.describe(parts.prepare(config))
         if processes.is_first():
-            _print_lines(f"{options.workdir}: nothing was run", lines)
+            _print_lines(f"{options.workdir}: dry run, nothing was trained", lines)
         return 0
     state = train.train(config, options.workdir)
     _say(f"trained to step {int(state.step)}: {options.workdir}")
@@ -99,7 +99,7 @@ def _report(options: argparse.Namespace, rest: list[str]) -> int:
     workdirs = [*named, *options.workdirs]
     if not workdirs or (named and options.workdirs):
         raise UserError(
-            "a report is on one run or several: expected --workdir=RUN or RUN ..., got "
+            "a report needs one run or several: expected --workdir=RUN or RUN ..., got "
             f"{'both' if workdirs else 'neither'}"
         )
     _check_num(arguments.NUM_ON_PAGE, options.num)
@@ -130,7 +130,7 @@ def _compress(options: argparse.Namespace, rest: list[str]) -> int:
 
     source = files.read(options.source)
     if options.out.exists() and options.out.samefile(options.source):
-        raise UserError(f"{options.out} is what is to be compressed: expected another OUT")
+        raise UserError(f"OUT is the same file as IN, {options.out}: expected another OUT")
     run = trained.load(options.workdir, devices=trained.one_device())
     settings = overrides.override(run.config.compress, options)
     with sigterm_leaves():

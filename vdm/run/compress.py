@@ -102,7 +102,7 @@ def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: 
     header = found.header
     total = file_format.num_blocks(header)
     if found.damage is not None and not (recover and found.blocks):
-        more = ": --recover restores them" if found.blocks else ""
+        more = "; --recover restores them" if found.blocks else ""
         raise UserError(
             f"{path} is damaged: {found.damage}. {len(found.blocks)} of its {total} blocks are "
             f"intact{more}"
@@ -110,7 +110,7 @@ def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: 
     files.check_target(out, header)
     if header.model != model_sum(run) or header.shape != run.shape:
         raise UserError(
-            f"{path} was compressed with another model than this run's: expected the fingerprint "
+            f"{path} was compressed with another model: expected the fingerprint "
             f"{model_sum(run).hex()}, got {header.model.hex()}"
         )
     with as_user_error(str(path)):
@@ -132,7 +132,7 @@ def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: 
                 x = made.decode(block.words, len(rows), cond, advance=shown)
                 x = x.astype(header.dtype)
                 if _crc(x, header) != block.data_crc:
-                    raise DamagedError("what was decoded is not what was encoded")
+                    raise DamagedError("the decoded data differ from the encoded data")
             except DamagedError as error:
                 if recover:
                     continue
@@ -141,7 +141,7 @@ def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: 
             restored.append(rows)
             done += len(rows)
         if not restored:
-            raise UserError(f"{path}: no block of it could be restored")
+            raise UserError(f"no block of {path} could be restored")
     return Restored(
         header.num_examples, _between(restored, header.num_examples), time.perf_counter() - start
     )
@@ -186,9 +186,9 @@ def _condition(run: Trained) -> Condition:
     if run.condition.num_classes is None:
         return run.condition
     raise UserError(
-        f"this model needs to know which of {run.condition.num_classes} classes an example is of, "
-        "and a file to compress does not say: expected a model without classes, or one that was "
-        "trained with and without them (train.cond_dropout)"
+        f"this model is conditioned on one of {run.condition.num_classes} classes, and a file to "
+        "compress has no classes: expected a model without classes, or one that was trained with "
+        "and without them (train.cond_dropout)"
     )
 
 
@@ -199,7 +199,8 @@ def _check(source: Contents, run: Trained) -> None:
         raise UserError(f"only integers can be compressed: this model has {run.model.likelihood}")
     if source.shape != run.shape:
         raise UserError(
-            f"the model is of examples {list(run.shape)}: got {source.size} of {list(source.shape)}"
+            f"the model expects examples of shape {list(run.shape)}: got {source.size} of shape "
+            f"{list(source.shape)}"
         )
     rows = max(1, CHUNK_BYTES // (math.prod(run.shape) * source.dtype.itemsize))
     for start in range(0, source.size, rows):
@@ -208,7 +209,7 @@ def _check(source: Contents, run: Trained) -> None:
         if np.any(bad):
             where = [int(i) for i in np.argwhere(bad)[0]]
             raise UserError(
-                f"the model is of the levels 0..{levels - 1}: got {x[tuple(where)]} at "
+                f"the model expects integers from 0 to {levels - 1}: got {x[tuple(where)]} at "
                 f"{[start + where[0], *where[1:]]}"
             )
 

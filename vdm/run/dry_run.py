@@ -40,19 +40,19 @@ def describe(parts: Parts) -> list[tuple[str, str]]:
         ("parameters of the network", f"{_count(params['network']):,}"),
         ("parameters of the schedule", f"{_count(params['schedule']):,}"),
         ("training", f"{config.train.num_steps:,} steps of {size:,} examples"),
-        ("FLOPs a step", f"{flops:.3e}"),
+        ("FLOPs per step", f"{flops:.3e}"),
     ]
     moved = cost.get("bytes accessed")
     # Of a loop over the steps of a dispatch, or over micro-batches, XLA counts one round.
     once = per_dispatch == 1 and config.train.accumulation_steps == 1
-    count = "not counted here" if moved is None or not once else readable(int(moved))
+    count = "not counted by this backend" if moved is None or not once else readable(int(moved))
     lines.append(("bytes moved in a step, one device", count))
     lines.append(("state, all devices together", readable(num_bytes(shapes))))
     lines.append(("state, one device", readable(_bytes_of_one_device(shapes))))
     if memory is None:
-        return [*lines, ("memory of a step, one device", "not counted here")]
+        return [*lines, ("memory of a step, one device", "not counted by this backend")]
     kept, work = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    text = f"{readable(kept + work)} ({readable(kept)} kept, {readable(work)} for the work)"
+    text = f"{readable(kept + work)} ({readable(kept)} state, {readable(work)} work space)"
     return [*lines, ("memory of a step, one device", text)]
 
 

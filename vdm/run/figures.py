@@ -27,8 +27,8 @@ def kind(path: pathlib.Path, shape: tuple[int, ...], levels: int | None) -> str:
     if shape == (2,):
         return "scatter"
     raise UserError(
-        f"no picture for {'real numbers' if levels is None else 'integers'} of shape "
-        f"{list(shape)}: `vdm sample --out=NAME.npy` writes an array"
+        f"{'real numbers' if levels is None else 'integers'} of shape {list(shape)} cannot be "
+        "drawn as a picture: `vdm sample --out=NAME.npy` writes an array"
     )
 
 

@@ -53,7 +53,7 @@ def make(config: DevicesConfig, devices: Sequence[jax.Device] | None = None) -> 
     count = len(devices)
     if count % config.fsdp:
         raise UserError(
-            f"devices.fsdp is {config.fsdp}, which does not divide the {count} device(s) there are"
+            f"devices.fsdp is {config.fsdp}, which does not divide the number of devices, {count}"
         )
     shape = (count // config.fsdp, config.fsdp)
     # Auto: with explicit axes every operation of the network would have to name its sharding.

@@ -33,13 +33,13 @@ def check_used(settings: EvaluateConfig, options: argparse.Namespace, *, integer
             )
     names = [field.name for field in given]
     if "num_probes" in names and settings.divergence == "exact":
-        raise UserError("--num_probes is for --divergence=hutchinson: the exact one has no probes")
-    if "tolerance" in names and settings.ode_steps:
-        raise UserError("--tolerance is for steps that adapt: expected --ode_steps=0 beside it")
-    if not integers and (unused := [n for n in ("dequantisation", "num_samples") if n in names]):
         raise UserError(
-            f"--{unused[0]} is for integer data: there is nothing to draw for real numbers"
+            "--num_probes is for --divergence=hutchinson: the exact divergence has no probes"
         )
+    if "tolerance" in names and settings.ode_steps:
+        raise UserError("--tolerance is for adaptive steps: use it with --ode_steps=0")
+    if not integers and (unused := [n for n in ("dequantisation", "num_samples") if n in names]):
+        raise UserError(f"--{unused[0]} is for integer data: real numbers need no dequantisation")
 
 
 def _given(block: type, options: argparse.Namespace) -> list[tuple[fields.Field, Any]]:

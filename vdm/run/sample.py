@@ -55,7 +55,7 @@ def _data_points(trained: Trained, num: int) -> np.ndarray | None:
     try:
         dataset = data.load(trained.config.data, "train")
     except UserError as error:
-        say(f"the samples are drawn without the data beside them: {error}")
+        say(f"the picture shows the samples without the data: {error}")
         return None
     return dataset.take(np.arange(min(num, len(dataset)))).x
 

@@ -75,7 +75,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                     state = state._replace(rollbacks=rollbacks)
                     step = int(state.step)
                     upcoming = on_devices(dataset, condition, config, mesh, step)
-                    say(f"{problem}: back to step {step}, from there with other noise")
+                    say(f"{problem}: rolled back to step {step}, resuming with other noise")
                     writer.start(step)
                     window, started = [], time.perf_counter()
                     continue

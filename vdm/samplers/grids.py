@@ -87,8 +87,8 @@ def on_schedule(
     if not isinstance(grid, str):
         if num_steps is not None:
             raise ValueError(
-                f"a grid given as levels has its own number of steps: got num_steps={num_steps} "
-                f"beside {len(grid)} levels"
+                "a grid given as noise levels sets the number of steps itself: got "
+                f"num_steps={num_steps} and {len(grid)} noise levels"
             )
         return jnp.asarray(grid, float)
     build = choose("grid", grid, GRIDS)

@@ -89,7 +89,7 @@ def begin(
     if isinstance(sampler, str):
         sampler = choose("sampler", sampler, SAMPLERS)()
     if not shape:
-        raise ValueError("a shape has its batch axis first: got ()")
+        raise ValueError("a shape must have a batch axis first: got ()")
     draws.check_key(key, shape[0])
     _check_grid(log_snrs)
     if start is None:
@@ -115,7 +115,9 @@ def _stepper(
 
 def _check_grid(log_snrs: Float[Array, "..."]) -> None:
     if log_snrs.ndim != 1:
-        raise ValueError(f"log_snrs is a list of levels: got an array of shape {log_snrs.shape}")
+        raise ValueError(
+            f"log_snrs must have one axis, the noise levels: got an array of shape {log_snrs.shape}"
+        )
     if log_snrs.shape[0] < 2:
         raise ValueError(f"sampling needs at least one step: got a grid of {log_snrs.shape[0]}")
     if isinstance(log_snrs, jax.core.Tracer):

@@ -69,7 +69,7 @@ def test_an_archive_of_one_array_keeps_its_name(name, tmp_path):
         assert back.files == [name] and np.array_equal(back[name], COLOUR)
     with zipfile.ZipFile(tmp_path / "z.npz", "w") as archive:
         archive.writestr("notes.txt", "no array")
-    with pytest.raises(UserError, match=r"'notes.txt', is no array"):
+    with pytest.raises(UserError, match=r"'notes.txt' is not an array"):
         files.read(tmp_path / "z.npz")
 
 
@@ -92,7 +92,7 @@ def test_what_would_not_come_back_is_refused(tmp_path):
     with pytest.raises(UserError, match="no file or folder"):
         files.read(tmp_path / "none.npy")
     np.savez(tmp_path / "two.npz", x=GREY, labels=np.arange(3))
-    with pytest.raises(UserError, match="has the arrays x, labels: expected just one"):
+    with pytest.raises(UserError, match="has the arrays x, labels: expected exactly one array"):
         files.read(tmp_path / "two.npz")
     np.save(tmp_path / "real.npy", np.ones((3, 2)))
     with pytest.raises(UserError, match=r"expected integers.*: got float64 \[3, 2\]"):
@@ -117,7 +117,7 @@ def test_what_would_not_come_back_is_refused(tmp_path):
         files.read(tmp_path / "folder")
     (tmp_path / "folder/link").unlink()
     (tmp_path / "folder/notes.txt").write_text("")
-    with pytest.raises(UserError, match=r"holds 'notes\.txt': expected \.png images alone"):
+    with pytest.raises(UserError, match=r"holds 'notes\.txt': expected only \.png images"):
         files.read(tmp_path / "folder")
 
 
@@ -131,12 +131,12 @@ def test_nothing_is_half_written(tmp_path):
             raise KeyError
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
     with (
-        pytest.raises(UserError, match="is there already"),
+        pytest.raises(UserError, match="exists already"),
         files.writing(tmp_path / "in", header_of(found)),
     ):
         pass
     with (
-        pytest.raises(UserError, match=r"is a \.npy file, expected that ending"),
+        pytest.raises(UserError, match=r"are a \.npy file: expected this ending"),
         files.writing(tmp_path / "x.npz", header_of(found, kind="npy")),
     ):
         pass

@@ -177,15 +177,15 @@ def test_a_bad_array_is_refused(case, tmp_path):
 
 
 BAD_ARCHIVES = {
-    "other name": (dict(arr_0=FIELD), "has no array 'x', and no 'train' either.*known: arr_0"),
-    "one split": (dict(train=FIELD), "has no array 'x', and no 'test' either.*known: train"),
+    "other name": (dict(arr_0=FIELD), "has neither an array 'x' nor 'train'.*known name: arr_0"),
+    "one split": (dict(train=FIELD), "has neither an array 'x' nor 'test'.*known name: train"),
     "shapes": (
         dict(train=FIELD, test=FIELD[:, :2]),
-        r"of different kinds: float64 \[3, 4, 2\] and float64 \[2, 4, 2\]",
+        r"differ in kind: float64 \[3, 4, 2\] and float64 \[2, 4, 2\]",
     ),
     "kinds": (
         dict(train=FIELD, test=COUNTS[:, :3, :4, :2]),
-        r"of different kinds: float64 \[3, 4, 2\] and int64 \[3, 4, 2\]",
+        r"differ in kind: float64 \[3, 4, 2\] and int64 \[3, 4, 2\]",
     ),
     "half the labels": (
         dict(train=FIELD, test=FIELD, test_labels=LABELS),
@@ -219,7 +219,7 @@ def test_files_that_are_missing_or_damaged(tmp_path):
         "cut.npy": "cannot read .*cut.npy",
         "empty.npy": "cannot read .*empty.npy",
         "x.csv": r"\.npy and \.npz files or a folder: got 'x\.csv'",
-        "nothing": "no 'train' either; arrays of a name that is known: none",
+        "nothing": "nor 'train'; its arrays with a known name: none",
     }.items():
         with pytest.raises(UserError, match=message) as error:
             load(tmp_path / name)

@@ -109,9 +109,13 @@ def test_the_network_decides_what_it_is_told(augmentation, num_classes, expected
         (
             "group",
             None,
-            "must be 8, the kinds of image that data.augment='group' makes, or 8",
+            "must be 8, the number of flags of data.augment='group', or 8",
         ),
-        ("vdm", 10, "data.augment makes, or 20 for the 10 classes of digits: got 10"),
+        (
+            "vdm",
+            10,
+            "the number of flags of data.augment, or 20 for the 10 classes of digits: got 10",
+        ),
         ("none", 8, "num_classes is 8, but digits has 10 classes"),
     ],
 )

@@ -183,11 +183,11 @@ def test_links_in_a_circle_end(tmp_path):
 def test_folders_that_are_missing_or_empty(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*nowhere"):
         load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no images to train on"):
+    with pytest.raises(UserError, match="no images for the split train"):
         load(tmp_path)
     write(tmp_path / "train", pictures(2))
     images.survey.cache_clear()
-    with pytest.raises(UserError, match="no images to test on"):
+    with pytest.raises(UserError, match="no images for the split test"):
         load(tmp_path)
 
 

@@ -153,12 +153,14 @@ def test_a_solve_that_does_not_end_is_said(digits, tmp_path, monkeypatch):
     run = few(digits[0], 3, monkeypatch)
     monkeypatch.setattr("vdm.ode.integrator.MAX_STEPS", 2)
     settings = dataclasses.replace(run.config.evaluate, bound="ode")
-    with pytest.raises(UserError, match=r"not come to its end .*: 3 of 3 rows, first of example 0"):
+    with pytest.raises(
+        UserError, match=r"did not finish .*: 3 of 3 rows, the first one of example 0"
+    ):
         evaluate.evaluate(run, "test", settings, tmp_path)
     assert not list(tmp_path.iterdir())
     # What was measured before it is kept.
     both = dataclasses.replace(settings, bound="vlb,ode")
-    with pytest.raises(UserError, match="the ODE did not come to its end"):
+    with pytest.raises(UserError, match="the ODE solver did not finish"):
         evaluate.evaluate(run, "train", both, tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text())["bound"] == "vlb"
 
@@ -183,7 +185,7 @@ def test_a_solve_that_does_not_end_is_said(digits, tmp_path, monkeypatch):
             ["--bound=ode", "--divergence=exact", "--num_probes=2"],
             "--num_probes is for --divergence=hutchinson",
         ),
-        (["--bound=ode", "--ode_steps=9", "--tolerance=1"], "--tolerance is for steps that adapt"),
+        (["--bound=ode", "--ode_steps=9", "--tolerance=1"], "--tolerance is for adaptive steps"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(digits, arguments, message, capsys):

@@ -99,11 +99,11 @@ def test_otherwise_it_is_unpaired_and_says_so(tmp_path, broken):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"dataset_version": "mnist:3"}, "another data set: mnist:3 and digits:1"),
-        ({"num_dims": 784}, "another number of dimensions: 784 and 64"),
-        ({"split": "train"}, "another split: train and test"),
-        ({"num_steps": 10}, "another bound: variational, T = 10 and variational, T = ∞"),
-        ({"clip_denoised": True}, "another bound: variational, T = ∞, x̂ clipped and"),
+        ({"dataset_version": "mnist:3"}, "the data sets differ: mnist:3 and digits:1"),
+        ({"num_dims": 784}, "the numbers of dimensions differ: 784 and 64"),
+        ({"split": "train"}, "the splits differ: train and test"),
+        ({"num_steps": 10}, "the bounds differ: variational, T = 10 and variational, T = ∞"),
+        ({"clip_denoised": True}, "the bounds differ: variational, T = ∞, x̂ clipped and"),
     ],
 )
 def test_what_is_not_of_the_same_thing_has_no_difference(tmp_path, fields, reason):
@@ -127,7 +127,7 @@ def test_bits_given_the_class_are_not_held_against_bits_without(tmp_path):
     first = workdir_of(tmp_path / "a", HARDNESS)
     second = workdir_of(tmp_path / "b", HARDNESS, config=runs.images(num_classes=10))
     third = workdir_of(tmp_path / "c", HARDNESS - 0.1, config=runs.images(num_classes=10))
-    assert "given the class" in difference(first, second) == difference(second, first)
+    assert "conditioned on the class" in difference(first, second) == difference(second, first)
     assert difference(second, third).mean == pytest.approx(-0.1)
     plain, told = (read.read(workdir) for workdir in (first, second))
     assert "log-likelihood;" in words.sentence(plain, plain.headline)

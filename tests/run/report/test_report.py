@@ -144,8 +144,8 @@ def test_time_and_hardware_are_those_of_the_records(made):
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        ([(0, 0)], "3 s, by the speed in its metrics"),  # not saved yet
-        ([(0, 0), (0, 5), (5, 9)], "20 s in 2 turns"),
+        ([(0, 0)], "3 s, estimated from the speed in its metrics"),  # not saved yet
+        ([(0, 0), (0, 5), (5, 9)], "20 s in 2 sessions"),
         ([(400, 900)], "10 s, from step 400 on"),  # begun by an early version
     ],
 )
@@ -255,7 +255,7 @@ def test_the_start_does_not_squash_the_rest():
     [
         (
             ["evaluation.json", "evaluation_test.npz", "samples"],
-            ["Not evaluated yet. vdm evaluate --workdir=", "None were drawn while training"],
+            ["Not evaluated yet. vdm evaluate --workdir=", "No samples were drawn during training"],
         ),
         (  # as an imported run has it
             ["metrics.jsonl", "sessions.json", "data.json"],
@@ -295,7 +295,7 @@ def test_one_line_of_metrics_and_no_data_set_are_enough(made, tmp_path):
     assert "The samples are not compared with the data" in page.text and "gone.npy" in page.text
     assert [one["alt"] for one in page.pictures if "sample" in one["alt"]][:1] == ["sample 1"]
     assert not page.rows("held-out examples")
-    assert "Its three terms" in page.text
+    assert "The three terms of the bound" in page.text
     assert "λ(t)" in page.text and len(page.rows("test")) == 5
 
 
@@ -307,7 +307,7 @@ def test_volumes_have_distances_and_no_pictures(made):
     near = nearest.nearest(x[40:], training)
     drawn = samples.Drawn(x[40:], None, samples.Neighbours(training, near, near))
     _, note, table, figures_ = samples.parts(run, found, drawn)
-    assert "no picture of integers of shape [3, 3, 3, 2]" in note.text
+    assert "Integers of shape [3, 3, 3, 2] cannot be drawn" in note.text
     assert [row[:2] for row in table.rows] == [("samples", "3"), ("held-out examples", "3")]
     assert table.rows[0][3] == f"{np.median(near.distance):.3g}" and len(figures_.figures) == 1
 
@@ -348,7 +348,7 @@ def test_two_runs_are_side_by_side(made, tmp_path):
         (["{run}", "--out={there}/file/page.html"], "cannot write to .*file"),
         (
             ["{run}", "--out={there}/folder.html"],
-            "cannot write .*it is there already, and is no file",
+            "cannot write .*it exists already and is not a file",
         ),
         (["{run}", "--num=-1"], "--num must be at least 0: got -1"),
         (["{run}", "--split=test"], "unrecognised argument '--split=test'"),

@@ -1,4 +1,4 @@
-"""What λ_max costs the decoder, against a sum over the levels and the methods' constants."""
+"""What λ_max the decoder costs, against a sum over the levels and the methods' constants."""
 
 import numpy as np
 import pytest
@@ -57,6 +57,6 @@ def test_training_says_it_once(tmp_path, capsys):
     own = [f"--config.data.path={tmp_path / 'x.npy'}", "--config.data.name=arrays"]
     own += ["--config.model.likelihood.levels=256", f"--workdir={tmp_path / 'run'}"]
     assert cli.main(["train", f"--config={config}", *own]) == 0
-    assert capsys.readouterr().err.count("costs the decoder") == 1
+    assert capsys.readouterr().err.count("the decoder costs") == 1
     assert cli.main(["train", f"--workdir={tmp_path / 'run'}"]) == 0
-    assert "costs the decoder" not in capsys.readouterr().err
+    assert "the decoder costs" not in capsys.readouterr().err

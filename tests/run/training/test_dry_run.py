@@ -36,7 +36,7 @@ def test_it_tells_parameters_work_and_memory():
     assert lines["state, one device"] == lines["state, all devices together"]
     # Forward, gradient by the weights, gradient by the inputs: a product and a sum each.
     flops = 3 * 2 * 64 * sizes["network"]
-    assert float(lines["FLOPs a step"]) == pytest.approx(flops, rel=0.1)
+    assert float(lines["FLOPs per step"]) == pytest.approx(flops, rel=0.1)
     assert "kept" in lines["memory of a step, one device"]
     assert lines["bytes moved in a step, one device"].endswith("B")
 
@@ -56,7 +56,7 @@ def test_the_command_prints_it_and_leaves_nothing_behind(tmp_path, capsys, monke
     path = runs.write_config_file(tmp_path / "points.py", runs.points())
     workdir = tmp_path / "new"
     assert cli.main(["train", f"--config={path}", f"--workdir={workdir}", "--dry_run"]) == 0
-    assert "FLOPs a step" in capsys.readouterr().out
+    assert "FLOPs per step" in capsys.readouterr().out
     assert not workdir.exists()
 
 

@@ -54,7 +54,7 @@ def test_a_run_goes_back_to_its_checkpoint_and_on_with_other_noise(tmp_path, mon
     undisturbed = train.train(config(), tmp_path / "undisturbed")
     poison(monkeypatch, at=4, rollbacks=1)
     state = train.train(config(), tmp_path / "run")
-    assert "loss is nan at step 4: back to step 2" in capsys.readouterr().err
+    assert "loss is nan at step 4: rolled back to step 2" in capsys.readouterr().err
     assert (int(state.step), int(state.rollbacks)) == (6, 1)
     assert steps(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
     assert saved(tmp_path / "run") == [4, 6]
@@ -72,7 +72,7 @@ def test_without_a_checkpoint_a_run_goes_back_to_its_start(tmp_path, monkeypatch
     poison(monkeypatch, at=1, rollbacks=2)
     state = train.train(config(2), tmp_path)
     assert int(state.rollbacks) == 2 and steps(tmp_path) == [1, 2]
-    assert capsys.readouterr().err.count("loss is nan at step 1: back to step 0") == 2
+    assert capsys.readouterr().err.count("loss is nan at step 1: rolled back to step 0") == 2
 
 
 def test_a_run_that_stays_bad_stops_and_keeps_its_checkpoints(tmp_path, monkeypatch, capsys):
@@ -80,13 +80,15 @@ def test_a_run_that_stays_bad_stops_and_keeps_its_checkpoints(tmp_path, monkeypa
     message = rf"loss is nan at step 4: stopped after {finite.MAX_ROLLBACKS} roll-backs"
     with pytest.raises(UserError, match=message):
         train.train(config(), tmp_path)
-    assert capsys.readouterr().err.count("back to step 2") == finite.MAX_ROLLBACKS
+    assert capsys.readouterr().err.count("rolled back to step 2") == finite.MAX_ROLLBACKS
     assert saved(tmp_path) == [2]
 
 
 def test_stopping_is_what_happens_unless_asked_otherwise(tmp_path, monkeypatch):
     poison(monkeypatch, at=4, rollbacks=100)
-    with pytest.raises(UserError, match="loss is nan at step 4: stopped; checkpoints before it"):
+    with pytest.raises(
+        UserError, match="loss is nan at step 4: stopped; earlier checkpoints are kept"
+    ):
         train.train(config(on_nan=runs.points().train.on_nan), tmp_path)
     assert saved(tmp_path) == [2]
 

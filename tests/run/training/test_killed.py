@@ -132,7 +132,9 @@ def test_sigterm_ends_a_run_that_goes_on_from_the_very_step(lives, arguments, tm
     wait_for(lambda: records(tmp_path) > 0)
     os.kill(process, signal.SIGTERM)
     code, stderr = lives.wait()
-    (step,) = re.findall(r"vdm: stopped by SIGTERM at step (\d+); the same command goes", stderr)
+    (step,) = re.findall(
+        r"vdm: stopped by SIGTERM at step (\d+); run the same command to resume", stderr
+    )
     assert code == 143 and "Traceback" not in stderr
     assert written(tmp_path)[-1] == int(step)
 

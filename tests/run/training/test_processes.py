@@ -159,7 +159,7 @@ def test_two_processes_evaluate_and_sample_like_one_and_stop_together(
         assert json.loads(text.splitlines()[-1]) == [0, 0, cli.EXIT_USER_ERROR]
     assert "bits per dimension" in printed[0] and "bits per dimension" not in printed[1]
     assert "another run is training in" in errors[0]
-    assert "another process has stopped this run and says why" in errors[1]
+    assert "another process stopped this run; its output says why" in errors[1]
     one, other = (
         json.loads((workdir / "evaluation.json").read_text())["results"]
         for workdir in (alone, ours)

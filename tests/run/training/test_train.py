@@ -215,7 +215,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     wider = runs.points(num_steps=2)
     wider.model.network["width"] = 24
     (tmp_path / "config.json").unlink()
-    with pytest.raises(UserError, match="is damaged or of another model"):
+    with pytest.raises(UserError, match="is damaged or belongs to another model"):
         train.train(wider, tmp_path)
 
 

@@ -86,12 +86,15 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, whole, workdi
     before = sorted(workdir.rglob("*"))
     assert trained.load(workdir).step == 3
     error = capsys.readouterr().err
-    assert "checkpoints/4 is damaged or of another model" in error
-    assert error.strip().endswith("; taking the one of step 3") and error.count("\n") == 1
+    assert "checkpoints/4 is damaged or belongs to another model" in error
+    assert (
+        error.strip().endswith("; using the checkpoint of step 3 instead")
+        and error.count("\n") == 1
+    )
     assert sorted(workdir.rglob("*")) == before  # who only reads writes nothing
 
     assert_equal_bits(train.train(config(), workdir), whole[0])
-    assert "taking the one of step 3" in capsys.readouterr().err
+    assert "using the checkpoint of step 3 instead" in capsys.readouterr().err
     # The step has a good checkpoint again, and the damaged one is not lost.
     assert trained.load(workdir).step == 4
     assert capsys.readouterr().err == ""
@@ -112,7 +115,7 @@ def test_numbers_that_can_be_read_but_are_not_those_written(workdir, monkeypatch
 def test_when_no_checkpoint_can_be_read_the_latest_is_named(workdir):
     for step in (3, 4):
         truncate(workdir / f"checkpoints/{step}")
-    with pytest.raises(UserError, match="checkpoints/4 is damaged or of another model"):
+    with pytest.raises(UserError, match="checkpoints/4 is damaged or belongs to another model"):
         train.train(config(), workdir)
     assert not (workdir / "checkpoints_damaged").exists()
 
@@ -161,7 +164,7 @@ def test_a_disk_too_full_for_the_checkpoints_is_refused_before_the_first_step(
     path = runs.write_config_file(tmp_path / "config.py", config())
     assert cli.main(["train", f"--config={path}", f"--workdir={tmp_path / 'run'}"]) == 2
     error = capsys.readouterr().err
-    assert "has room for 2.5 kB, but 3 checkpoints of" in error and error.count("\n") == 1
+    assert "has 2.5 kB free, but 3 checkpoints of" in error and error.count("\n") == 1
 
 
 def test_room_counts_what_old_checkpoints_will_free(tmp_path, monkeypatch):

@@ -83,7 +83,9 @@ def test_data_without_a_picture_is_refused_before_the_first_step(tmp_path, monke
     wider = Examples(np.concatenate([dataset.x, dataset.x], axis=1))
     wider = dataclasses.replace(dataset, examples=wider)
     monkeypatch.setattr(data, "load", lambda name, split: wider)
-    with pytest.raises(UserError, match=r"no picture for real numbers of shape \[4\]"):
+    with pytest.raises(
+        UserError, match=r"real numbers of shape \[4\] cannot be drawn as a picture"
+    ):
         train.train(runs.points(sample_every=1), tmp_path)
     assert not list(tmp_path.iterdir())
 

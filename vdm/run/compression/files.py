@@ -55,8 +55,8 @@ def read(path: pathlib.Path) -> Contents:
     found = arrays.read_file(path)
     if len(found) != 1:
         raise UserError(
-            f"{path} has the arrays {', '.join(found) or 'none'}: expected just one, or the others "
-            "would be lost"
+            f"{path} has the arrays {', '.join(found) or 'none'}: expected exactly one array, "
+            "since the others would be lost"
         )
     ((name, x),) = found.items()
     if x.dtype.kind not in "iub" or x.ndim < 2 or 0 in x.shape:
@@ -117,9 +117,11 @@ def check_target(path: pathlib.Path, header: Header) -> None:
     """Raise UserError for the wrong ending, and for a folder that is there already."""
     if header.kind == "images":
         if path.exists():
-            raise UserError(f"{path} is there already: expected a folder that is yet to be made")
+            raise UserError(f"{path} exists already: expected a new folder")
     elif path.suffix.lower() != f".{header.kind}":
-        raise UserError(f"{path}: what is in it is a .{header.kind} file, expected that ending")
+        raise UserError(
+            f"{path}: the compressed data are a .{header.kind} file: expected this ending"
+        )
 
 
 def _images(path: pathlib.Path) -> Contents:
@@ -146,8 +148,8 @@ def _png_files(root: pathlib.Path) -> list[str]:
         raise UserError(f"{root} holds no .png images")
     if others := sorted(name for name in found if not name.lower().endswith(".png")):
         raise UserError(
-            f"{root} holds {others[0]!r}: expected .png images alone, or what else there is would "
-            "be lost"
+            f"{root} holds {others[0]!r}: expected only .png images, since other files would be "
+            "lost"
         )
     return sorted(found)
 

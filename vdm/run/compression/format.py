@@ -101,10 +101,10 @@ def survey(path: pathlib.Path) -> Survey:
     """Look through a file; raises UserError if it is none of ours, or its header is damaged."""
     with _open(path) as file, _map(file, path) as data:
         if data[: len(HEADER)] != HEADER:
-            raise UserError(f"{path} is no file of `vdm compress` (its first bytes are others)")
+            raise UserError(f"{path} was not written by `vdm compress` (other first bytes)")
         found = _section_at(data, 0)
         if found is None:
-            raise UserError(f"{path}: its header is damaged, and without it nothing can be read")
+            raise UserError(f"the header of {path} is damaged; nothing can be read without it")
         header, at = _read_header(data[_FRAME.size : found], path), found
         blocks: dict[int, tuple[int, int]] = {}
         damage, ended = None, False
@@ -120,20 +120,20 @@ def survey(path: pathlib.Path) -> Survey:
             if data[at : at + 4] == BLOCK:
                 number, _ = _BLOCK.unpack_from(data, body)
                 if number in blocks:
-                    damage = damage or f"block {number} is there twice"
+                    damage = damage or f"block {number} occurs twice"
                 blocks.setdefault(number, (body, end - body))
             elif data[at : at + 4] == END:
                 ended = True
                 if data[body:end] != _sha256(data, at)[:_DIGEST_BYTES]:
-                    damage = damage or "the checksum of the whole is another"
+                    damage = damage or "the checksum of the whole file does not match"
             at = end
         if not ended:
-            damage = damage or "it has no end"
+            damage = damage or "its end is missing"
         elif at < len(data):
-            damage = damage or f"{len(data) - at:,} bytes stand after its end"
+            damage = damage or f"{len(data) - at:,} bytes follow its end"
         total = num_blocks(header)
         if surplus := [number for number in blocks if number >= total]:
-            damage = damage or f"block {surplus[0]} is one too many"
+            damage = damage or f"there is no block {surplus[0]} in its header"
         blocks = {number: blocks[number] for number in sorted(blocks) if number < total}
         if len(blocks) < total:
             first = next(number for number in itertools.count() if number not in blocks)
@@ -173,7 +173,7 @@ def _map(file: io.BufferedReader, path: pathlib.Path) -> mmap.mmap:
     try:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:  # an empty file, a pipe
-        raise UserError(f"{path} is no file of `vdm compress`: {error}") from error
+        raise UserError(f"{path} was not written by `vdm compress`: {error}") from error
 
 
 def _section_at(data: mmap.mmap, at: int) -> int | None:
@@ -205,7 +205,7 @@ def _pack_names(names: tuple[str, ...]) -> bytes:
 def _read_header(body: bytes, path: pathlib.Path) -> Header:
     if body[:1] != bytes([VERSION]):
         raise UserError(
-            f"{path} is of version {body[0] if body else 'none'} of the format: this vdm reads "
+            f"{path} has version {body[0] if body else 'none'} of the format: this vdm reads "
             f"version {VERSION}"
         )
     try:
@@ -215,7 +215,7 @@ def _read_header(body: bytes, path: pathlib.Path) -> Header:
         _check(header)
     # Whatever is wrong in it: its checksum is right, so that it was written by something else.
     except Exception as error:
-        raise UserError(f"{path}: its header makes no sense ({error})") from error
+        raise UserError(f"the header of {path} is not valid ({error})") from error
     return header
 
 

@@ -41,10 +41,10 @@ def show_compressed(made: Compressed) -> None:
     rows = {
         "the file": f"{bits / total:.4f}",
         "of which the coder's bits": f"{made.net_bits / total:.4f}",
-        "    bits to begin with": f"{made.seed_bits / total:.4f}",
+        "    start bits": f"{made.seed_bits / total:.4f}",
         "    header and checksums": f"{(bits - made.net_bits - made.seed_bits) / total:.4f}",
         "ideal code of the same latents": _with_error(made.ideal_bits / made.num_dims),
-        "bound with as many steps": _with_error(made.bound_bits / made.num_dims),
+        "bound with the same number of steps": _with_error(made.bound_bits / made.num_dims),
     }
     for name, value in rows.items():
         table.add_row(name, value)

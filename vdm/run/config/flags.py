@@ -86,6 +86,6 @@ def _check_key(values: ConfigDict, key: str) -> None:
         if not isinstance(block, ConfigDict) or name not in block:
             names = list(block) if isinstance(block, ConfigDict) else []
             known = unknown("config key", prefix + name, [prefix + n for n in names])
-            raise UserError(f"{known} (only what the config file has can be set here)")
+            raise UserError(f"{known} (a command can set only keys that the config file has)")
         block = block[name]
         prefix += f"{name}."

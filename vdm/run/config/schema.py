@@ -41,7 +41,8 @@ class DataConfig:
     path: str = option("", "file or folder of the user's own examples")
     augment: str = option(
         "none",
-        "of images: elements of the group as likely, or each kind with probability ½ (vdm)",
+        "of images: every element of the group equally likely, or each kind with probability ½ "
+        "(vdm)",
         Word(("none", *words.AUGMENTATIONS)),
     )
     in_memory: str = option(
@@ -62,7 +63,9 @@ class ModelConfig:
     )
     prediction: str = option("eps", "what the network's output means", Word(HEADS))
     sigma_data: float = option(
-        0.5, "of the encoded data; for the edm prediction", Number(above=0, at_most=1000)
+        0.5,
+        "standard deviation of the encoded data, for the edm prediction",
+        Number(above=0, at_most=1000),
     )
 
 
@@ -115,7 +118,7 @@ class TrainConfig:
     """How long to train, and how often to write things down (all in steps)."""
 
     num_steps: int = needed("training steps in all", TRAINING_STEPS)
-    batch_size: int = option(128, "examples a step, over all devices and processes", BATCH)
+    batch_size: int = option(128, "examples per step, over all devices and processes", BATCH)
     cond_dropout: float = option(
         0.0, "share of examples shown without their class, for guidance", SHARE
     )
@@ -123,14 +126,16 @@ class TrainConfig:
         1, "micro-batches, one after the other, that make a batch", BATCH
     )
     log_every: int = option(100, "a line of metrics, the means since the last one", TRAINING_STEPS)
-    checkpoint_every: int = option(1000, "and at the end, and on SIGTERM", TRAINING_STEPS)
+    checkpoint_every: int = option(
+        1000, "a checkpoint; also at the end and on SIGTERM", TRAINING_STEPS
+    )
     checkpoints_kept: int = option(2, "the latest ones", Number(1, 10_000))
-    sample_every: int = option(0, "a page of samples; 0 for never", Number(0, LAST_STEP))
-    tensorboard: bool = option(False, "metrics as TensorBoard's events too")
+    sample_every: int = option(0, "a grid of samples; 0 for never", Number(0, LAST_STEP))
+    tensorboard: bool = option(False, "also write metrics as TensorBoard events")
     on_nan: str = option(
         "stop",
-        "what a loss that is not finite leads to: to stop, or, a few times at most, to resume from "
-        "the last checkpoint with other noise",
+        "what to do when the loss is not finite: stop, or resume from the last checkpoint with "
+        "other noise, a few times at most",
         Word(words.ON_NAN),
     )
 
@@ -145,11 +150,9 @@ class DevicesConfig:
     """
 
     fsdp: int = option(
-        1, "devices over which parameters and optimiser state are cut", Number(1, 2**20)
+        1, "devices over which parameters and optimiser state are divided", Number(1, 2**20)
     )
-    steps_per_dispatch: int = option(
-        1, "training steps in one call of the accelerator", Number(1, 10_000)
-    )
+    steps_per_dispatch: int = option(1, "training steps per dispatch", Number(1, 10_000))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,9 +160,9 @@ class EvaluateConfig:
     """Which bounds to evaluate, and how carefully."""
 
     bound: str = option(
-        "vlb", "which to measure: the variational one, or the ODE's", Words(words.BOUNDS)
+        "vlb", "which to measure: the variational bound, or that of the ODE", Words(words.BOUNDS)
     )
-    batch_size: int = option(256, "rows a call; no influence on results", BATCH)
+    batch_size: int = option(256, "rows per call; no influence on results", BATCH)
     levels_per_example: int = option(
         64,
         "stratified noise levels drawn for each example",
@@ -169,13 +172,13 @@ class EvaluateConfig:
     num_steps: str = option("inf", "values of T, the number of steps", NUM_STEPS, needs_bound="vlb")
     law: str = option(
         "training",
-        "the law that λ is drawn by at T = inf, the run's own (training) or another; adaptive "
-        "only where the run was trained with it",
+        "law of λ at T = inf: the run's own (training) or another; adaptive only if the run was "
+        "trained with it",
         Word(words.EVALUATION_LAWS),
         needs_bound="vlb",
     )
     clip_denoised: bool = option(
-        False, "measure the bound with x̂ clipped to the data's range as well", needs_bound="vlb"
+        False, "also measure the bound with x̂ clipped to the data's range", needs_bound="vlb"
     )
     dequantisation: str = option(
         "truncated_normal",
@@ -184,7 +187,7 @@ class EvaluateConfig:
         needs_bound="ode",
     )
     num_samples: str = option(
-        "1", "numbers K of draws of an example", NUM_SAMPLES, needs_bound="ode"
+        "1", "numbers of draws K per example, such as 1,10", NUM_SAMPLES, needs_bound="ode"
     )
     divergence: str = option(
         "hutchinson",
@@ -197,49 +200,57 @@ class EvaluateConfig:
     )
     ode_steps: int = option(
         0,
-        "even steps; 0 for as many as the tolerance asks for",
+        "number of even steps; 0 for adaptive steps",
         Number(0, MAX_STEPS),
         needs_bound="ode",
     )
     tolerance: float = option(
-        1e-4, "of the local error, where steps adapt", Number(above=0, at_most=1), needs_bound="ode"
+        1e-4,
+        "tolerance of the local error, with adaptive steps",
+        Number(above=0, at_most=1),
+        needs_bound="ode",
     )
-    seed: int = option(0, "of all the evaluation's noise", SEED)
+    seed: int = option(0, "of all noise of the evaluation", SEED)
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
     """How to draw samples."""
 
-    batch_size: int = option(64, "samples a call; no influence on results", BATCH)
+    batch_size: int = option(64, "samples per call; no influence on results", BATCH)
     num_steps: int = option(250, "steps from noise to data", STEPS, flag="steps")
     sampler: str = option(
         "ancestral",
         "a name, with arguments where it has them, as in heun:churn=0.2",
         Name(words.SAMPLERS),
     )
-    grid: str = option("time", "of the noise levels to step along", Word(GRIDS))
+    grid: str = option("time", "grid of noise levels", Word(GRIDS))
     guidance: float = option(
         1.0, "above 1 exaggerates the class, 0 ignores it", Number(-1000, 1000)
     )
     clip_denoised: bool = option(False, "keep x̂ in the range of integer data")
-    final: str = option("mode", "from z₀ to data: the mode of p(x|z₀) or a draw", Word(FINALS))
-    seed: int = option(0, "sample i depends on it and on i alone", SEED)
+    final: str = option(
+        "mode", "the last step, from z₀ to data: the mode of p(x|z₀) or a draw", Word(FINALS)
+    )
+    seed: int = option(0, "sample i depends only on the seed and on i", SEED)
 
 
 @dataclasses.dataclass(frozen=True)
 class CompressConfig:
     """How to compress: the file's length is nearly the bound with `num_steps` steps."""
 
-    num_steps: int = option(100, "T of the bound that the length follows", STEPS, flag="steps")
-    batch_size: int = option(16, "examples a call of the network", BATCH)
+    num_steps: int = option(
+        100, "number of steps T; the length follows the bound with this T", STEPS, flag="steps"
+    )
+    batch_size: int = option(16, "examples per call of the network", BATCH)
     per_block: int = option(
         1024,
-        "examples that stand and fall together, and share the bits a block begins with",
+        "examples per block; a damaged block is lost as a whole, and each block has its own "
+        "start bits",
         Number(1, 2**31),
     )
     resolution: int = option(
-        2, "latents are rounded to 2^-this of a step's standard deviation", Number(0, 20)
+        2, "latents are rounded to 2^-resolution of a step's standard deviation", Number(0, 20)
     )
 
 

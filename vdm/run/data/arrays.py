@@ -36,8 +36,8 @@ def load(path: str, split: str) -> Dataset:
         if missing := [name for name in pairs if name not in arrays]:
             have = ", ".join(arrays) or "none"
             raise UserError(
-                f"{path} has no array 'x', and no {missing[0]!r} either; arrays of a name that is "
-                f"known: {have}. Expected is a file x.npy, an .npz with 'x', or with 'train' and "
+                f"{path} has neither an array 'x' nor {missing[0]!r}; its arrays with a known "
+                f"name: {have}. Expected a file x.npy, an .npz with 'x', or with 'train' and "
                 "'test', or a folder with train.npy and test.npy"
             )
     for name, labels_name in pairs.items():
@@ -45,7 +45,7 @@ def load(path: str, split: str) -> Dataset:
         _check_labels(arrays.get(labels_name), len(arrays[name]), f"{path} ({labels_name})")
     if len({(_is_real(arrays[name]), arrays[name].shape[1:]) for name in pairs}) > 1:
         both = " and ".join(f"{arrays[n].dtype} {list(arrays[n].shape[1:])}" for n in pairs)
-        raise UserError(f"{path}: examples to train and to test on are of different kinds: {both}")
+        raise UserError(f"{path}: training and test examples differ in kind: {both}")
     classes = [arrays[name] for name in pairs.values() if name in arrays]
     if classes and len(classes) < len(pairs):
         raise UserError(f"{path}: only one of train and test has labels: expected both or none")
@@ -72,9 +72,7 @@ def load(path: str, split: str) -> Dataset:
 
 def _open(path: pathlib.Path) -> Mapping[str, np.ndarray]:
     if not path.exists():
-        raise UserError(
-            f"no file or folder {str(path)!r} (data.path), looked for from {path.cwd()}"
-        )
+        raise UserError(f"no file or folder {str(path)!r} (data.path), relative to {path.cwd()}")
     if not path.is_dir():
         return read_file(path)
     arrays: dict[str, np.ndarray] = {}
@@ -102,7 +100,7 @@ def read_file(file: pathlib.Path) -> Mapping[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as archive:
             found = {key: archive[key] for key in archive.files}
             if others := [key for key, x in found.items() if not isinstance(x, np.ndarray)]:
-                raise ValueError(f"what is in it, {others[0]!r}, is no array")
+                raise ValueError(f"its member {others[0]!r} is not an array")
             return found
     # What a damaged file raises is of many types, and so is what a file of another kind does.
     except Exception as error:
@@ -113,8 +111,8 @@ def read_file(file: pathlib.Path) -> Mapping[str, np.ndarray]:
 def _check_shape(x: np.ndarray, what: str) -> None:
     if x.ndim < 2 or 0 in x.shape:
         raise UserError(
-            f"{what} must be examples along the first axis, each of one value or more: got "
-            f"shape {list(x.shape)}"
+            f"{what} must have the examples along the first axis and at least one value in each: "
+            f"got shape {list(x.shape)}"
         )
 
 

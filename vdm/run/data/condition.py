@@ -47,8 +47,9 @@ def build(num_classes: int | None, shape: tuple[int, ...], augmentation: str) ->
         return Condition(None, num_flags)
     if num_classes is None or num_classes % num_flags:
         raise UserError(
-            f"model.network.num_classes must be {num_flags}, the kinds of image that data.augment="
-            f"{augmentation!r} makes, or {num_flags} times the number of classes: got {num_classes}"
+            f"model.network.num_classes must be {num_flags}, the number of flags of data.augment="
+            f"{augmentation!r}, or {num_flags} times the number of classes: got "
+            f"{num_classes}"
         )
     return Condition(num_classes // num_flags, num_flags)
 
@@ -63,6 +64,6 @@ def check(condition: Condition, dataset: Dataset) -> None:
         raise UserError(f"model.network.num_classes is {classes}, but {dataset.name} has {there}")
     both = "" if have is None else f", or {have * flags} for the {have} classes of {dataset.name}"
     raise UserError(
-        f"model.network.num_classes must be {flags}, the kinds of image that data.augment makes"
+        f"model.network.num_classes must be {flags}, the number of flags of data.augment"
         f"{both}: got {classes * flags}"
     )

@@ -57,7 +57,7 @@ def survey(path: str) -> Folder:
     """Look at the folder and at the head of every image file; no image is decoded."""
     root = pathlib.Path(path)
     if not root.is_dir():
-        raise UserError(f"no folder {path!r} (data.path), looked for from {root.cwd()}")
+        raise UserError(f"no folder {path!r} (data.path), relative to {root.cwd()}")
     everything = sorted(_images_below(root))
     if (root / "train").is_dir() or (root / "test").is_dir():
         parts = {s: [f for f in everything if f.startswith(f"{s}/")] for s in ("train", "test")}
@@ -71,7 +71,7 @@ def survey(path: str) -> Folder:
     for split, files in parts.items():
         if not files:
             raise UserError(
-                f"{path!r} has no images to {split} on: expected files ending in "
+                f"{path!r} has no images for the split {split}: expected files ending in "
                 f"{', '.join(ENDINGS)} in train/ and test/, or at least two in the folder itself"
             )
     shape, dtype = common(root, [*parts["train"], *parts["test"]])

@@ -122,8 +122,8 @@ def _not_prepared(name: str, builder: Any) -> UserError:
     return UserError(
         f"{name} is not prepared (as array_record) in {builder.data_dir}: prepare the set once, "
         'with TensorFlow installed, by python -c "import tensorflow_datasets as tfds; '
-        f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\", or point "
-        "TFDS_DATA_DIR to where it is"
+        f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\", or set "
+        "TFDS_DATA_DIR to its folder"
     )
 
 

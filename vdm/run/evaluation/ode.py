@@ -70,7 +70,7 @@ def measure(
         batch_size=settings.batch_size,
         what=f"evaluate {dataset.split} ODE {dequantisation or ''}".rstrip(),
         show=lambda done: f"{_bpd(done[:, :num_samples], dataset.num_dims):.3f} bpd",
-        problem="the ODE did not come to its end (a larger --tolerance helps, or --ode_steps)",
+        problem="the ODE solver did not finish (try a larger --tolerance, or --ode_steps)",
     )[:, 0]
     return Weights(found[:, :num_samples], *found[:, num_samples:].T)
 

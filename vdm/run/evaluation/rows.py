@@ -70,7 +70,8 @@ def of_examples(
             if lost.size:
                 first = (start + lost[0]) // per_example
                 raise UserError(
-                    f"{problem}: {lost.size} of {end - start} rows, first of example {first}"
+                    f"{problem}: {lost.size} of {end - start} rows, the first one of example "
+                    f"{first}"
                 )
             if end == num_rows or time.monotonic() > shown + SECONDS:
                 advance(end, show(np.concatenate(done)))

@@ -43,7 +43,7 @@ def _bounds(results: Sequence[VlbResult]) -> Table:
 
 def _flows(results: Sequence[OdeResult]) -> Table:
     table = Table(title="probability-flow ODE, bits per dimension (mean ± standard error)")
-    for heading in ("split", "n", "dequantisation", "K", "bpd", "evaluations a draw"):
+    for heading in ("split", "n", "dequantisation", "K", "bpd", "evaluations per draw"):
         left = heading in ("split", "dequantisation")
         table.add_column(heading, justify="left" if left else "right")
     for result in results:
@@ -63,7 +63,7 @@ def _profile(profile: Profile, split: str) -> Table:
     table = Table(title=f"profile over λ = log SNR, split {split} (mean ± standard error)")
     table.add_column("λ")
     table.add_column("‖ε − ε̂‖² per dimension", justify="right")
-    table.add_column("bits per dimension learned so far", justify="right")
+    table.add_column("running information, bits per dimension", justify="right")
     edges, error, bits = profile
     for i in range(len(edges) - 1):
         table.add_row(f"{edges[i]:.2f} to {edges[i + 1]:.2f}", _of(error, i), _of(bits, i + 1))

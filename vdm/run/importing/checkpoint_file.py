@@ -41,15 +41,15 @@ def read(path: pathlib.Path) -> Checkpoint:
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"cannot read {path} as a flax msgpack, it is damaged or of another kind: {reason}"
+            f"cannot read {path} as a flax msgpack; it is damaged or has another format: {reason}"
         ) from error
     if not isinstance(tree, Mapping) or not {"params", "score_model"} & tree.keys():
         got = type(tree).__name__
         if isinstance(tree, Mapping):
             got = ", ".join(map(interop.shown, sorted(map(str, tree))[:8])) or "nothing"
         raise UserError(
-            f"{path} is no checkpoint of the official code: expected step, params, ema_params and "
-            f"opt_state, or gamma and score_model: got {got}"
+            f"{path} is not a checkpoint of the official code: expected step, params, ema_params "
+            f"and opt_state, or gamma and score_model: got {got}"
         )
     if "params" not in tree:
         return Checkpoint(0, tree, tree)

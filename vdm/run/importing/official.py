@@ -55,13 +55,13 @@ def prepare(path: pathlib.Path, config: Config, stated: Collection[str]) -> Impo
             trees[name] = interop.official(tree, num_groups=num_groups, keep_conditioning=False)
     (model, params), (_, ema) = trees["params"], trees["ema_params"]
     if differs := _difference(found):
-        raise UserError(f"{path}: params and ema_params are of different models: {differs}")
+        raise UserError(f"{path}: params and ema_params belong to different models: {differs}")
     config, replaced = settle(config, model, stated)
     try:
         dataset = data.load(config.data, "train")
     except UserError as error:
         raise UserError(
-            f"an imported run needs its data set, nothing was written: {error}"
+            f"an import needs the data set, and nothing was written: {error}"
         ) from error
     channels = params["network"]["conv_out"]["bias"].shape[0]
     if len(dataset.shape) != 3 or dataset.shape[-1] != channels:
@@ -124,18 +124,20 @@ def _difference(found: Checkpoint) -> str:
     for name in sorted(shapes.keys() | averaged.keys()):
         ours, theirs = (of.get(name, "nothing") for of in (shapes, averaged))
         if ours != theirs:
-            return f"leaf {name!r} is {ours} in the one and {theirs} in the other"
+            return f"leaf {name!r} has shape {ours} in one and {theirs} in the other"
     return ""
 
 
 def _describe(found: Checkpoint, model: VDM, state: TrainState) -> list[tuple[str, str]]:
     network, leaves = model.network, interop.flatten(found.params)
     rows = leaves["score_model/dense0/kernel"].shape[0]
-    told = "none" if rows == network.channels else "left out, which is exact where it is 0"
+    told = (
+        "none" if rows == network.channels else "left out; exact for images that were not augmented"
+    )
     high, low = np.asarray(model.log_snr(state.ema)(jnp.asarray([0.0, 1.0])))
     return [
         ("channels", str(network.channels)),
-        ("blocks a side", str(network.num_blocks)),
+        ("blocks per side", str(network.num_blocks)),
         ("attention", network.attention),
         ("Fourier features", ", ".join(map(str, network.fourier_exponents)) or "none"),
         ("schedule", f"{SCHEDULES[type(model.schedule)]}, λ from {high:.4f} to {low:.4f}"),

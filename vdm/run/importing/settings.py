@@ -103,5 +103,5 @@ def settle(
             raise UserError(
                 f"--config.{key}={before[key]} contradicts the checkpoint, which has {shown}"
             )
-        replaced.append((key, f"{shown}, where the config has {before[key]!r}"))
+        replaced.append((key, f"{shown} (the config has {before[key]!r})"))
     return settled, replaced

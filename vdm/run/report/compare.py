@@ -46,17 +46,17 @@ def incomparable(run: Run, ours: Result, other: Run, theirs: Result) -> str | No
     """Return in words why two results are not of the same thing; None where they are."""
     here, there = ours.origin, theirs.origin
     if here.dataset_version != there.dataset_version:
-        return f"another data set: {here.dataset_version} and {there.dataset_version}"
+        return f"the data sets differ: {here.dataset_version} and {there.dataset_version}"
     if here.num_dims != there.num_dims:
-        return f"another number of dimensions: {here.num_dims} and {there.num_dims}"
+        return f"the numbers of dimensions differ: {here.num_dims} and {there.num_dims}"
     if run.differential != other.differential:
         return "a density and a probability: the likelihoods are of different kinds"
     if run.given_classes != other.given_classes:
-        return "one is given the class of each example, the other is not"
+        return "one is conditioned on the class of each example, the other is not"
     if here.split != there.split:
-        return f"another split: {here.split} and {there.split}"
+        return f"the splits differ: {here.split} and {there.split}"
     if record.kind(ours) != record.kind(theirs):
-        return f"another bound: {words.measure(ours)} and {words.measure(theirs)}"
+        return f"the bounds differ: {words.measure(ours)} and {words.measure(theirs)}"
     return None
 
 

@@ -59,7 +59,7 @@ def loss(runs: Sequence[Run], by: str, lines: Sequence[float | None]) -> Figure:
             axes.legend()
 
     where = " The dashed line is the evaluated bound." if any(x is not None for x in lines) else ""
-    cut = f" {above} of {sum(map(len, curves))} records are above the frame." if above else ""
+    cut = f" {above} of {sum(map(len, curves))} records lie above the axis limit." if above else ""
     what = "The bound on the training batches, averaged between records"
     if by == "seconds":
         what = "The same by seconds of training, compilation included"
@@ -88,8 +88,8 @@ def terms(run: Run) -> Figure:
     figure = svg.draw("terms", "Terms of the training bound by step", paint)
     return Figure(
         figure,
-        f"Its three terms{scale}: what is left of prior and reconstruction is "
-        "the price of the schedule’s two ends.",
+        f"The three terms of the bound{scale}. Prior and reconstruction are the price of the "
+        "schedule’s two ends.",
     )
 
 
@@ -99,7 +99,7 @@ def gradient_norm(run: Run) -> Figure:
         run,
         "gradient_norm",
         "norm of the gradient",
-        "The gradient’s norm before clipping: spikes that do not come down again are a warning.",
+        "The norm of the gradient before clipping. Spikes that stay high are a warning.",
     )
 
 
@@ -109,7 +109,7 @@ def speed(run: Run) -> Figure:
         run,
         "steps_per_second",
         "steps per second",
-        "The speed of training; the first record pays for compilation.",
+        "The speed of training; the first record includes compilation.",
         from_zero=True,
     )
 
@@ -130,7 +130,7 @@ def ends(run: Run) -> Figure | None:
         axes.legend()
 
     figure = svg.draw("ends", "Ends of the schedule by step", paint)
-    return Figure(figure, "The schedule’s ends as they are learned.")
+    return Figure(figure, "The learned ends of the schedule.")
 
 
 def plain_logarithms(axes: Axes) -> None:
@@ -148,7 +148,7 @@ def _single(run: Run, name: str, label: str, caption: str, *, from_zero: bool = 
         axes.set(xlabel="step", ylabel=label, ylim=(0.0 if from_zero else low, high))
         _thousands(axes)
 
-    cut = f" {above} of {len(curve)} records are above the frame." if above else ""
+    cut = f" {above} of {len(curve)} records lie above the axis limit." if above else ""
     return Figure(svg.draw(name, f"{label} by step", paint), caption + cut)
 
 

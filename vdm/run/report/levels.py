@@ -39,9 +39,9 @@ def profile(named: Sequence[tuple[str, Profile]]) -> tuple[Figure, Figure]:
                 "Error of the denoiser over λ",
                 lambda axes: _paint(axes, errors, LAMBDA, "‖ε − ε̂‖² per dimension", low=0.0),
             ),
-            "How much of the noise the network misses at each level, in 16 intervals of λ, ± one "
-            "standard error: little on the left, where z is nearly all noise; 1 is as bad as "
-            "guessing zero.",
+            "The error of the predicted noise at each noise level, in 16 intervals of λ, ± one "
+            "standard error. It is small on the left, where z is nearly all noise; 1 is the "
+            "error of predicting zero.",
         ),
         Figure(
             svg.draw(
@@ -49,8 +49,8 @@ def profile(named: Sequence[tuple[str, Profile]]) -> tuple[Figure, Figure]:
                 "Running information over λ",
                 lambda axes: _paint(axes, information, LAMBDA, "bits per dimension", low=None),
             ),
-            "The bits learned on the way from noise to data: where the curve is steep, the "
-            "structure of the data is decided.",
+            "The information gained from noise to data. Where the curve is steep, the structure "
+            "of the data is determined.",
         ),
     )
 
@@ -73,7 +73,7 @@ def schedule(curves: Sequence[Curve], *, learned: bool) -> Figure:
     what = "The learned schedule" if learned else "The schedule"
     return Figure(
         svg.draw("schedule", "λ over time", paint),
-        f"{what}, λ(t), beside a straight line between the same ends (dashed).",
+        f"{what}, λ(t), with a straight line between the same ends (dashed).",
     )
 
 
@@ -89,8 +89,7 @@ def law(curves: Sequence[Curve]) -> Figure:
 
     return Figure(
         svg.draw("law", "Density of the noise levels in training", paint),
-        "Where training looks: the density that noise levels are drawn with, beside an even one "
-        "(dashed).",
+        "The density of the noise levels in training, with an even one (dashed).",
     )
 
 
@@ -157,8 +156,8 @@ def distances(curves: Sequence[Curve], unit: str) -> Figure:
 
     return Figure(
         svg.draw("distances", "Distances to the nearest training examples", paint),
-        "The share of samples, and of held-out examples, nearer to the training set than a "
-        "distance: a model that repeats its training data has its curve far to the left.",
+        "The share of samples and of held-out examples closer to the training set than a given "
+        "distance. If a model repeats its training data, its curve is far to the left.",
     )
 
 

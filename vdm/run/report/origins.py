@@ -17,7 +17,7 @@ def made_of(run: Run, restored: Restored | str) -> Section:
         parts.append(Note(f"The checkpoint cannot be read: {restored}."))
     if not run.sessions:
         parts.append(Note("The versions and the hardware of training were not recorded."))
-    return Section("made", "What it was made with", tuple(parts))
+    return Section("made", "Data, versions and hardware", tuple(parts))
 
 
 def config(run: Run) -> Section:
@@ -73,13 +73,13 @@ def _time(run: Run) -> list[tuple[str, str]]:
     rows = []
     going = turns(run)
     if going:
-        count = f" in {len(going)} turns" if len(going) > 1 else ""
+        count = f" in {len(going)} sessions" if len(going) > 1 else ""
         first = going[0].from_step  # not 0 where an early version, or another code, began
         since = f", from step {first:,} on" if first else ""
         rows.append(("training took", words.duration(seconds(run) or 0.0) + count + since))
     elif run.metrics:
         took = words.duration(seconds(run) or 0.0)
-        rows.append(("training took", f"{took}, by the speed in its metrics"))
+        rows.append(("training took", f"{took}, estimated from the speed in its metrics"))
     if run.sessions:
         shown = going or run.sessions
         on = words.each_once([words.hardware(turn.made_with.hardware) for turn in shown])

@@ -44,7 +44,7 @@ def while_training(
     if not rows:
         return None
     caption = "Each column starts from the same noise at every step." if cells else ""
-    return Gallery(f"Samples drawn while training. {caption}".strip(), tuple(rows))
+    return Gallery(f"Samples drawn during training. {caption}".strip(), tuple(rows))
 
 
 def _cells(image: Image.Image, shape: tuple[int, ...], step: int) -> tuple[Picture, ...]:
@@ -63,7 +63,7 @@ def _cells(image: Image.Image, shape: tuple[int, ...], step: int) -> tuple[Pictu
 
 def _whole(image: Image.Image, step: int) -> tuple[Picture, ...]:
     image.thumbnail((PAGE_WIDTH, PAGE_WIDTH))
-    return (Picture(_address(image), *image.size, f"samples beside data at step {step:,}"),)
+    return (Picture(_address(image), *image.size, f"samples and data at step {step:,}"),)
 
 
 def _picture(image: Image.Image, text: str, label: str = "") -> Picture:

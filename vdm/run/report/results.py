@@ -23,7 +23,8 @@ def headline(run: Run) -> Headline | None:
     )
     value, _, error = words.with_error(bpd.mean, bpd.sem).partition(" ± ")
     note = (
-        " Real numbers: it is the density’s, in the data’s own units, and may be negative."
+        " For real numbers this is minus a log-density in the units of the data; it may be "
+        "negative."
         if run.differential
         else ""
     )
@@ -78,7 +79,7 @@ def steps(run: Run) -> Section:
     """Return the bound against the number of steps."""
     sweeps = sweeps_of(run)
     if not sweeps:
-        text = "The bound was not evaluated at several numbers of steps."
+        text = "The bound was evaluated at fewer than two numbers of steps."
         parts: tuple[Part, ...] = (
             Note(text, evaluate_command(run, " --num_steps=10,100,1000,inf")),
         )
@@ -123,7 +124,7 @@ def _variational(results: Sequence[VlbResult]) -> Table:
                 *([law] if predicted else []),
             )
         )
-    subset = " The train split is represented by as many of its examples, evenly spaced."
+    subset = " Of the train split an equal number of examples was evaluated, evenly spaced."
     text = "The variational bound and its three terms in bits per dimension, ± standard error."
     splits = {result.origin.split for result in results}
     return Table(text + subset * (len(splits) > 1), headings, tuple(rows))
@@ -142,11 +143,15 @@ def _flows(results: Sequence[OdeResult]) -> Table:
         for result in results
     )
     integers = any(result.dequantisation for result in results)
-    tight = " K draws of an integer’s place in its bin tighten its bound." if integers else ""
+    tight = (
+        " More draws K of the position of an integer in its bin make the bound tighter."
+        if integers
+        else ""
+    )
     return Table(
         "The likelihood under the probability-flow ODE, bits per dimension ± standard error."
         + tight,
-        ("split", "n", "dequantisation", "K", "bpd", "evaluations a draw"),
+        ("split", "n", "dequantisation", "K", "bpd", "evaluations per draw"),
         rows,
     )
 
@@ -156,10 +161,10 @@ def _i_mmse(found: IMmse) -> Table:
         ("between the ends of λ", words.number(found.between, 4)),
         ("below λ(1)", words.number(found.below, 4)),
         ("together", words.number(found.bpd, 4)),
-        ("above λ(0), left out, at most", words.number(found.above_at_most, 4)),
+        ("above λ(0): left out, at most", words.number(found.above_at_most, 4)),
     )
     return Table(
-        "The same likelihood by I-MMSE, with neither prior nor decoder, bits per dimension.",
+        "The negative log-likelihood by I-MMSE, without prior and decoder, in bits per dimension.",
         ("", "bpd"),
         rows,
     )

@@ -78,10 +78,11 @@ def parts(run: Run, restored: Restored, drawn: Drawn) -> tuple[Part, ...]:
     elif shape == (2,):
         shown.append(Figures(levels.scatter(_panels(drawn))))
     else:
-        kind = "real numbers" if num_levels is None else "integers"
+        kind = "Real numbers" if num_levels is None else "Integers"
         shown.append(
             Note(
-                f"There is no picture of {kind} of shape {list(shape)}; they are had as an array.",
+                f"{kind} of shape {list(shape)} cannot be drawn; this command writes them as an "
+                "array.",
                 f"vdm sample --workdir={words.quoted(run.workdir)} --out=samples.npy",
             )
         )
@@ -122,7 +123,7 @@ def _how(run: Run, drawn: Drawn) -> str:
     settings = run.config.sample
     guided = "" if settings.guidance == 1.0 else f", guidance {words.plain(settings.guidance)}"
     clipped = ", x̂ clipped" if settings.clip_denoised else ""
-    classes = "" if drawn.classes is None else ", classes in turn"
+    classes = "" if drawn.classes is None else ", classes 0, 1, 2, … in order"
     return (
         f"{len(drawn.x):,} samples drawn for this report: sampler {settings.sampler}, "
         f"{settings.num_steps:,} steps{guided}{clipped}, seed {settings.seed}{classes}; averaged "
@@ -156,8 +157,8 @@ def _pairs(drawn: Drawn, found: Neighbours, num_levels: int) -> Pairs:
             )
         )
     return Pairs(
-        "Samples, and below each its nearest training example with the Euclidean distance between "
-        f"the two, in {unit(found)}.",
+        "Samples. Below each is its nearest training example, with the Euclidean distance "
+        f"between the two in {unit(found)}.",
         tuple(rows),
     )
 

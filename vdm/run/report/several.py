@@ -50,8 +50,8 @@ def _overview(runs: Sequence[Run], restored: Sequence[Restored | str]) -> Sectio
                 text = f"No difference is given between {run.name} and {first.name}: {apart}."
                 ours = {record.kind(r) for r in run.results}
                 shared = any(record.kind(r) in ours for r in first.results)
-                below = " What both were evaluated by is compared below." if shared else ""
-                parts.append(Text(text + below * apart.startswith("another bound")))
+                below = " The results that both have are compared below." if shared else ""
+                parts.append(Text(text + below * apart.startswith("the bounds differ")))
             else:
                 pairings.add(apart.paired)
         rows.append(
@@ -70,12 +70,12 @@ def _overview(runs: Sequence[Run], restored: Sequence[Restored | str]) -> Sectio
         if run.evaluation is None:
             parts.append(Note(f"{run.name} was not evaluated yet.", results.evaluate_command(run)))
     table = Table(
-        f"Bits per dimension ± standard error; the difference is to {first.name}, below zero is "
-        "better." + _how(pairings),
+        f"Bits per dimension ± standard error; the difference is to {first.name}, and below zero "
+        "is better." + _how(pairings),
         (
             "run",
             "bpd",
-            f"less {first.name}",
+            f"{words.MINUS} {first.name}",
             "bound",
             "data",
             "step",
@@ -259,8 +259,8 @@ def _how(pairings: set[bool]) -> str:
     """Say how the standard errors of differences were had."""
     paired = " Differences are paired: example by example, on the same examples."
     unpaired = (
-        " Where it says unpaired, the examples differ or their numbers were not kept, and the "
-        "error is that of two independent means."
+        " Unpaired: the examples differ, or their numbers were not kept; the error is then that "
+        "of two independent means."
     )
     return paired * (True in pairings) + unpaired * (False in pairings)
 

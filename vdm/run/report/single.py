@@ -34,7 +34,8 @@ def training(run: Run) -> Section:
     """Return the curves of training."""
     if not run.metrics:
         text = (
-            "No metrics: the parameters came from elsewhere, or training has not got to a record."
+            "No metrics: the parameters were imported, or training has not reached its first "
+            "record."
         )
         parts: tuple[Part, ...] = (Note(text),)
     else:
@@ -101,6 +102,9 @@ def _samples(run: Run, restored: Restored | str, num: int) -> Section:
         parts += [gallery] if gallery is not None else []
     else:
         parts.append(
-            Note("None were drawn while training: the config’s train.sample_every asks for them.")
+            Note(
+                "No samples were drawn during training; set train.sample_every in the config to "
+                "draw some."
+            )
         )
     return Section("samples", "Samples", tuple(parts))

@@ -27,7 +27,7 @@ def write(workdirs: Sequence[pathlib.Path], out: pathlib.Path | None, num: int) 
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"a report is an .html file: got {out.name!r}")
     if out.is_dir():
-        raise UserError(f"cannot write {out}: it is there already, and is no file")
+        raise UserError(f"cannot write {out}: it exists already and is not a file")
     check_writable(out.parent)  # before the work, not after
     page = single.page(runs[0], num) if len(runs) == 1 else several.page(runs, num)
     with replacing(out) as temporary:

@@ -25,9 +25,9 @@ def check_room(folder: pathlib.Path, size: int, kept: int) -> None:
     need = size * (kept + 1)
     if need > room:
         raise UserError(
-            f"{folder} has room for {readable(room)}, but {kept + 1} checkpoints of "
-            f"{readable(size)} (train.checkpoints_kept is {kept}, and one is being written) take "
-            f"{readable(need)}: make room, keep fewer or use another --workdir"
+            f"{folder} has {readable(room)} free, but {kept + 1} checkpoints of {readable(size)} "
+            f"take {readable(need)} (train.checkpoints_kept is {kept}, and one more is written "
+            "beside them): free some space, keep fewer or use another --workdir"
         )
 
 

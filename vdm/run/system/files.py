@@ -20,7 +20,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
-        raise UserError(f"cannot write {path}: it is there already, and is no file")
+        raise UserError(f"cannot write {path}: it exists already and is not a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(

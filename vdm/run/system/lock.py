@@ -31,8 +31,8 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(
-                f"another run is training in {workdir} (process {file.read().strip()}): wait for "
-                "its end, stop it, or use another --workdir"
+                f"another run is training in {workdir} (process {file.read().strip()}): wait until "
+                "it ends, stop it, or use another --workdir"
             ) from error
         except OSError as error:
             raise UserError(f"cannot lock {path}: {error.strerror}") from error

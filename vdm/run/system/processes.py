@@ -34,8 +34,8 @@ def start(
         jax.distributed.initialize(coordinator, num_processes, index)
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"cannot join the other processes: {str(error).splitlines()[0]}; name them by "
-            "--coordinator=HOST:PORT, --num_processes and --process_index"
+            f"cannot join the other processes: {str(error).splitlines()[0]}; give their address "
+            "with --coordinator=HOST:PORT, --num_processes and --process_index"
         ) from error
 
 
@@ -63,7 +63,7 @@ def together(work: Callable[[], T]) -> T:
     if problem is not None:
         raise problem
     if not went_well:
-        raise UserError("another process has stopped this run and says why")
+        raise UserError("another process stopped this run; its output says why")
     return result
 
 

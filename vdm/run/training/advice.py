@@ -37,8 +37,9 @@ def advice(model: VDM) -> str | None:
         return None
     enough = 2 * math.log(levels) + 2.2
     return (
-        f"with {levels} levels λ_max = {log_snr_max:.3g} costs the decoder {cost:.2f} bits per "
-        f"dimension, whatever is learned: model.schedule.log_snr_max = {enough:.1f} next to nothing"
+        f"with {levels} levels and λ_max = {log_snr_max:.3g} the decoder costs {cost:.2f} bits per "
+        f"dimension, whatever the network learns; with model.schedule.log_snr_max = {enough:.1f} "
+        "it costs almost nothing"
     )
 
 

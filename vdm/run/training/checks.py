@@ -52,7 +52,8 @@ def check_data(vdm: VDM, shape: tuple[int, ...], condition: Condition, data: Dat
     """Raise UserError unless the data are like those that a model of this shape was trained on."""
     if data.shape != shape:
         raise UserError(
-            f"the model is of examples {list(shape)}: got {data.version} {list(data.shape)}"
+            f"the model expects examples of shape {list(shape)}: got {data.version} of shape "
+            f"{list(data.shape)}"
         )
     conditions.check(condition, data)
     check_values(vdm, data)
@@ -87,16 +88,16 @@ def check_dropped(network: Any, config: Config) -> None:
         )
     if rate and not network.optional_cond:
         raise UserError(
-            f"train.cond_dropout={rate} needs model.network.optional_cond=True, a network that can "
-            "go without its condition"
+            f"train.cond_dropout={rate} needs model.network.optional_cond=True: a network that "
+            "also works without its condition"
         )
     if rate and config.data.augment != "none":
         raise UserError(
-            f"train.cond_dropout={rate} would drop what data.augment={config.data.augment!r} tells "
-            "the network as well: expected one of the two"
+            f"train.cond_dropout={rate} would also drop the flag of "
+            f"data.augment={config.data.augment!r}: expected only one of the two"
         )
     if network.optional_cond and not rate:
         raise UserError(
-            "model.network.optional_cond=True needs train.cond_dropout above 0: without it the "
-            "network never learns to go without its condition"
+            "model.network.optional_cond=True needs train.cond_dropout above 0: otherwise the "
+            "network never learns to work without its condition"
         )

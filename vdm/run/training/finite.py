@@ -34,8 +34,8 @@ def next_rollback(what: str, on_nan: str, rollbacks: jax.Array) -> jax.Array:
             return rollbacks + 1
         stopped = f"stopped after {MAX_ROLLBACKS} roll-backs"
     raise UserError(
-        f"{what}: {stopped}; checkpoints before it are kept. Try a lower "
-        "optimizer.learning_rate in a new workdir, or look at the data"
+        f"{what}: {stopped}; earlier checkpoints are kept. Try a lower optimizer.learning_rate in "
+        "a new workdir, or check the data"
     )
 
 

@@ -74,8 +74,8 @@ def build(config: ObjectiveConfig, model: VDM) -> Objective:
         )
     if num_steps is not None and (learned_shape or weighting or not isinstance(law, ScheduleLaw)):
         raise UserError(
-            f"objective.num_steps = {num_steps} goes with the elbo weighting, the law 'schedule' "
-            "and no learned interior: a bound of finite T depends on λ(t) between the ends"
+            f"objective.num_steps = {num_steps} needs the elbo weighting, the law 'schedule' and "
+            "no learned interior: a bound with finite T depends on λ(t) between the ends"
         )
     return Objective(law, config.draw, weighting, num_steps)
 
@@ -90,7 +90,7 @@ def for_evaluation(name: str, trained_with: Law) -> Law:
     if name == "adaptive":
         others = Word([law for law in EVALUATION_LAWS if law != name])
         raise UserError(
-            "the law 'adaptive' has its histogram from training: this run's law is "
+            "the law 'adaptive' needs a histogram from training: this run's law is "
             f"{laws.name_of(trained_with)!r}, expected {others}"
         )
     return LAWS[name]()

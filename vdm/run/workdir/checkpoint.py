@@ -129,7 +129,7 @@ def restore(checkpoints: ocp.CheckpointManager, template: S) -> S:
             errors.append(error)
             continue
         for passed_over in errors:
-            say(f"{passed_over}; taking the one of step {step}")
+            say(f"{passed_over}; using the checkpoint of step {step} instead")
         return state
     raise errors[0]
 
@@ -155,11 +155,11 @@ def read(checkpoints: ocp.CheckpointManager, step: int, template: S) -> S:
         state = type(template)(*(values[name] for name in _named(template)))
         if written == int(checksum(state)):
             return state
-        reason = "its numbers are not those that were written"
+        reason = "its checksum does not match"
     else:
         reason = "another process could not read it" if problem is None else _first_line(problem)
     raise UserError(
-        f"the checkpoint {folder} is damaged or of another model: {reason}"
+        f"the checkpoint {folder} is damaged or belongs to another model: {reason}"
     ) from problem
 
 

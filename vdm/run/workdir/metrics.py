@@ -66,8 +66,8 @@ def _events(folder: pathlib.Path) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise UserError(
-            "train.tensorboard needs tensorboardX: pip install 'vdm-jax[tensorboard]', "
-            "or leave it off"
+            "train.tensorboard needs tensorboardX: pip install 'vdm-jax[tensorboard]', or set "
+            "train.tensorboard=False"
         ) from error
 
     def start(step: int) -> Any:
