@@ -123,3 +123,16 @@ def test_other_data_than_the_run_was_trained_on_are_refused(points_gone, tmp_pat
 def test_one_device_is_taken_for_a_code(images_gone):
     run = trained.load(images_gone, devices=trained.one_device())
     assert run.mesh.size == 1 and vdm.run.load(images_gone).mesh.size == 2
+
+
+def test_a_report_is_not_misled_by_other_data_of_the_same_name(points_gone, tmp_path):
+    path = points_gone.parent / "x.npy"
+    np.save(path, np.zeros((90, 3), np.float32))
+    workdir = f"--workdir={points_gone}"
+    try:
+        assert cli.main(["report", workdir, "--num=4", f"--out={tmp_path / 'r.html'}"]) == 0
+        assert cli.main(["sample", workdir, "--num=4", f"--out={tmp_path / 's.png'}"]) == 0
+    finally:
+        path.unlink()
+    page = (tmp_path / "r.html").read_text()
+    assert "not compared with the data: the model" in page and "[3]" in page

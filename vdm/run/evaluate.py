@@ -18,7 +18,7 @@ import numpy as np
 
 from vdm import laws
 from vdm.losses import bits_per_dim
-from vdm.run import data, mesh as meshes
+from vdm.run import mesh as meshes
 from vdm.run.config import EvaluateConfig, fields, parse
 from vdm.run.config.rules import split_words
 from vdm.run.data.dataset import Dataset, ids_checksum, settle
@@ -36,7 +36,7 @@ from vdm.run.evaluation.record import (
 )
 from vdm.run.system import processes
 from vdm.run.system.files import check_writable
-from vdm.run.trained import Trained
+from vdm.run.trained import Trained, dataset as dataset_of
 from vdm.run.training import checks
 from vdm.run.training.objective import for_evaluation
 from vdm.run.workdir import sessions
@@ -72,9 +72,8 @@ def measure(
     for_evaluation(settings.law, trained.law)
     processes.first_alone(functools.partial(check_writable, workdir))
     where = trained.config.data.in_memory
-    test = data.load(trained.config.data, split)
-    subset = _subset(data.load(trained.config.data, "train"), len(test))
-    checks.check_data(trained.model, trained.shape, trained.condition, test)
+    test = dataset_of(trained, split)
+    subset = _subset(dataset_of(trained, "train"), len(test))
     _check(trained, test, settings, names)
     results: list[Result] = []
     kept: dict[str, np.ndarray] = {}

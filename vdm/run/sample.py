@@ -10,12 +10,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vdm.model import VDM, Params
-from vdm.run import data, figures, mesh as meshes
+from vdm.run import figures, mesh as meshes
 from vdm.run.config import SampleConfig
 from vdm.run.errors import UserError
 from vdm.run.system import processes
 from vdm.run.system.progress import bar, say
-from vdm.run.trained import Trained
+from vdm.run.trained import Trained, dataset
 from vdm.run.training import checks
 from vdm.samplers import Sampler
 
@@ -53,11 +53,11 @@ def save(x: np.ndarray, trained: Trained, path: pathlib.Path) -> None:
 
 def _data_points(trained: Trained, num: int) -> np.ndarray | None:
     try:
-        dataset = data.load(trained.config.data, "train")
+        examples = dataset(trained, "train")
     except UserError as error:
         say(f"the picture shows the samples without the data: {error}")
         return None
-    return dataset.take(np.arange(min(num, len(dataset)))).x
+    return examples.take(np.arange(min(num, len(examples)))).x
 
 
 def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.ndarray]:

@@ -20,8 +20,9 @@ from vdm.run.config import Config
 from vdm.run.config.words import PARAMS as PARAMS
 from vdm.run.data import condition as conditions
 from vdm.run.data.condition import Condition
+from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError
-from vdm.run.training import build, program as programs
+from vdm.run.training import build, checks, program as programs
 from vdm.run.training.step import Batch
 from vdm.run.workdir import checkpoint
 
@@ -74,6 +75,16 @@ def load(
         law=trainer.objective.law,
         law_state=state.law_state,
     )
+
+
+def dataset(run: Trained, split: str) -> Dataset:
+    """Return a split of the run's data set, whose examples are of the kind that it models.
+
+    Raises UserError where the data set is not at hand, or holds examples of another kind by now.
+    """
+    found = data.load(run.config.data, split)
+    checks.check_data(run.model, run.shape, run.condition, found)
+    return found
 
 
 def one_device() -> Sequence[jax.Device]:

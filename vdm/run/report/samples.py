@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from vdm.run import data, sample
-from vdm.run.config import DataConfig
 from vdm.run.data.dataset import Dataset, settle
 from vdm.run.errors import UserError
 from vdm.run.report import levels, pictures, words
@@ -17,6 +16,7 @@ from vdm.run.report.levels import Curve
 from vdm.run.report.nearest import Nearest, nearest, subset
 from vdm.run.report.read import Run
 from vdm.run.report.restored import Restored
+from vdm.run.trained import Trained, dataset
 
 NUM_HELD_OUT = 256  # test examples whose nearest training examples are the yardstick
 NUM_POINTS = 1000  # at least, where the data are points in the plane
@@ -52,15 +52,15 @@ def draw(run: Run, restored: Restored, num: int) -> Drawn | Note:
         return Note(f"No samples: {error}.")
     num_classes = trained.condition.num_classes
     classes = None if num_classes is None else np.arange(num) % num_classes
-    return Drawn(x, classes, _neighbours(x, trained.config.data))
+    return Drawn(x, classes, _neighbours(x, trained))
 
 
-def _neighbours(x: np.ndarray, config: DataConfig) -> Neighbours | Note:
+def _neighbours(x: np.ndarray, run: Trained) -> Neighbours | Note:
     try:
-        training, test = (data.load(config, split) for split in data.SPLITS)
+        training, test = (dataset(run, split) for split in data.SPLITS)
     except UserError as error:
         return Note(f"The samples are not compared with the data: {error}.")
-    training = settle(training, config.in_memory)
+    training = settle(training, run.config.data.in_memory)
     held_out = nearest(subset(test, NUM_HELD_OUT), training)
     return Neighbours(training, nearest(x, training), held_out)
 
