@@ -20,10 +20,10 @@ DEMO_FLAGS := --config.train.num_steps=4000 --config.train.batch_size=16 \
 	--config.train.sample_every=1000 --config.sample.sampler=dpmpp_2m --config.sample.num_steps=20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks docs pictures check format package clean
+.PHONY: help demo test test-all notebooks docs pictures check format package clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.runtime  ## train on handwritten digits, evaluate in bits per dimension, draw samples, report
 	@$(BIN)/vdm train --config=$(DEMO_CONFIG) --workdir=$(DEMO_DIR) $(DEMO_FLAGS)
@@ -39,6 +39,9 @@ demo: .venv/.runtime  ## train on handwritten digits, evaluate in bits per dimen
 
 test: .venv/.test  ## run the tests
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-all: .venv/.test  ## run the tests, those marked long too
+	@$(BIN)/python -m pytest $(PYTEST_FLAGS) --all
 
 notebooks: $(NOTEBOOKS:notebooks/%.py=docs/notebooks/%.ipynb)  ## run the notebooks, into docs/notebooks/
 

@@ -38,6 +38,20 @@ jax.config.update("jax_compilation_cache_dir", os.environ["VDM_TESTS_COMPILED"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the tests marked long, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what takes long and what other tests see the faults of."""
+    if config.getoption("--all"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
     jax.config.update("jax_enable_x64", item.get_closest_marker("float32") is None)

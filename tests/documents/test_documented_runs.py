@@ -167,7 +167,15 @@ def reader(tmp_path_factory):
     return Reader(folder)
 
 
-@pytest.mark.parametrize("page", PAGES)
+def pages():
+    """The README; the guides' commands are others of the same kind, and their words are parsed."""
+    return [
+        page if page == "README.md" else pytest.param(page, marks=pytest.mark.long)
+        for page in PAGES
+    ]
+
+
+@pytest.mark.parametrize("page", pages())
 def test_the_commands_of_a_page_run_one_after_the_other(page, reader, monkeypatch):
     monkeypatch.chdir(reader.folder)
     reader.begin(page)
