@@ -3,12 +3,11 @@
     python tests/several.py OUT.npz                                      one process of 8 devices
     python tests/several.py OUT.npz --port=P --processes=2 --index=0     one of two of 4 each
 
-Writes of every mesh, all arrays gathered: in float64 the parameters and metrics of five steps,
-in float32 a gradient of an MLP or of a U-Net, each where it says most.
+Writes of a mesh, all arrays gathered: in float64 the parameters and metrics of five steps, in
+float32 a gradient of a U-Net, each where it says most.
 """
 
 import argparse
-import dataclasses
 import functools
 
 import jax
@@ -28,23 +27,13 @@ SIZE = 64
 # By name: how many devices, fsdp, micro-batches, steps a dispatch.
 MESHES = {
     "one": (1, 1, 1, 1),
-    "data": (8, 1, 1, 1),
     "fsdp": (8, 4, 1, 1),
     "everything": (8, 2, 4, 5),
 }
-# What each number of processes computes on a mesh. The U-Net's gradient is cut over devices in one
-# process only: of two, each would compile it anew.
-ALONE = {
-    "one": ("steps", "mlp", "unet"),
-    "data": ("steps",),
-    "fsdp": ("unet",),
-    "everything": ("steps", "mlp"),
-}
-TOGETHER = {"fsdp": ("steps",), "everything": ("steps", "mlp")}
-NETWORKS = {
-    "mlp": {**runs.MLP, "dropout": 0.0},  # drawn anew for every micro-batch
-    "unet": {**runs.UNET, "attention": "middle"},
-}
+# What each number of processes computes on a mesh: all that is compiled, every process compiles.
+ALONE = {"one": ("steps", "unet"), "fsdp": ("unet",), "everything": ("steps",)}
+TOGETHER = {"everything": ("steps",)}
+UNET = {**runs.UNET, "attention": "middle"}
 
 
 def main():
@@ -67,19 +56,19 @@ def main():
             for key, value in five_steps(mesh, parts, dispatch).items():
                 found[f"{name} float64 {key}"] = value
         jax.config.update("jax_enable_x64", False)
-        for network in [network for network in asked if network in NETWORKS]:
-            for key, value in gradient(mesh, parts, NETWORKS[network]).items():
-                found[f"{name} {network} {key}"] = value
+        if "unet" in asked:
+            for key, value in gradient(mesh, UNET).items():
+                found[f"{name} unet {key}"] = value
     if processes.is_first():
         np.savez(options.out, **found)
 
 
 def five_steps(mesh, parts, dispatch):
     # Only now: nothing may touch a device before the processes have met.
-    from trainers import MONOTONE, build
+    from trainers import MONOTONE, trainer_of
 
     x = np.random.default_rng(0).normal(0.4, 0.9, (200, 2))
-    trainer, _, _ = build(MONOTONE, parts, size=SIZE, dropout=0.0)
+    trainer = trainer_of(MONOTONE, parts, size=SIZE, dropout=0.0)
     program = programs.build(trainer, mesh, Batch(x[:1], None))
     here = meshes.rows_here(mesh, SIZE)
     put = functools.partial(meshes.put, mesh, SIZE, here)
@@ -94,16 +83,14 @@ def five_steps(mesh, parts, dispatch):
     return {**whole, **joined, "cut": sum(cut)}
 
 
-def gradient(mesh, num_parts, network):
+def gradient(mesh, network):
     config = runs.images(network, batch_size=SIZE)
     dataset, trainer, condition, _, example = parts.prepare(config)
     keep = optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.zeros_like, params),
         lambda gradient, state, params: (jax.tree.map(jnp.zeros_like, gradient), gradient),
     )
-    settings = dataclasses.replace(config.train, accumulation_steps=num_parts)
-    config = dataclasses.replace(config, train=settings)
-    trainer = trainer._replace(optimizer=keep, config=config)
+    trainer = trainer._replace(optimizer=keep)
     program = programs.build(trainer, mesh, example)
     here = meshes.rows_here(mesh, SIZE)
     batch = meshes.put(mesh, SIZE, here, make_batch(dataset, condition, config, 0, here))

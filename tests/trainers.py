@@ -1,5 +1,7 @@
 """A training step in float64: a network that sees λ and drops units, and all that it needs."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -41,7 +43,8 @@ MONOTONE = schedules.learned_monotone(*ENDS, width=5)
 LINEAR = schedules.linear(*ENDS)
 
 
-def build(schedule, parts=1, size=SIZE, dropout=0.3, **objective):
+def trainer_of(schedule, parts=1, size=SIZE, dropout=0.3, **objective):
+    """What training steps with the network above are made of."""
     model = VDM(schedule, Denoiser(dropout), gaussian(0.1), "v")
     config = configs.from_dict(
         {
@@ -53,9 +56,14 @@ def build(schedule, parts=1, size=SIZE, dropout=0.3, **objective):
         }
     )
     objective = objectives.build(config.objective, model)
-    trainer = Trainer(model, optim.build(config.optimizer, 1), objective, config)
+    return Trainer(model, optim.build(config.optimizer, 1), objective, config)
+
+
+def build(schedule, parts=1, **arguments):
+    """A trainer, a state whose parameters have moved, and a batch."""
+    trainer = trainer_of(schedule, parts, **arguments)
     batch = Batch(arrays(1, (SIZE, 2)), None)
-    state = init_state(trainer, batch)
+    state = jax.jit(functools.partial(init_state, trainer))(batch)
     moved = np.random.default_rng(2)
     params = jax.tree.map(lambda p: p + 0.2 * moved.normal(size=p.shape), state.params)
     return trainer, state._replace(params=params), batch
