@@ -1,7 +1,6 @@
 """What a run would take, by compiling a step and running nothing."""
 
 import math
-from typing import Any
 
 import jax
 import numpy as np
@@ -56,11 +55,11 @@ def describe(parts: Parts) -> list[tuple[str, str]]:
     return [*lines, ("memory of a step, one device", text)]
 
 
-def _count(tree: Any) -> int:
+def _count(tree: object) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _bytes_of_one_device(tree: Any) -> int:
+def _bytes_of_one_device(tree: object) -> int:
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
         for leaf in jax.tree.leaves(tree)

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import pathlib
 import time
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -56,7 +56,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         processes.first_alone(lambda: writer.start(step))
         record_turn = functools.partial(sessions.Session, workdir, mesh, step, began)
         session = processes.first_alone(record_turn) or sessions.Nowhere()
-        window: list[dict[str, Any]] = []
+        window: list[dict[str, jax.Array]] = []
         started = time.perf_counter()
         advance = stack.enter_context(bar("train", every.num_steps, step))
         while step < every.num_steps and not stop:
@@ -127,7 +127,7 @@ def _start(checkpoints: ocp.CheckpointManager, program: Program) -> TrainState:
     return program.init() if state is None else state
 
 
-def _fetch(window: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+def _fetch(window: list[dict[str, jax.Array]]) -> dict[str, np.ndarray]:
     """Return the metrics of the last steps; one transfer for all of them."""
     values = jax.device_get(window)
     return {key: np.concatenate([one[key] for one in values]) for key in values[0]}
@@ -137,7 +137,7 @@ def _means(values: dict[str, np.ndarray]) -> dict[str, float]:
     return {key: float(np.mean(value)) for key, value in values.items()}
 
 
-def _line(record: dict[str, Any], num_steps: int) -> str:
+def _line(record: Mapping[str, float], num_steps: int) -> str:
     rate = record["steps_per_second"]
     eta = (num_steps - record["step"]) / rate
     return (

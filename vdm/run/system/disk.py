@@ -3,14 +3,13 @@
 import math
 import pathlib
 import shutil
-from typing import Any
 
 import jax
 
 from vdm.run.errors import UserError
 
 
-def num_bytes(tree: Any) -> int:
+def num_bytes(tree: object) -> int:
     """Return the size of a tree of arrays, or of their shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 

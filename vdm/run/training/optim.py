@@ -6,12 +6,11 @@ gradient of the variance is rarely large, and just then it says where λ is draw
 clipped, the density there falls further and the variance diverges.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
+from vdm.model import Params
 from vdm.run.config import OptimizerConfig
 
 
@@ -55,7 +54,7 @@ def ema_decay(config: OptimizerConfig, step: jax.Array) -> jax.Array:
     return jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
 
 
-def _groups(params: dict[str, Any]) -> dict[str, Any]:
+def _groups(params: Params) -> Params:
     # The labels are a prefix of the parameter tree: one per subtree.
     return {"schedule": {"ends": "ends", "shape": "shape"}, "network": "network"}
 

@@ -5,15 +5,13 @@ read as another number. Sums of integers modulo 2³² do not depend on their ord
 checksum is the same however the arrays are laid out over devices.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 
-def checksum(tree: Any) -> np.ndarray:
+def checksum(tree: object) -> np.ndarray:
     """Return a 32-bit checksum of all arrays of a tree; one changed word always changes it."""
     # Leaf by leaf: there are few different shapes to compile, in whatever model. And one after
     # the other: of leaves that several processes share, sums at once may wait for each other.

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from vdm.run.errors import UserError
@@ -27,7 +28,7 @@ class Writer:
             self.close()
             self._events = self._open(step)
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Mapping[str, float]) -> None:
         """Append a record; raises UserError when the disk takes no more."""
         try:
             with self._path.open("a") as file:
@@ -53,7 +54,7 @@ class Nowhere:
     def start(self, step: int) -> None:
         """Do nothing."""
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Mapping[str, float]) -> None:
         """Do nothing."""
 
     def close(self) -> None:
