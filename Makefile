@@ -6,7 +6,8 @@ INSTALLER ?= uv
 # One process a core; a file stays in one process, where its fixtures are made once.
 PYTEST_FLAGS ?= -q -n auto --dist loadfile
 BIN := .venv/bin
-CODE := vdm tests experiments benchmarks notebooks docs
+# An sdist is without .ci.
+CODE := vdm tests experiments benchmarks notebooks docs $(wildcard .ci)
 NOTEBOOKS := $(wildcard notebooks/[0-9]*.py)
 
 DEMO_DIR := runs/demo
@@ -19,7 +20,7 @@ DEMO_FLAGS := --config.train.num_steps=4000 --config.train.batch_size=16 \
 	--config.train.sample_every=1000 --config.sample.sampler=dpmpp_2m --config.sample.num_steps=20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks docs pictures check format clean
+.PHONY: help demo test notebooks docs pictures check format package clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +59,15 @@ format: .venv/.test  ## format the code and repair what the linter can repair
 	@$(BIN)/ruff check --fix-only --quiet $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
+# Built from the sdist, so that a wheel shows both to be whole; run outside the source tree.
+package: .venv/.test  ## build the wheel and the sdist, and try the wheel in an empty environment
+	@rm -rf dist build/package
+	@$(BIN)/python -m build --quiet --outdir dist
+	@$(BIN)/python -m venv build/package
+	@$(call install,build/package/bin,dist/*.whl)
+	@$(BIN)/python .ci/package.py dist build/package
+	@rm -rf build/package
+
 clean:  ## remove .venv, caches and builds; runs/ is kept
 	@rm -rf .venv build dist docs/notebooks .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find vdm tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -84,26 +94,27 @@ docs/notebooks/%.ipynb: notebooks/%.py notebooks/run.py $(shell find vdm -name '
 	exit 1
 
 .venv/.runtime: .venv/.created pyproject.toml $(wildcard constraints/*.txt)
-	@$(call install,.)
+	@$(call install,$(BIN),-e .)
 	@touch $@
 
 .venv/.test: .venv/.created pyproject.toml $(wildcard constraints/*.txt)
-	@$(call install,.[test])
+	@$(call install,$(BIN),-e '.[test]')
 	@touch .venv/.runtime $@
 
 .venv/.docs: .venv/.created pyproject.toml $(wildcard constraints/*.txt)
-	@$(call install,.[notebooks$(comma)docs])
+	@$(call install,$(BIN),-e '.[notebooks$(comma)docs]')
 	@touch .venv/.runtime $@
 
 comma := ,
+# $(call install,FOLDER,WHAT): for the Python of a folder of programs.
 define install
-constraints=constraints/$$($(BIN)/python -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py312")').txt; \
+constraints=constraints/$$($(1)/python -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py312")').txt; \
 echo "Installing with the versions in $$constraints"; \
 if [ "$(INSTALLER)" = uv ]; then \
-  $(PIP) uv && $(UV) -c $$constraints -e "$(1)" && exit; \
+  $(call pip,$(BIN)) uv && $(call uv,$(1)) -c $$constraints $(2) && exit; \
   echo "uv could not install: going on with pip"; \
 fi; \
-$(PIP) --prefer-binary -c $$constraints -e "$(1)"
+$(call pip,$(1)) --prefer-binary -c $$constraints $(2)
 endef
-PIP := $(BIN)/python -m pip install --quiet --no-compile --progress-bar off --disable-pip-version-check
-UV := UV_HTTP_TIMEOUT=20 UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --no-config --python $(BIN)/python
+pip = $(1)/python -m pip install --quiet --no-compile --progress-bar off --disable-pip-version-check
+uv = UV_HTTP_TIMEOUT=20 UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --no-config --python $(1)/python

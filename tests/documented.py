@@ -34,7 +34,7 @@ class Command(NamedTuple):
 def pages():
     """The documents, by their path from the root: the README first, then what it leads to."""
     found = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    found += [ROOT / "CHANGELOG.md", ROOT / "benchmarks/README.md"]
+    found += [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md")]
     for folder in ("experiments", "benchmarks", "notebooks"):
         found += sorted((ROOT / folder).glob("*.py"))
     return [str(path.relative_to(ROOT)) for path in found]

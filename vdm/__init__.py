@@ -26,7 +26,7 @@ from vdm.fitting import fit
 from vdm.losses import VLB, bits_per_dim
 from vdm.model import VDM
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "VDM",
     "VLB",

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vdm.diffusion import expand
 from vdm.noise_levels import NoiseLevels
@@ -98,7 +98,7 @@ def linear_diffusion(
     log_variance = jnp.log(control.eigenvalues)
     squares = jnp.square(_project(control, x.reshape(x.shape[0], -1) - control.mean[None]))
 
-    def antiderivative(log_snr):
+    def antiderivative(log_snr: Float[Array, ""]) -> Float[Array, " b"]:
         shifted = log_snr + log_variance
         constant = jnp.sum(jax.nn.softplus(shifted) - jax.nn.sigmoid(shifted))
         return 0.5 * (constant + squares @ (jnp.exp(log_snr) * jax.nn.sigmoid(-shifted)))
@@ -158,7 +158,7 @@ def cross_fitted(
         )
     fold = jnp.arange(n) % num_folds
 
-    def coefficient(k):
+    def coefficient(k: Int[Array, ""]) -> Float[Array, ""]:
         others = (fold != k).astype(values.dtype)
         centred = values - jnp.sum(others * values) / jnp.sum(others)
         square = jnp.sum(others * jnp.square(controls))
@@ -168,7 +168,9 @@ def cross_fitted(
     return values - jax.vmap(coefficient)(jnp.arange(num_folds))[fold] * controls
 
 
-def _shares(control, x, log_snr):
+def _shares(
+    control: Control, x: Float[Array, " b *d"], log_snr: Float[Array, "..."]
+) -> tuple[Float[Array, " _ n"], Float[Array, " b n"]]:
     """Return g, [1 or b, d], and k y, [b, d]: what is left of noise and of data in the error."""
     flat = x.reshape(x.shape[0], -1)
     level = expand(log_snr, flat)
@@ -177,6 +179,6 @@ def _shares(control, x, log_snr):
     return jax.nn.sigmoid(shifted), leak * _project(control, flat - control.mean[None])
 
 
-def _project(control, flat):
+def _project(control: Control, flat: Float[Array, " b n"]) -> Float[Array, " b n"]:
     """Return the coordinates along the eigenvectors, in full precision on every device."""
     return jnp.matmul(flat, control.eigenvectors, precision="highest")

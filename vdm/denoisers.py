@@ -21,7 +21,7 @@ def clip_denoised(eps_fn: EpsFn, low: float, high: float) -> EpsFn:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"clipping needs finite bounds, low < high: got {low} and {high}")
 
-    def clipped(z, log_snr):
+    def clipped(z: Float[Array, " b *d"], log_snr: Float[Array, "..."]) -> Float[Array, " b *d"]:
         eps_hat = eps_fn(z, log_snr)
         x_hat = convert(eps_hat, z, log_snr, source="eps", target="x")
         beyond = x_hat - jnp.clip(x_hat, low, high)
@@ -44,7 +44,7 @@ def guided(conditional: EpsFn, unconditional: EpsFn, scale: float | Float[Array,
     if isinstance(scale, float | int) and not math.isfinite(scale):
         raise ValueError(f"scale must be finite: got {scale}")
 
-    def eps_fn(z, log_snr):
+    def eps_fn(z: Float[Array, " b *d"], log_snr: Float[Array, "..."]) -> Float[Array, " b *d"]:
         weight = expand(jnp.asarray(scale, z.dtype), z)
         return between(unconditional(z, log_snr), conditional(z, log_snr), weight)
 

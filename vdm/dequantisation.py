@@ -97,7 +97,7 @@ class Continuous:
         )
 
 
-def _sum_dims(values, like):
+def _sum_dims(values: Float[Array, "..."], like: Float[Array, " b *d"]) -> Float[Array, " b"]:
     return jnp.sum(jnp.broadcast_to(values, like.shape), axis=tuple(range(1, like.ndim)))
 
 

@@ -6,6 +6,7 @@ key i alone, so a result does not change with the batch an example happens to be
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 
@@ -35,7 +36,9 @@ def fold_in(key: Key[Array, "*b"], data: int | Array) -> Key[Array, "*b"]:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, data)
 
 
-def normal(key: Key[Array, "*b"], shape: tuple[int, ...], dtype=float) -> Float[Array, "..."]:
+def normal(
+    key: Key[Array, "*b"], shape: tuple[int, ...], dtype: DTypeLike = float
+) -> Float[Array, "..."]:
     """Return standard normal draws of the given shape, batch axis first."""
     if key.ndim == 0:
         return jax.random.normal(key, shape, dtype)
@@ -49,14 +52,18 @@ def categorical(key: Key[Array, "*b"], logits: Float[Array, "..."]) -> Int[Array
     return jax.vmap(jax.random.categorical)(key, logits)
 
 
-def uniform(key: Key[Array, "*b"], shape: tuple[int, ...], dtype=float) -> Float[Array, "..."]:
+def uniform(
+    key: Key[Array, "*b"], shape: tuple[int, ...], dtype: DTypeLike = float
+) -> Float[Array, "..."]:
     """Return draws from U[0, 1) of the given shape, batch axis first."""
     if key.ndim == 0:
         return jax.random.uniform(key, shape, dtype)
     return jax.vmap(lambda k: jax.random.uniform(k, shape[1:], dtype))(key)
 
 
-def rademacher(key: Key[Array, "*b"], shape: tuple[int, ...], dtype=float) -> Float[Array, "..."]:
+def rademacher(
+    key: Key[Array, "*b"], shape: tuple[int, ...], dtype: DTypeLike = float
+) -> Float[Array, "..."]:
     """Return draws of ±1, each with probability ½, of the given shape, batch axis first."""
     if key.ndim == 0:
         return jax.random.rademacher(key, shape, dtype)

@@ -54,56 +54,61 @@ def fit(
     _check(len(x), num_steps, batch_size, cond)
     cond = None if cond is None else jnp.asarray(cond)
     key_order, key_steps = jax.random.split(key)
-    step = _step(model, optimizer, noise_levels)
-    params = jax.tree.map(jnp.copy, params)  # the caller's own are not donated
+    # One function for all calls: a second one with equal parts is not compiled again.
+    step = functools.partial(_step, model=model, optimizer=optimizer, noise_levels=noise_levels)
+    # The caller's own are not donated. Of a stated dtype, or a weak one would be traced again.
+    params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
     state, losses = optimizer.init(params), []
     with _bar(num_steps, shown=progress) as advance:
         for n, index in enumerate(_batches(key_order, len(x), batch_size, num_steps)):
-            params, state, loss = step(params, state, x, cond, index, key_steps, n)
+            params, state, loss = step(
+                params, state, x, cond, index, jax.random.fold_in(key_steps, n)
+            )
             losses.append(loss)
             advance(loss)
     return params, np.asarray(jax.device_get(losses))
 
 
+@functools.partial(
+    jax.jit,
+    static_argnames=("model", "optimizer", "noise_levels"),
+    donate_argnames=("params", "state"),
+)
 def _step(
-    model: VDM, optimizer: optax.GradientTransformation, noise_levels: LevelsFn | None
-) -> Callable[..., tuple[Params, optax.OptState, jax.Array]]:
-    """Return the compiled step; it writes the next parameters and state over the last ones."""
+    params: Params,
+    state: optax.OptState,
+    x: jax.Array,
+    cond: jax.Array | None,
+    index: jax.Array,
+    key: jax.Array,
+    *,
+    model: VDM,
+    optimizer: optax.GradientTransformation,
+    noise_levels: LevelsFn | None,
+) -> tuple[Params, optax.OptState, jax.Array]:
+    """Return the next parameters and state, in the memory of the last ones, and the loss."""
+    key_levels, key_noise, key_dropout = jax.random.split(key, 3)
+    batch = jnp.take(x, index, axis=0)
+    given = None if cond is None else jnp.take(cond, index, axis=0)
+    to_bpd = functools.partial(bits_per_dim, num_dims=math.prod(batch.shape[1:]))
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(
-        params: Params,
-        state: optax.OptState,
-        x: jax.Array,
-        cond: jax.Array | None,
-        index: jax.Array,
-        key: jax.Array,
-        n: jax.Array,
-    ) -> tuple[Params, optax.OptState, jax.Array]:
-        key_levels, key_noise, key_dropout = jax.random.split(jax.random.fold_in(key, n), 3)
-        batch = jnp.take(x, index, axis=0)
-        given = None if cond is None else jnp.take(cond, index, axis=0)
-        to_bpd = functools.partial(bits_per_dim, num_dims=math.prod(batch.shape[1:]))
+    def levels_of(schedule: Params) -> NoiseLevels:
+        draw = levels.low_discrepancy if noise_levels is None else noise_levels
+        drawn = draw(key_levels, len(batch))
+        if isinstance(drawn, NoiseLevels):
+            return drawn
+        return levels.from_times(functools.partial(model.schedule.log_snr, schedule), drawn)
 
-        def levels_of(schedule: Params) -> NoiseLevels:
-            draw = levels.low_discrepancy if noise_levels is None else noise_levels
-            drawn = draw(key_levels, len(batch))
-            if isinstance(drawn, NoiseLevels):
-                return drawn
-            return levels.from_times(functools.partial(model.schedule.log_snr, schedule), drawn)
+    def loss_of(params: Params, where: NoiseLevels) -> tuple[jax.Array, tuple[None, jax.Array]]:
+        terms = model.vlb(
+            params, key_noise, batch, given, noise_levels=where, dropout_key=key_dropout
+        )
+        return jnp.mean(to_bpd(terms.total)), (None, jnp.asarray(to_bpd(terms.diffusion)))
 
-        def loss_of(params: Params, where: NoiseLevels) -> tuple[jax.Array, tuple[None, jax.Array]]:
-            terms = model.vlb(
-                params, key_noise, batch, given, noise_levels=where, dropout_key=key_dropout
-            )
-            return jnp.mean(to_bpd(terms.total)), (None, jnp.asarray(to_bpd(terms.diffusion)))
-
-        both = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
-        (loss, _), gradient, _ = two_gradients(both, levels_of, params)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, loss
-
-    return step
+    both = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+    (loss, _), gradient, _ = two_gradients(both, levels_of, params)
+    updates, state = optimizer.update(gradient, state, params)
+    return optax.apply_updates(params, updates), state, loss
 
 
 def _batches(key: jax.Array, size: int, batch_size: int, num_steps: int) -> Iterator[jax.Array]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from vdm import draws
 from vdm.losses import EpsFn, noise_error
@@ -75,7 +75,7 @@ def profile(
     if num_draws < 1:
         raise ValueError(f"num_draws must be at least 1: got {num_draws}")
 
-    def error(index):
+    def error(index: Int[Array, ""]) -> Float[Array, " b"]:
         eps = draws.normal(draws.fold_in(key, index), x.shape, x.dtype)
         return noise_error(x, eps, log_snrs[index // num_draws], eps_fn)
 
@@ -182,19 +182,21 @@ def pointwise_density(
     )
 
 
-def _running(log_snrs, values):
+def _running(log_snrs: Float[Array, " n"], values: Float[Array, " n b"]) -> Float[Array, " n b"]:
     """Return the integral of values [n, b] from the first level to each, by trapezoids."""
     areas = 0.5 * jnp.diff(log_snrs)[:, None] * (values[1:] + values[:-1])
     return jnp.concatenate([jnp.zeros_like(values[:1]), jnp.cumsum(areas, axis=0)])
 
 
-def _spacing(levels):
+def _spacing(levels: int) -> float:
     if levels < 2:
         raise ValueError(f"levels must be at least 2: got {levels}")
     return 2.0 / levels
 
 
-def _check_curve(log_snrs, errors, *, at_least):
+def _check_curve(
+    log_snrs: Float[Array, "..."], errors: Float[Array, "..."], *, at_least: int
+) -> None:
     _check_grid(log_snrs, at_least=at_least)
     if errors.ndim != 2 or errors.shape[0] != log_snrs.shape[0]:
         raise ValueError(
@@ -203,7 +205,7 @@ def _check_curve(log_snrs, errors, *, at_least):
         )
 
 
-def _check_grid(log_snrs, *, at_least):
+def _check_grid(log_snrs: Float[Array, "..."], *, at_least: int) -> None:
     if log_snrs.shape[0] < at_least:
         raise ValueError(
             f"expected at least {at_least} noise levels: got a grid of {log_snrs.shape[0]}"

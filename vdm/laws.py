@@ -55,11 +55,21 @@ class ScheduleLaw:
     def init(self) -> LawState:
         return ()
 
-    def levels(self, state, log_snr_fn, u, *, stratified, weighting=None) -> NoiseLevels:
+    def levels(
+        self,
+        state: Any,
+        log_snr_fn: LogSnrFn,
+        u: jax.Array,
+        *,
+        stratified: bool,
+        weighting: Weighting | None = None,
+    ) -> NoiseLevels:
         del state, stratified, weighting
         return noise_levels.from_times(log_snr_fn, u)
 
-    def update(self, state, log_snr_fn, levels, diffusion) -> Any:
+    def update(
+        self, state: Any, log_snr_fn: LogSnrFn, levels: NoiseLevels, diffusion: jax.Array
+    ) -> Any:
         del log_snr_fn, levels, diffusion
         return state
 
@@ -71,11 +81,21 @@ class SigmoidLaw:
     def init(self) -> LawState:
         return ()
 
-    def levels(self, state, log_snr_fn, u, *, stratified, weighting=None) -> NoiseLevels:
+    def levels(
+        self,
+        state: Any,
+        log_snr_fn: LogSnrFn,
+        u: jax.Array,
+        *,
+        stratified: bool,
+        weighting: Weighting | None = None,
+    ) -> NoiseLevels:
         del state, stratified, weighting
         return noise_levels.sigmoid_law(u, *_ends(log_snr_fn))
 
-    def update(self, state, log_snr_fn, levels, diffusion) -> Any:
+    def update(
+        self, state: Any, log_snr_fn: LogSnrFn, levels: NoiseLevels, diffusion: jax.Array
+    ) -> Any:
         del log_snr_fn, levels, diffusion
         return state
 
@@ -88,7 +108,7 @@ class AdaptiveLaw:
     decay: float = 0.99
     floor: float = 0.02
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # Beyond, float32 no longer tells the edges of neighbouring bins apart.
         if not (isinstance(self.num_bins, int) and 1 <= self.num_bins <= 10_000):
             raise ValueError(
@@ -102,7 +122,15 @@ class AdaptiveLaw:
     def init(self) -> LawState:
         return adaptive.init(self.num_bins)
 
-    def levels(self, state, log_snr_fn, u, *, stratified, weighting=None) -> NoiseLevels:
+    def levels(
+        self,
+        state: Any,
+        log_snr_fn: LogSnrFn,
+        u: jax.Array,
+        *,
+        stratified: bool,
+        weighting: Weighting | None = None,
+    ) -> NoiseLevels:
         return adaptive.levels(
             state,
             u,
@@ -112,7 +140,9 @@ class AdaptiveLaw:
             weighting=weighting,
         )
 
-    def update(self, state, log_snr_fn, levels, diffusion) -> Any:
+    def update(
+        self, state: Any, log_snr_fn: LogSnrFn, levels: NoiseLevels, diffusion: jax.Array
+    ) -> Any:
         error = 2.0 * diffusion / levels.inverse_density
         ends = _ends(log_snr_fn)
         return adaptive.update(state, levels.log_snr, error, *ends, decay=self.decay)

@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+Moments = tuple[Float[Array, "*d"], ...]
+
 
 def log_sum(
     delta: Float[Array, "*d"], nearest: Float[Array, "*d"], rho2: Float[Array, "..."], levels: int
@@ -36,7 +38,13 @@ def log_sum(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _moments(delta, nearest, rho2, levels, order):
+def _moments(
+    delta: Float[Array, "*d"],
+    nearest: Float[Array, "*d"],
+    rho2: Float[Array, "..."],
+    levels: int,
+    order: int,
+) -> Moments:
     """Return M_n = Σ_j jⁿ exp(−½ρ² j (j − 2δ)) for n = 0..order."""
     half_width = _half_width(jnp.min(rho2), levels, order)
     wide = 2.0 * half_width + 1.0
@@ -45,7 +53,7 @@ def _moments(delta, nearest, rho2, levels, order):
     count = jnp.where(wide < levels, wide, levels)
     start = jnp.where(wide < levels, nearest - half_width, 0.0)
 
-    def add(i, sums):
+    def add(i: Array, sums: Moments) -> Moments:
         level = start + i.astype(delta.dtype)
         j = level - nearest
         term = jnp.exp(-0.5 * rho2 * j * (j - 2.0 * delta))
@@ -57,7 +65,12 @@ def _moments(delta, nearest, rho2, levels, order):
 
 
 @_moments.defjvp
-def _moments_jvp(levels, order, primals, tangents):
+def _moments_jvp(
+    levels: int,
+    order: int,
+    primals: tuple[Array, Array, Array],
+    tangents: tuple[Array, Array, Array],
+) -> tuple[Moments, Moments]:
     # A loop of unknown length has no reverse mode: dM_n/dδ = ρ² M_{n+1}, dM_n/dρ² =
     # −½ (M_{n+2} − 2δ M_{n+1}), and so on for derivatives of these.
     delta, _, rho2 = primals
@@ -70,7 +83,7 @@ def _moments_jvp(levels, order, primals, tangents):
     return found[: order + 1], slopes
 
 
-def _half_width(rho2, levels, order):
+def _half_width(rho2: Float[Array, ""], levels: int, order: int) -> Float[Array, ""]:
     """Return the least k with levelsⁿ⁺¹ exp(−½ρ² k (k + 1)) ≤ the precision of the type."""
     digits = (order + 1) * math.log(levels) - math.log(float(jnp.finfo(rho2.dtype).eps))
     return jnp.ceil(jnp.sqrt(0.25 + 2.0 * digits / rho2) - 0.5)

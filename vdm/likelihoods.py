@@ -68,7 +68,7 @@ class Discretised:
 
     levels: int = 256
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (isinstance(self.levels, int) and self.levels >= 2):
             raise ValueError(f"levels must be a whole number of at least 2: got {self.levels!r}")
 
@@ -115,14 +115,16 @@ class Discretised:
         logits = self._every(x_hat, jnp.exp(0.5 * log_snr))
         return draws.categorical(key, logits).astype(jnp.int32)
 
-    def _every(self, x_hat, precision):
+    def _every(
+        self, x_hat: Float[Array, " b *d"], precision: Float[Array, "..."]
+    ) -> Float[Array, " b *d levels"]:
         """Return log q(z_0|x) of every level x but for a constant, levels last."""
         gap = x_hat[..., None] - self._value(jnp.arange(self.levels)).reshape(
             (1,) * x_hat.ndim + (-1,)
         )
         return -0.5 * jnp.square(expand(precision, gap) * gap)
 
-    def _check(self, x):
+    def _check(self, x: Array) -> None:
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise TypeError(
                 f"a discretised likelihood models integers 0..{self.levels - 1}: got {x.dtype} "
@@ -138,11 +140,11 @@ class Discretised:
                     f"a discretised likelihood models the levels 0..{self.levels - 1}: got {value}"
                 )
 
-    def _nearest(self, x_hat):
+    def _nearest(self, x_hat: Float[Array, " b *d"]) -> Float[Array, " b *d"]:
         level = jnp.round(0.5 * ((x_hat + 1.0) * self.levels - 1.0))
         return jnp.clip(level, 0, self.levels - 1)
 
-    def _value(self, level):
+    def _value(self, level: Num[Array, "*n"]) -> Float[Array, "*n"]:
         return (2.0 * level.astype(float) + 1.0) / self.levels - 1.0
 
 
@@ -154,7 +156,7 @@ class Gaussian:
     mean: float | tuple[float, ...] = 0.0
     std: float | tuple[float, ...] = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"scale must be positive and finite: got {self.scale}")
         if not np.all(np.isfinite(self.mean)):
@@ -203,9 +205,11 @@ class Gaussian:
         spread = self.scale * self._last_axis(self.std, z_0)
         return self.decode(z_0, log_snr) + spread * noise
 
-    def _last_axis(self, value, like):
-        value = jnp.asarray(value, like.dtype)
-        return value if value.ndim == 0 else value.reshape((1,) * (like.ndim - 1) + (-1,))
+    def _last_axis(
+        self, value: float | tuple[float, ...], like: Float[Array, " b *d"]
+    ) -> Float[Array, "..."]:
+        entries = jnp.asarray(value, like.dtype)
+        return entries if entries.ndim == 0 else entries.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 def discretised(levels: int = 256) -> Discretised:

@@ -19,6 +19,7 @@ from vdm.likelihoods import Likelihood
 from vdm.losses import VLB, EpsFn
 from vdm.noise_levels import NoiseLevels
 from vdm.ode import marginal
+from vdm.ode.options import Divergence, Steps, of_keywords
 from vdm.samplers import Sampler
 from vdm.schedules import Schedule
 from vdm.schedules.base import LogSnrFn
@@ -48,7 +49,7 @@ class VDM:
     prediction: str = "eps"
     sigma_data: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.prediction not in HEADS:
             raise ValueError(unknown("prediction", self.prediction, HEADS))
         if not (math.isfinite(self.sigma_data) and self.sigma_data > 0):
@@ -114,7 +115,7 @@ class VDM:
         rngs = None if dropout_key is None else {"dropout": dropout_key}
         cond = None if cond is None else jnp.asarray(cond)
 
-        def apply(z, log_snr):
+        def apply(z: Float[Array, " b *d"], log_snr: Float[Array, " b"]) -> Float[Array, " b *d"]:
             output: Any = self.network.apply(
                 {"params": params["network"]},
                 z,
@@ -125,7 +126,7 @@ class VDM:
             )
             return output.astype(z.dtype)
 
-        def eps_fn(z, log_snr):
+        def eps_fn(z: Float[Array, " b *d"], log_snr: Float[Array, "..."]) -> Float[Array, " b *d"]:
             per_example = jnp.broadcast_to(log_snr, z.shape[:1])
             if self.prediction == "edm":
                 x_hat = _precondition(apply, z, per_example, self.sigma_data)
@@ -197,7 +198,7 @@ class VDM:
             diffusion=diffusion,
         )
 
-    def _default_times(self, key, n):
+    def _default_times(self, key: Key[Array, "..."], n: int) -> Float[Array, " b"]:
         if key.ndim == 0:
             return levels.low_discrepancy(key, n)
         return jax.vmap(lambda k: levels.uniform(k, 1)[0])(key)
@@ -258,7 +259,12 @@ class VDM:
         of `denoiser`, the rest is `codec.Codec`'s, and so are the errors.
         """
 
-        def eps_fn(params, z, log_snr, cond):
+        def eps_fn(
+            params: Params,
+            z: Float[Array, " b *d"],
+            log_snr: Float[Array, "..."],
+            cond: Array | None,
+        ) -> Float[Array, " b *d"]:
             denoiser = self.denoiser(params, cond, guidance=guidance, clip_denoised=clip_denoised)
             return denoiser(z, log_snr)
 
@@ -282,7 +288,8 @@ class VDM:
         *,
         dequantisation: str | None = None,
         num_samples: int = 1,
-        divergence: str = "exact",
+        divergence: Divergence = "exact",
+        steps: Steps = None,
         num_probes: int | None = None,
         rtol: float | None = None,
         atol: float | None = None,
@@ -294,6 +301,7 @@ class VDM:
         `num_samples`; for real data it is log p(x). This is another model than the bound's:
         the ODE's, without a decoder. Options and errors are those of `log_weights`.
         """
+        divergence, steps = of_keywords(divergence, steps, num_probes, rtol, atol, num_steps)
         found = self.log_weights(
             params,
             key,
@@ -302,10 +310,7 @@ class VDM:
             dequantisation=dequantisation,
             num_samples=num_samples,
             divergence=divergence,
-            num_probes=num_probes,
-            rtol=rtol,
-            atol=atol,
-            num_steps=num_steps,
+            steps=steps,
         )
         return importance_weighted(found.log_weights)
 
@@ -318,7 +323,8 @@ class VDM:
         *,
         dequantisation: str | None = None,
         num_samples: int = 1,
-        divergence: str = "exact",
+        divergence: Divergence = "exact",
+        steps: Steps = None,
         num_probes: int | None = None,
         rtol: float | None = None,
         atol: float | None = None,
@@ -329,11 +335,12 @@ class VDM:
         Options and errors are those of `marginal.log_weights` and `ode.solve`; with one key
         per example, or one key for all, an example's result does not depend on the others'.
         """
+        divergence, steps = of_keywords(divergence, steps, num_probes, rtol, atol, num_steps)
         x = jnp.asarray(x)
         draws.check_key(key, x.shape[0])
         log_snr_fn = self.log_snr(params)
 
-        def one(key, x, cond):
+        def one(key: Key[Array, ""], x: Num[Array, "*d"], cond: Array | None) -> marginal.Draws:
             encoded = self.likelihood.encode(x[None])
             log_snr_max, log_snr_min = (log_snr_fn(jnp.asarray(t, encoded.dtype)) for t in (0, 1))
             found = marginal.log_weights(
@@ -346,10 +353,7 @@ class VDM:
                 dequantisation=dequantisation,
                 num_samples=num_samples,
                 divergence=divergence,
-                num_probes=num_probes,
-                rtol=rtol,
-                atol=atol,
-                num_steps=num_steps,
+                steps=steps,
             )
             return jax.tree.map(lambda leaf: leaf[:, 0], found)
 

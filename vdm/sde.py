@@ -18,7 +18,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from vdm import draws
 from vdm.diffusion import alpha, convert, expand, q_sample, sigma, transition
@@ -75,7 +75,9 @@ def forward_paths(
     """
     log_snrs = log_snr_fn(times)
 
-    def step(n, z, noise):
+    def step(
+        n: Int[Array, ""], z: Float[Array, " b *d"], noise: Float[Array, " b *d"]
+    ) -> Float[Array, " b *d"]:
         mean, std = transition(z, log_snrs[n - 1], log_snrs[n])
         return mean + std * noise
 
@@ -95,7 +97,9 @@ def euler_maruyama_paths(
     for a process whose transitions are known.
     """
 
-    def step(n, z, noise):
+    def step(
+        n: Int[Array, ""], z: Float[Array, " b *d"], noise: Float[Array, " b *d"]
+    ) -> Float[Array, " b *d"]:
         s, dt = times[n - 1], times[n] - times[n - 1]
         return z + drift(z, s, log_snr_fn) * dt + diffusion(s, log_snr_fn) * jnp.sqrt(dt) * noise
 
@@ -108,7 +112,7 @@ class EulerMaruyama:
 
     noise_level: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_noise_level(self.noise_level)
 
     def init(self, z: Float[Array, " b *d"]) -> tuple[()]:
@@ -136,7 +140,7 @@ class Exponential:
 
     noise_level: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_noise_level(self.noise_level)
 
     def init(self, z: Float[Array, " b *d"]) -> tuple[()]:
@@ -213,7 +217,9 @@ def _paths(
     if not isinstance(times, jax.core.Tracer) and not np.all(np.diff(times) > 0):
         raise ValueError("times must increase strictly, from data to noise")
 
-    def advance(z, n):
+    def advance(
+        z: Float[Array, " b *d"], n: Int[Array, ""]
+    ) -> tuple[Float[Array, " b *d"], Float[Array, " b *d"]]:
         z = step(n, z, draws.normal(draws.fold_in(key, n), x.shape, x.dtype))
         return z, z
 

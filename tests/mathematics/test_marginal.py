@@ -41,7 +41,7 @@ def bin_probabilities():
 
 
 EXACT = exact_eps(table(PROBS, LEVELS))
-EXACT_2D = exact_eps(table(skewed_probs((LEVELS, LEVELS)), LEVELS))
+EXACT_2D = exact_eps(table(skewed_probs((4, 4)), 4))
 
 
 def wrong(z, log_snr):
@@ -51,14 +51,14 @@ def wrong(z, log_snr):
 @functools.partial(jax.jit, static_argnums=0)
 def density(eps_fn, z_0, top):
     return ode.log_prob(jax.random.key(0), eps_fn, z_0, log_snr_max=top, log_snr_min=BOTTOM,
-                        rtol=1e-6, atol=1e-6)  # fmt: skip
+                        steps=ode.adaptive(1e-6, 1e-6))  # fmt: skip
 
 
-def log_weights(monkeypatch, kind, eps_fn, x, nodes, top=TOP):
+def log_weights(monkeypatch, kind, eps_fn, x, nodes, top=TOP, levels=LEVELS):
     """log p(z_0) + log_weight, [x, node], with the nodes of a quadrature for the draws of u."""
     rows, u = np.repeat(x, len(nodes), axis=0), np.tile(nodes, (len(x), 1))
     monkeypatch.setattr(dequantisation.draws, "uniform", lambda *_: jnp.asarray(u))
-    value = dequantisation.dequantiser(discretised(LEVELS), kind)
+    value = dequantisation.dequantiser(discretised(levels), kind)
     z_0, log_weight = value.draw(jax.random.key(0), jnp.asarray(rows, jnp.int32), jnp.asarray(top))
     values = log_weight + density(eps_fn, z_0, top)
     return np.asarray(values).reshape(len(x), len(nodes))
@@ -93,15 +93,18 @@ def test_bound_of_any_network_sums_to_less_than_one(kind, monkeypatch):
     u, weights = interval(6)
     nodes = np.stack(np.meshgrid(u, u, indexing="ij"), -1).reshape(-1, 2)
     weights = np.outer(weights, weights).ravel()
-    values = log_weights(monkeypatch, kind, wrong, grid_of_levels(2, LEVELS), nodes, top=4.0)
+    values = log_weights(monkeypatch, kind, wrong, grid_of_levels(2, 4), nodes, top=4.0, levels=4)
     bound, probabilities = np.exp(values @ weights).sum(), (np.exp(values) @ weights).sum()
     assert 0.5 < bound < probabilities < 1.0
 
 
 @functools.partial(jax.jit, static_argnames=("eps_fn", "likelihood", "options"))
-def log_likelihood(key, x, eps_fn, likelihood, options):
-    found = marginal.log_weights(key, x, eps_fn, likelihood, **ENDS, **dict(options))
-    return importance_weighted(found.log_weights)
+def drawn(key, x, eps_fn, likelihood, options):
+    return marginal.log_weights(key, x, eps_fn, likelihood, **ENDS, **dict(options)).log_weights
+
+
+def log_likelihood(*args):
+    return importance_weighted(drawn(*args))
 
 
 @pytest.mark.parametrize("kind", ["uniform", "truncated_normal"])
@@ -109,9 +112,11 @@ def test_mean_likelihood_of_many_samples_is_the_probability(kind):
     """The average of K weights is unbiased for every K; its logarithm is not, but rises."""
     mean_log = []
     x = jnp.full((1201, 1), 2, jnp.int32)
-    for count in (1, 4):
-        options = (("dequantisation", kind), ("num_samples", count), ("num_steps", 40))
-        got = log_likelihood(keys(count, 1201), x, EXACT, discretised(LEVELS), options)
+    options = (("dequantisation", kind), ("num_samples", 4), ("steps", 40))
+    weights = drawn(keys(4, 1201), x, EXACT, discretised(LEVELS), options)
+    assert weights.shape == (4, 1201)
+    for few in (weights[:1], weights):
+        got = importance_weighted(few)
         assert within(np.exp(got), bin_probabilities()[2])
         mean_log.append(np.mean(got))
     assert mean_log[0] < mean_log[1] < np.log(bin_probabilities()[2])
@@ -128,7 +133,7 @@ def linear_eps(z, log_snr):
 def test_samples_of_one_example_share_their_probes():
     """Then the estimate is off by the error of one ±1 probe, and vᵀMv takes four values."""
     x, batch = jnp.zeros((49, 3), jnp.int32), keys(4, 49)
-    common = (("num_samples", 5), ("num_steps", 4))
+    common = (("num_samples", 5), ("steps", 4))
     exact = log_likelihood(batch, x, linear_eps, discretised(LEVELS), common)
     noisy = log_likelihood(batch, x, linear_eps, discretised(LEVELS),
                            (*common, ("divergence", "hutchinson")))  # fmt: skip
@@ -149,16 +154,27 @@ def of_model(model, params, key, x, cond=None, options=()):
 def test_model_takes_its_own_ends_and_likelihood():
     model, x = build(), np.arange(LEVELS)[:, None]
     params = {"schedule": {"ends": {}, "shape": {}}, "network": {"gain": jnp.ones(())}}
-    batch = keys(0, LEVELS)
-    options = (("num_samples", 3), ("num_steps", 30), ("dequantisation", "uniform"))
+    options = (("num_samples", 3), ("steps", 30), ("dequantisation", "uniform"))
+    batch, x = keys(0, LEVELS), jnp.asarray(x)
     got = of_model(model, params, batch, x, options=options)
-    expected = log_likelihood(batch, jnp.asarray(x), EXACT, discretised(LEVELS), options)
+    expected = log_likelihood(batch, x, EXACT, discretised(LEVELS), options)
     np.testing.assert_allclose(got, expected, rtol=1e-8)
-    few = of_model(model, params, batch[jnp.asarray([6, 2])], x[[6, 2]], options=options)
-    np.testing.assert_allclose(few, got[jnp.asarray([6, 2])], rtol=1e-10)
-    one_key = of_model(model, params, jax.random.key(0), np.full_like(x, 3), options=options)
-    assert one_key.shape == (LEVELS,)
-    assert len(np.unique(one_key)) == LEVELS
+    rows = jnp.asarray([6, 2, 2, 2, 2, 0, 1, 2])
+    few = of_model(model, params, batch[rows], x[rows], options=options)
+    np.testing.assert_allclose(few, got[rows], rtol=1e-10)
+
+
+def test_one_key_gives_every_example_its_own(monkeypatch):
+    def number_of_the_key(key, *_, **__):
+        number = jax.random.uniform(key[0], (1, 1))
+        return marginal.Draws(number, number, number)
+
+    monkeypatch.setattr(marginal, "log_weights", number_of_the_key)
+    params, x = {"schedule": {}, "network": {}}, np.full((LEVELS, 1), 3)
+    key = jax.random.key(0)
+    got, same = (build().log_weights(params, k, x) for k in (key, jax.random.split(key, LEVELS)))
+    assert got.log_weights.shape == (1, LEVELS) and len(np.unique(got.log_weights)) == LEVELS
+    np.testing.assert_array_equal(got.log_weights, same.log_weights)
 
 
 def test_density_of_real_data():
@@ -186,10 +202,10 @@ def test_conditions_go_with_their_examples():
     model = build(network=Conditional())
     params = {"schedule": {"ends": {}, "shape": {}}, "network": {"gain": jnp.asarray(0.3)}}
     x, batch, cond = np.full((3, 2), 4), keys(0, 3), np.asarray([0.1, 2.0, -1.0])
-    got = of_model(model, params, batch, x, cond, options=(("num_steps", 6),))
+    got = of_model(model, params, batch, x, cond, options=(("steps", 6),))
     for row in range(3):
         same = of_model(model, params, batch, x, np.full(3, cond[row]),
-                        options=(("num_steps", 6),))  # fmt: skip
+                        options=(("steps", 6),))  # fmt: skip
         np.testing.assert_allclose(got[row], same[row], rtol=1e-12)
     assert len(np.unique(np.round(got, 3))) == 3
 
@@ -211,8 +227,6 @@ def test_bad_input():
         attempt(dequantisation="truncated")
     with pytest.raises(ValueError, match=r"unknown divergence.*'hutchinson'"):
         attempt(divergence="hutchins")
-    with pytest.raises(ValueError, match="num_steps must be a whole number"):
-        attempt(num_steps=0)
     with pytest.raises(ValueError, match=r"\(\) or \(3,\)"):
         attempt(key=keys(0, 4))
     with pytest.raises(TypeError, match="models integers"):

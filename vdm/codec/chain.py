@@ -115,7 +115,7 @@ def decoder(
     return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
 
-def _encode_levels(x, levels):
+def _encode_levels(x: Int[np.ndarray, "*d"], levels: int) -> Float[np.ndarray, "*d"]:
     return (2.0 * x.astype(np.float64) + 1.0) / levels - 1.0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Integer, Shaped, UInt32
 
 from vdm.codec import chain
-from vdm.codec.lattice import Lattice, Normal, lattice
+from vdm.codec.lattice import Lattice, Normal, Values, lattice
 from vdm.codec.stack import DamagedError, Stack, empty, seed_words
 from vdm.likelihoods import Discretised
 
@@ -69,7 +69,7 @@ class Codec:
     spacing: float = 0.25
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.likelihood, Discretised):
             raise TypeError(
                 "a codec needs integer data, a likelihood discretised(levels): got "
@@ -184,7 +184,7 @@ class Codec:
         parts.append(known.draw_near(Normal(mean, 1.0, self.spacing)))
         found = zlib.crc32(b"".join(part.tobytes() for part in parts))
         for level in np.linspace(1, grid.num_steps, 8).round().astype(int):
-            found = zlib.crc32(predict(noise, level).tobytes(), found)
+            found = zlib.crc32(predict(noise, int(level)).tobytes(), found)
         return found
 
     def _predict(self, grid: Lattice, cond: Cond | None, rows: slice) -> chain.Predict:
@@ -195,7 +195,7 @@ class Codec:
         compiled = _compiled(jax.default_backend())
         padded_cond = None if cond is None else _pad(cond[rows], self.batch_size)
 
-        def predict(z, level):
+        def predict(z: Values, level: int) -> Values:
             padded = _pad(z.astype(np.float32), self.batch_size)
             log_snr = np.float32(grid.log_snr[level])
             eps_hat = np.asarray(compiled(eps_fn, padded, log_snr, padded_cond))[: len(z)]
@@ -255,7 +255,7 @@ def _compiled(backend: str) -> Callable[..., Array]:
     # On GPUs the fastest kernels add in any order, and timing chooses between them.
     options = {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
 
-    def call(eps_fn, z, log_snr, cond):
+    def call(eps_fn: EpsCondFn, z: Any, log_snr: Any, cond: Any) -> Any:
         with jax.default_matmul_precision("highest"):
             return eps_fn(z, log_snr, cond)
 

@@ -140,18 +140,18 @@ class Stack:
         """Undo `push_levels`."""
         return self._pop(_categorical(), np.exp(log_probs))
 
-    def _push(self, symbols, model, *params):
+    def _push(self, symbols: Int[np.ndarray, " n"], model: Any, *params: Any) -> None:
         if symbols.size:
             self._coder.encode_reverse(symbols.astype(np.int32), model, *params)
 
-    def _pop(self, model, *params):
+    def _pop(self, model: Any, *params: Any) -> Int[np.ndarray, " n"]:
         return self._coder.decode(model, *params).astype(np.int64)
 
-    def _changes(self, num):
+    def _changes(self, num: int) -> UInt32[np.ndarray, " num"]:
         """Return what the words below the topmost are whitened by in this draw, bottom first."""
         return random_words(self._seed, self._num_draws + 1, num)[::-1]
 
-    def _add_seed(self, num):
+    def _add_seed(self, num: int) -> None:
         words = self.words
         self.num_seed_words += num
         below = seed_words(self._seed, self.num_seed_words)[-num:]

@@ -75,7 +75,7 @@ def step_kls(
     """
     draws.check_key(key, x.shape[0])
 
-    def at(n):
+    def at(n: Int[Array, ""]) -> Float[Array, " b"]:
         eps = draws.normal(draws.fold_in(key, n), x.shape, x.dtype)
         return step_kl(x, n, eps, chain, eps_fn, variance=variance)
 

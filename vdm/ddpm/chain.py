@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from vdm import diffusion, schedules
@@ -25,7 +26,7 @@ class Chain:
 
     betas: tuple[float, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         schedules.from_betas(self.betas)  # refuses what is no chain
 
     @property
@@ -48,7 +49,9 @@ class Chain:
         """ᾱ_n = Π_{j ≤ n} (1 − β_j), which is α² of x_1 … x_N."""
         return np.exp(np.cumsum(np.log1p(-np.asarray(self.betas))))
 
-    def log_snr(self, n: int | Int[Array | np.ndarray, "..."], dtype=float) -> Float[Array, "..."]:
+    def log_snr(
+        self, n: int | Int[Array | np.ndarray, "..."], dtype: DTypeLike = float
+    ) -> Float[Array, "..."]:
         """Return λ_n for n in 0..N, elementwise; λ_0, the data's own, is infinite."""
         return jnp.asarray((math.inf, *self.log_snrs), dtype)[n]
 

@@ -17,7 +17,7 @@ class DiscretisedGaussian:
     levels: int = 256
     edge: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (isinstance(self.levels, int) and self.levels >= 2):
             raise ValueError(f"levels must be a whole number of at least 2: got {self.levels!r}")
         if not (math.isfinite(self.edge) and self.edge > 0):

@@ -17,7 +17,7 @@ class Reverse:
 
     variance: str = "posterior"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_variance(self.variance)
 
     def init(self, z: Float[Array, " b *d"]) -> tuple[()]:

@@ -24,11 +24,17 @@ def attend(
     return jax.nn.dot_product_attention(*heads).reshape(q.shape)
 
 
-def _by_pieces(q, k, v):
+def _by_pieces(
+    q: Float[Array, " b h w c"], k: Float[Array, " b h w c"], v: Float[Array, " b h w c"]
+) -> Float[Array, " b h w c"]:
     scale, keys, values = 1.0 / math.sqrt(q.shape[-1]), _pixels(k), _pixels(v)
 
     @jax.checkpoint
-    def piece(queries, keys, values):
+    def piece(
+        queries: Float[Array, " b q c"],
+        keys: Float[Array, " b k c"],
+        values: Float[Array, " b k c"],
+    ) -> Float[Array, " b q c"]:
         wide = jnp.promote_types(queries.dtype, jnp.float32)
         logits = scale * jnp.einsum("bqc,bkc->bqk", queries, keys, preferred_element_type=wide)
         # Shifted by any number the result is the same: no derivative goes through it.
@@ -48,6 +54,6 @@ def _by_pieces(q, k, v):
     return jnp.moveaxis(rows, 0, 1)
 
 
-def _pixels(image):
+def _pixels(image: Float[Array, " b h w c"]) -> Float[Array, " b n c"]:
     batch, height, width, channels = image.shape
     return image.reshape(batch, height * width, channels)

@@ -43,7 +43,7 @@ class MLP(nn.Module):
     dtype: DTypeLike = "float32"
     remat: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         check_positive(width=self.width, num_blocks=self.num_blocks)
         check_common(

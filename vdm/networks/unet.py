@@ -57,7 +57,7 @@ class UNet(nn.Module):
     dtype: DTypeLike = "float32"
     remat: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # A list, as JSON gives it, would make the module unhashable.
         object.__setattr__(self, "fourier_exponents", tuple(self.fourier_exponents))
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
@@ -115,13 +115,15 @@ class UNet(nn.Module):
         # `train`, the third argument counted from the module itself, chooses the computation.
         kind = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
 
-        def block(name, h):
+        def block(name: str, h: Float[Array, " b h w c"]) -> Float[Array, " b h w channels"]:
             module = kind(self.channels, self.num_groups, self.dropout, self.dtype, name=name)
             return module(h, level, train)
 
         attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
 
-        def attend(name, h, wanted):
+        def attend(
+            name: str, h: Float[Array, " b h w c"], wanted: bool
+        ) -> Float[Array, " b h w c"]:
             return attention(self.num_groups, self.dtype, name=name)(h) if wanted else h
 
         everywhere = self.attention == "everywhere"

@@ -10,65 +10,47 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from vdm import draws
 from vdm.choices import choose
+from vdm.ode.options import Divergence, Hutchinson
 
 # Beyond this many dimensions the exact trace is refused: it costs D products where an
 # evaluation costs one.
 EXACT_LIMIT = 256
 
+DIVERGENCES: dict[str, Hutchinson | None] = {"exact": None, "hutchinson": Hutchinson()}
 
 OneExample = Callable[[Float[Array, "*d"]], Float[Array, "*d"]]
 
 
-def _exact(
-    key: Key[Array, "..."], shape: tuple[int, ...], num_probes: int | None, dtype
-) -> Float[Array, " b p *d"] | None:
-    num_dims = math.prod(shape[1:])
-    if num_probes is not None:
-        raise ValueError(
-            f"the exact divergence takes no probes: got num_probes={num_probes} "
-            "(did you mean divergence='hutchinson'?)"
-        )
-    if num_dims > EXACT_LIMIT:
-        raise ValueError(
-            f"the exact divergence takes one product with the Jacobian per dimension and is "
-            f"refused above {EXACT_LIMIT} dimensions: got {num_dims} "
-            "(divergence='hutchinson' takes num_probes of them)"
-        )
-    return None
-
-
-def _hutchinson(
-    key: Key[Array, "..."], shape: tuple[int, ...], num_probes: int | None, dtype
-) -> Float[Array, " b p *d"] | None:
-    num_probes = 1 if num_probes is None else num_probes
-    if not (isinstance(num_probes, int) and num_probes >= 1):
-        raise ValueError(f"num_probes must be a whole number of at least 1: got {num_probes!r}")
-    return draws.rademacher(key, (shape[0], num_probes, *shape[1:]), dtype)
-
-
-DIVERGENCES = {"exact": _exact, "hutchinson": _hutchinson}
-
-
 def draw_probes(
-    key: Key[Array, "..."],
-    shape: tuple[int, ...],
-    *,
-    divergence: str,
-    num_probes: int | None,
-    dtype,
+    key: Key[Array, "..."], shape: tuple[int, ...], divergence: Divergence, dtype: DTypeLike
 ) -> Float[Array, " b p *d"] | None:
     """Return the probes of one solve, entries ±1, or None where the trace is exact.
 
     `shape` is that of z, batch axis first. They are drawn once for a whole solve: a probe
     drawn anew in every evaluation would give an adaptive solver a field that is not
     continuous (Grathwohl et al. 2019, FFJORD). Raises ValueError for an unknown divergence,
-    num_probes < 1, probes for the exact one, or more than 256 dimensions for it.
+    and for the exact one of more than 256 dimensions.
     """
-    return choose("divergence", divergence, DIVERGENCES)(key, shape, num_probes, dtype)
+    estimate = (
+        divergence
+        if isinstance(divergence, Hutchinson)
+        else choose("divergence", divergence, DIVERGENCES)
+    )
+    if estimate is not None:
+        return draws.rademacher(key, (shape[0], estimate.num_probes, *shape[1:]), dtype)
+    num_dims = math.prod(shape[1:])
+    if num_dims > EXACT_LIMIT:
+        raise ValueError(
+            f"the exact divergence takes one product with the Jacobian per dimension and is "
+            f"refused above {EXACT_LIMIT} dimensions: got {num_dims} "
+            "(divergence='hutchinson' takes one a probe)"
+        )
+    return None
 
 
 def value_and_traces(

@@ -15,20 +15,25 @@ a condition per example goes in by `jax.vmap` over these functions, as in
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from vdm import draws
 from vdm.diffusion import sigma
 from vdm.losses import EpsFn
 from vdm.ode.divergence import draw_probes, value_and_traces
-from vdm.ode.integrator import integrator
+from vdm.ode.integrator import Integrate, State, integrator
+from vdm.ode.options import Divergence, Steps, of_keywords
 from vdm.schedules.base import between, check_ends
 
 End = Float[Array, ""] | float
+# time → λ there, σ, and dλ/dtime · ½ σ
+Path = Callable[[Float[Array, ""]], tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]]
 
 
 class Solution(NamedTuple):
@@ -53,13 +58,15 @@ def log_prob(
     *,
     log_snr_max: End,
     log_snr_min: End,
-    divergence: str = "exact",
+    divergence: Divergence = "exact",
+    steps: Steps = None,
     num_probes: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
     num_steps: int | None = None,
 ) -> Float[Array, " b"]:
-    """Return log p(z_0) at λ_max in nats per example; see `solve`."""
+    """Return log p(z_0) at λ_max in nats per example; options and errors as in `solve`."""
+    divergence, steps = of_keywords(divergence, steps, num_probes, rtol, atol, num_steps)
     return solve(
         key,
         eps_fn,
@@ -67,10 +74,7 @@ def log_prob(
         log_snr_max=log_snr_max,
         log_snr_min=log_snr_min,
         divergence=divergence,
-        num_probes=num_probes,
-        rtol=rtol,
-        atol=atol,
-        num_steps=num_steps,
+        steps=steps,
     ).log_prob
 
 
@@ -81,7 +85,8 @@ def solve(
     *,
     log_snr_max: End,
     log_snr_min: End,
-    divergence: str = "exact",
+    divergence: Divergence = "exact",
+    steps: Steps = None,
     num_probes: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
@@ -92,32 +97,33 @@ def solve(
     log p(z_0) = log N(z_1; 0, I) + log |∂z_1/∂z_0|, the last term being
     ∫ ½ σ (σ D − tr ∂ε̂/∂z) dλ from λ_max to λ_min (Song et al. 2021, appendix D.2).
 
-    The divergence is "exact", D products with the Jacobian an evaluation, or "hutchinson",
-    `num_probes` of them (default 1) with one fixed set of ±1 probes drawn from `key`, one
-    key or one per example; "exact" draws nothing. A key that z_0 itself was drawn with must
-    not be used again: probes that go with the noise in z_0 give a biased trace.
-    Steps are of the fifth-order method Tsit5 (Tsitouras 2011). They adapt to the local error
-    |δ| ≤ atol + rtol |z| (default 1e-5 each), root mean square over z and greatest over
-    the log-densities; the result is NaN where 4096 steps are not enough. With `num_steps`
-    they are that many, even in λ.
+    `divergence` is "exact", D products with the Jacobian an evaluation, or an estimate from
+    `num_probes` products, `ode.hutchinson(num_probes)`; "hutchinson" is that with one. Its ±1
+    probes are drawn from `key`, one key or one per example, once for the solve; "exact" draws
+    nothing. A key that z_0 itself was drawn with must not be used again: probes that depend on
+    the noise in z_0 give a biased trace.
+    `steps` of the fifth-order method Tsit5 (Tsitouras 2011) adapt to the local error by
+    `ode.adaptive(rtol, atol)`, and None is that with 1e-5 each; the result is NaN where
+    4096 steps are not enough. A whole number means so many steps, equal in λ.
+    `num_probes`, `rtol`, `atol` and `num_steps` are the older spelling of these two options.
     The end points may be traced values. Matrix products and convolutions of float32 are
     done in full float32; a network that computes in bfloat16 still does.
-    Raises ValueError for end points out of order, tolerances that are not positive, numbers
-    of steps or probes below 1, tolerances together with num_steps, an unknown divergence,
-    and the exact one above 256 dimensions.
+    Raises ValueError for end points out of order, an unknown divergence, the exact one above
+    256 dimensions, steps or probes that are not whole numbers of at least 1, tolerances that are
+    not positive and finite, and in the older spelling for an option given in both spellings,
+    probes of the exact divergence and tolerances of fixed steps.
     """
+    divergence, steps = of_keywords(divergence, steps, num_probes, rtol, atol, num_steps)
     draws.check_key(key, z_0.shape[0])
     _check_order(log_snr_max, log_snr_min)
-    integrate = integrator(rtol, atol, num_steps)
-    probes = draw_probes(
-        key, z_0.shape, divergence=divergence, num_probes=num_probes, dtype=z_0.dtype
-    )
+    integrate = integrator(steps)
+    probes = draw_probes(key, z_0.shape, divergence, z_0.dtype)
     num_dims = math.prod(z_0.shape[1:])
     path = _path(log_snr_max, log_snr_min, z_0.dtype)
 
-    def one(z_0, probes):
-        def field(time, state, _):
-            z, _ = state
+    def one(z_0: Float[Array, "*d"], probes: Float[Array, " p *d"] | None) -> Solution:
+        def field(time: Float[Array, ""], state: State, _: None) -> State:
+            z = state[0]
             log_snr, noise, rate = path(time)
             eps_hat, traces = value_and_traces(lambda z: eps_fn(z[None], log_snr)[0], z, probes)
             return rate * (noise * z - eps_hat), rate * (noise * num_dims - traces)
@@ -139,14 +145,16 @@ def encode(
     *,
     log_snr_max: End,
     log_snr_min: End,
+    steps: Steps = None,
     rtol: float | None = None,
     atol: float | None = None,
     num_steps: int | None = None,
 ) -> Float[Array, " b *d"]:
     """Return z_1 at λ_min, where the ODE carries z_0; steps and errors as in `solve`."""
+    _, steps = of_keywords(steps=steps, rtol=rtol, atol=atol, num_steps=num_steps)
     _check_order(log_snr_max, log_snr_min)
     path = _path(log_snr_max, log_snr_min, z_0.dtype)
-    return _carry(eps_fn, z_0, path, integrator(rtol, atol, num_steps))
+    return _carry(eps_fn, z_0, path, integrator(steps))
 
 
 def decode(
@@ -155,18 +163,22 @@ def decode(
     *,
     log_snr_max: End,
     log_snr_min: End,
+    steps: Steps = None,
     rtol: float | None = None,
     atol: float | None = None,
     num_steps: int | None = None,
 ) -> Float[Array, " b *d"]:
     """Return the z_0 at λ_max that the ODE carries to z_1; steps and errors as in `solve`."""
+    _, steps = of_keywords(steps=steps, rtol=rtol, atol=atol, num_steps=num_steps)
     _check_order(log_snr_max, log_snr_min)
     path = _path(log_snr_min, log_snr_max, z_1.dtype)
-    return _carry(eps_fn, z_1, path, integrator(rtol, atol, num_steps))
+    return _carry(eps_fn, z_1, path, integrator(steps))
 
 
-def _carry(eps_fn, z, path, integrate):
-    def field(time, state, _):
+def _carry(
+    eps_fn: EpsFn, z: Float[Array, " b *d"], path: Path, integrate: Integrate
+) -> Float[Array, " b *d"]:
+    def field(time: Float[Array, ""], state: State, _: None) -> State:
         log_snr, noise, rate = path(time)
         (z,) = state
         return (rate * (noise * z - eps_fn(z[None], log_snr)[0]),)
@@ -175,16 +187,18 @@ def _carry(eps_fn, z, path, integrate):
         return jax.vmap(lambda z: integrate(field, (z,))[0][0])(z)
 
 
-def _check_order(log_snr_max, log_snr_min):
+def _check_order(log_snr_max: End, log_snr_min: End) -> None:
     if not any(isinstance(end, jax.core.Tracer) for end in (log_snr_max, log_snr_min)):
         check_ends(float(log_snr_max), float(log_snr_min))
 
 
-def _path(start, end, dtype):
+def _path(start: End, end: End, dtype: DTypeLike) -> Path:
     """Return time in [0, 1] → λ from start to end, σ, and dλ/dtime · ½ σ."""
     start, end = jnp.asarray(start, dtype), jnp.asarray(end, dtype)
 
-    def path(time):
+    def path(
+        time: Float[Array, ""],
+    ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
         log_snr = between(start, end, time)
         noise = sigma(log_snr)
         return log_snr, noise, 0.5 * (end - start) * noise
@@ -192,7 +206,9 @@ def _path(start, end, dtype):
     return path
 
 
-def _standard_error(changes, probes):
+def _standard_error(
+    changes: Float[Array, " n"], probes: Float[Array, " p *d"] | None
+) -> Float[Array, ""]:
     if probes is None:
         return jnp.zeros((), changes.dtype)
     return jnp.std(changes, ddof=1) / math.sqrt(len(changes))  # NaN for one

@@ -1,54 +1,40 @@
 """Carrying a state from time 0 to time 1 along a field, with diffrax."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from vdm.ode.options import Adaptive, Steps, check_count
 
 State = tuple[Float[Array, "..."], ...]
-Field = Callable[[Float[Array, ""], State, None], State]
-Integrate = Callable[[Field, State], tuple[State, Any]]
+Field = Callable[[Any, State, None], State]  # of time, which is a scalar of z's precision
+Integrate = Callable[[Field, State], tuple[State, Int[Array, ""]]]
 
-TOLERANCE = 1e-5
 MAX_STEPS = 4096
-FIRST_STEP = 0.01  # the controller goes on from there
+FIRST_STEP = 0.01  # the controller finds the next from it
 STAGES = 6  # evaluations per step of Tsit5: its seventh is the first of the next step
 
 
-def integrator(rtol: float | None, atol: float | None, num_steps: int | None) -> Integrate:
+def integrator(steps: Steps) -> Integrate:
     """Return the function (field, state at time 0) → (state at time 1, evaluations).
 
     `field(time, state, None)` is the state's rate of change, and the state a tuple that
-    begins with z. Steps of the fifth-order method Tsit5 (Tsitouras 2011) adapt to the
-    tolerances, 1e-5 where not given, or are `num_steps` equal ones. A state that did not
-    come to its end in 4096 steps is NaN. Raises ValueError for tolerances that are
-    not positive and finite, num_steps < 1, or both kinds of steps at once.
+    begins with z. Steps of the fifth-order method Tsit5 (Tsitouras 2011) adapt to
+    tolerances, those of `ode.adaptive()` for None, or are a number of equal ones. A state that
+    did not come to its end in 4096 steps is NaN. Raises ValueError for steps of any other kind.
     """
-    if num_steps is None:
-        adaptive = _adaptive(
-            TOLERANCE if rtol is None else rtol, TOLERANCE if atol is None else atol
-        )
-    elif not (isinstance(num_steps, int) and num_steps >= 1):
-        raise ValueError(f"num_steps must be a whole number of at least 1: got {num_steps!r}")
-    elif not (rtol is None and atol is None):
-        raise ValueError(
-            f"fixed steps have no tolerances: got num_steps={num_steps} with rtol={rtol} and "
-            f"atol={atol}, expected either num_steps or tolerances"
-        )
+    steps = Adaptive() if steps is None else steps
+    if not isinstance(steps, Adaptive):
+        check_count("steps, where they are not None or ode.adaptive(...),", steps)
 
-    def integrate(field, state):
+    def integrate(field: Field, state: State) -> tuple[State, Int[Array, ""]]:
         # Both of z's precision, or a float64 clock would promote a float32 solve.
         zero, one = jnp.zeros((), state[0].dtype), jnp.ones((), state[0].dtype)
-        controller: diffrax.AbstractStepSizeController
-        if num_steps is None:
-            controller, first, limit = adaptive, FIRST_STEP, MAX_STEPS
-        else:
-            controller = diffrax.StepTo(jnp.linspace(zero, one, num_steps + 1))
-            first, limit = None, num_steps
+        controller, first, limit = _controller(steps, zero, one)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
             diffrax.Tsit5(),
@@ -67,14 +53,17 @@ def integrator(rtol: float | None, atol: float | None, num_steps: int | None) ->
     return integrate
 
 
-def _adaptive(rtol: float, atol: float) -> diffrax.PIDController:
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be positive and finite: got {value}")
-    return diffrax.PIDController(rtol=rtol, atol=atol, norm=_size)
+def _controller(
+    steps: int | Adaptive, zero: Float[Array, ""], one: Float[Array, ""]
+) -> tuple[diffrax.AbstractStepSizeController, float | None, int]:
+    """Return what chooses the steps from time 0 to 1, the first step and how many there may be."""
+    if isinstance(steps, Adaptive):
+        adapting = diffrax.PIDController(rtol=steps.rtol, atol=steps.atol, norm=_size)
+        return adapting, FIRST_STEP, MAX_STEPS
+    return diffrax.StepTo(jnp.linspace(zero, one, steps + 1)), None, steps
 
 
-def _size(state):
+def _size(state: State) -> Float[Array, ""]:
     """Return the size of a local error that tolerances have been divided out of.
 
     Averaged with the entries of z, that of a single log-density would not count.

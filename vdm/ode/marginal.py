@@ -10,6 +10,7 @@ from vdm import draws, ode
 from vdm.dequantisation import Continuous, dequantiser
 from vdm.likelihoods import Likelihood
 from vdm.losses import EpsFn
+from vdm.ode.options import Divergence, Steps
 
 
 class Draws(NamedTuple):
@@ -34,11 +35,8 @@ def log_weights(
     log_snr_min: Float[Array, ""],
     dequantisation: str | None = None,
     num_samples: int = 1,
-    divergence: str = "exact",
-    num_probes: int | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
-    num_steps: int | None = None,
+    divergence: Divergence = "exact",
+    steps: Steps = None,
 ) -> Draws:
     """Return K = num_samples draws of the likelihood of x, one after the other, in nats.
 
@@ -61,7 +59,7 @@ def log_weights(
         )
     key_probes, key_draws = draws.split(key, 2)
 
-    def draw(key):
+    def draw(key: Key[Array, "*b"]) -> Draws:
         z_0, log_weight = dequantise.draw(key, x, log_snr_max)
         solution = ode.solve(
             key_probes,
@@ -70,10 +68,7 @@ def log_weights(
             log_snr_max=log_snr_max,
             log_snr_min=log_snr_min,
             divergence=divergence,
-            num_probes=num_probes,
-            rtol=rtol,
-            atol=atol,
-            num_steps=num_steps,
+            steps=steps,
         )
         return Draws(solution.log_prob + log_weight, solution.nfe, solution.standard_error)
 

@@ -27,7 +27,7 @@ class Heun:
     churn_min: float = 0.0
     churn_max: float = math.inf
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0.0 <= self.churn <= MOST_CHURN:
             raise ValueError(
                 "churn is γ of one step (EDM's S_churn over the number of steps) and lies in "
@@ -61,7 +61,9 @@ class Heun:
         mean_slope = 0.5 * (slope + eps_fn(z_s, log_snr_s))
         return follow(z_t, mean_slope, log_snr_t, log_snr_s), carry
 
-    def _put_noise_back(self, z, noise, log_snr):
+    def _put_noise_back(
+        self, z: Float[Array, " b *d"], noise: Float[Array, " b *d"], log_snr: Float[Array, ""]
+    ) -> tuple[Float[Array, " b *d"], Float[Array, ""]]:
         """EDM, algorithm 2, lines 4 to 6: raise ς to ς(1 + γ), variance by ς² γ(2 + γ)."""
         level = jnp.exp(-0.5 * log_snr)
         inside = (level >= self.churn_min) & (level <= self.churn_max)

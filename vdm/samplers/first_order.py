@@ -41,7 +41,7 @@ class DDIM:
 
     eta: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0.0 <= self.eta <= 1.0:
             raise ValueError(
                 f"eta must be between 0 (deterministic) and 1 (ancestral): got {self.eta}"

@@ -97,11 +97,13 @@ def on_schedule(
     return build(log_snr_fn, num_steps)
 
 
-def _ends_of(log_snr_fn):
+def _ends_of(log_snr_fn: LogSnrFn) -> tuple[Array, Array]:
     return log_snr_fn(jnp.asarray(0.0)), log_snr_fn(jnp.asarray(1.0))
 
 
-def _ends(log_snr_max, log_snr_min, num_steps):
+def _ends(
+    log_snr_max: End, log_snr_min: End, num_steps: int
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return both ends as arrays, the noisy one first, checked where their values are known."""
     _check_steps(num_steps)
     if not any(isinstance(end, jax.core.Tracer) for end in (log_snr_max, log_snr_min)):
@@ -109,7 +111,7 @@ def _ends(log_snr_max, log_snr_min, num_steps):
     return jnp.asarray(log_snr_min, float), jnp.asarray(log_snr_max, float)
 
 
-def _check_steps(num_steps):
+def _check_steps(num_steps: object) -> None:
     if not isinstance(num_steps, int | np.integer):
         raise TypeError(f"num_steps must be a whole number: got {num_steps!r}")
     if num_steps < 1:

@@ -2,13 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from vdm import draws
 from vdm.diffusion import q_sample, transition
 from vdm.losses import EpsFn
 from vdm.samplers.base import Sampler
-from vdm.samplers.loop import begin
+from vdm.samplers.loop import State, begin
 
 
 def inpaint(
@@ -44,10 +44,12 @@ def inpaint(
     chosen, noise = begin(key, log_snrs, x.shape, sampler)
     x = jnp.asarray(x, log_snrs.dtype)
 
-    def with_known(z, eps, log_snr):
+    def with_known(
+        z: Float[Array, " b *d"], eps: Float[Array, " b *d"], log_snr: Float[Array, ""]
+    ) -> Float[Array, " b *d"]:
         return jnp.where(mask, q_sample(x, eps, log_snr), z)
 
-    def step(m, state):
+    def step(m: Int[Array, ""], state: State) -> State:
         z_t, carry = state
         n, repetition = m // resample, m % resample
         log_snr_t, log_snr_s = log_snrs[n], log_snrs[n + 1]

@@ -5,15 +5,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from vdm import draws
 from vdm.choices import choose
 from vdm.losses import EpsFn
-from vdm.samplers.base import Sampler
+from vdm.samplers.base import Carry, Sampler
 from vdm.samplers.dpmpp import dpmpp_2m
 from vdm.samplers.edm import heun
 from vdm.samplers.first_order import ancestral, ddim
+
+State = tuple[Float[Array, " b *d"], Carry]
 
 SAMPLERS: dict[str, Callable[[], Sampler]] = {
     "ancestral": ancestral,
@@ -65,7 +67,7 @@ def trajectory(
     chosen, z = begin(key, log_snrs, shape, sampler, start)
     step = _stepper(key, eps_fn, log_snrs, shape, chosen)
 
-    def record(state, n):
+    def record(state: State, n: Int[Array, ""]) -> tuple[State, Float[Array, " b *d"]]:
         state = step(n, state)
         return state, state[0]
 
@@ -97,15 +99,21 @@ def begin(
     return sampler, jnp.asarray(start, log_snrs.dtype)
 
 
-def _stepper(key, eps_fn, log_snrs, shape, sampler):
-    def step(n, state):
+def _stepper(
+    key: Key[Array, "..."],
+    eps_fn: EpsFn,
+    log_snrs: Float[Array, " n"],
+    shape: tuple[int, ...],
+    sampler: Sampler,
+) -> Callable[[Array, State], State]:
+    def step(n: Int[Array, ""], state: State) -> State:
         noise = draws.normal(draws.fold_in(key, n + 1), shape, log_snrs.dtype)
         return sampler.step(eps_fn, *state, noise, log_snrs[n], log_snrs[n + 1])
 
     return step
 
 
-def _check_grid(log_snrs):
+def _check_grid(log_snrs: Float[Array, "..."]) -> None:
     if log_snrs.ndim != 1:
         raise ValueError(
             f"log_snrs must have one axis, the noise levels: got an array of shape {log_snrs.shape}"

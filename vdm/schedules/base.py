@@ -59,7 +59,7 @@ def between(start: float | Array, end: float | Array, t: Array) -> Array:
 def bisect(log_snr_fn: LogSnrFn, log_snr: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """Return the times in [0, 1] at which a decreasing λ(t) passes λ, without derivatives."""
 
-    def halve(_, bracket):
+    def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = 0.5 * (low + high)
         above = log_snr_fn(middle) > log_snr

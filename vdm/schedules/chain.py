@@ -16,7 +16,7 @@ class Chain:
 
     log_snrs: tuple[float, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.log_snrs) < 2:
             raise ValueError(f"a chain needs at least 2 noise levels: got {len(self.log_snrs)}")
         for first, second in zip(self.log_snrs, self.log_snrs[1:], strict=False):

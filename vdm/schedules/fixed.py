@@ -17,7 +17,7 @@ class Linear:
     log_snr_max: float
     log_snr_min: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_ends(self.log_snr_max, self.log_snr_min)
 
     def init(self, key: Key[Array, ""]) -> Params:
@@ -41,7 +41,7 @@ class Cosine:
     log_snr_min: float
     shift: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_ends(self.log_snr_max, self.log_snr_min)
         if not math.isfinite(self.shift):
             raise ValueError(f"shift must be finite: got {self.shift}")
@@ -79,7 +79,7 @@ class BetaLinear:
     log_snr_max: float
     log_snr_min: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_ends(self.log_snr_max, self.log_snr_min)
 
     def init(self, key: Key[Array, ""]) -> Params:
@@ -108,7 +108,7 @@ class FlowMatching:
     log_snr_max: float
     log_snr_min: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_ends(self.log_snr_max, self.log_snr_min)
 
     def init(self, key: Key[Array, ""]) -> Params:
@@ -141,7 +141,7 @@ class EDM:
     mean: float = 2.4
     std: float = 2.4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_ends(self.log_snr_max, self.log_snr_min)
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
             raise ValueError(f"mean must be finite and std positive: got {self.mean}, {self.std}")

@@ -25,7 +25,7 @@ class LearnedLinear:
     log_snr_max: float
     log_snr_min: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_ends(self.log_snr_max, self.log_snr_min)
         _check_range(self.log_snr_max, self.log_snr_min)
 
@@ -50,7 +50,7 @@ class LearnedMonotone:
     width: int = 1024
     learn_ends: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_ends(self.log_snr_max, self.log_snr_min)
         if self.learn_ends:
             _check_range(self.log_snr_max, self.log_snr_min)

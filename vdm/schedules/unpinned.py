@@ -19,7 +19,7 @@ class LearnedUnpinned:
     log_snr_min: float
     width: int = 1024
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_ends(self.log_snr_max, self.log_snr_min)
         check_width(self.width)
 

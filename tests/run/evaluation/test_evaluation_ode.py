@@ -11,7 +11,7 @@ import runs
 from exact_run import with_law
 from vdm.run import cli, data, evaluate, train, trained
 from vdm.run.errors import UserError
-from vdm.run.evaluation import ode
+from vdm.run.evaluation import files, ode
 
 pytestmark = pytest.mark.float32
 
@@ -94,6 +94,13 @@ def test_a_table_of_bounds_in_one_command(digits, tmp_path, monkeypatch, capsys)
     more = ["--clip_denoised", "--dequantisation=uniform,truncated_normal", "--num_samples=1,3"]
     assert cli.main([*command, *more, "--ode_steps=4", "--num_probes=2"]) == 0
     record = json.loads((workdir / "evaluation.json").read_text())
+    evaluation = files.read(workdir)
+    assert files.to_json(evaluation) == record
+    # Every result of the split is the mean of what is kept of its examples.
+    ours = [result for result in evaluation.results if result.origin.split == "test"]
+    assert all(files.of_examples(workdir, result) is not None for result in ours)
+    columns = [name for result in ours for name in files.columns(result)]
+    assert list(np.load(workdir / "evaluation_test.npz")) == columns
     results = record["results"]
     assert (record["bound"], record["num_steps"]) == ("vlb", "inf")
     assert "clip_denoised" not in record and "profile" in record

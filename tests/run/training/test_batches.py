@@ -105,7 +105,7 @@ def test_an_example_that_cannot_be_read_stops_both_kinds_with_its_own_message():
 def test_streaming_without_its_extra_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
     dataset = stored(data.load(runs.images().data, "train"))
-    with pytest.raises(UserError, match=r"pip install 'vdm\[stream\]'"):
+    with pytest.raises(UserError, match=r"pip install 'vdm-jax\[stream\]'"):
         batches(dataset, TOLD, augmented(in_memory="no"), 0)
 
 

@@ -61,7 +61,7 @@ def test_tensorboard_shows_the_records_and_forgets_what_was_taken_back(tmp_path)
 
 def test_tensorboard_without_its_writer_is_one_line_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(UserError, match=r"pip install 'vdm\[tensorboard\]'"):
+    with pytest.raises(UserError, match=r"pip install 'vdm-jax\[tensorboard\]'"):
         train.train(runs.points(tensorboard=True), tmp_path)
     assert not (tmp_path / METRICS_FILE).exists()
 

@@ -88,7 +88,7 @@ def _builder(name: str, others: list[str]) -> Any:
         hint = did_you_mean(name, others)
         raise UserError(
             f"unknown data set {name!r}: expected one of {', '.join(others)}, or a set of "
-            f"tensorflow-datasets, which needs the extra: pip install 'vdm[tfds]'.{hint}"
+            f"tensorflow-datasets, which needs the extra: pip install 'vdm-jax[tfds]'.{hint}"
         ) from error
     # Read here, for tensorflow-datasets looks at the variable only once, when imported.
     data_dir = os.environ.get("TFDS_DATA_DIR")

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from vdm import ode
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
+from vdm.ode.options import Divergence, Steps
 from vdm.run.config import EvaluateConfig, parse
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import as_user_error
@@ -99,6 +101,13 @@ def _row_fn(trained: Trained, settings: EvaluateConfig, dequantisation: str | No
     )
 
 
+def _options(settings: EvaluateConfig) -> tuple[Divergence, Steps]:
+    """Return how the divergence is taken and which steps are made."""
+    hutchinson = settings.divergence == "hutchinson"
+    divergence = ode.hutchinson(settings.num_probes) if hutchinson else settings.divergence
+    return divergence, settings.ode_steps or ode.adaptive(settings.tolerance, settings.tolerance)
+
+
 def _row(
     params: Params,
     example: Int[Array, " r"],
@@ -113,9 +122,8 @@ def _row(
 ) -> tuple[Float[Array, " r"], ...]:
     """Return the log-weights of an example's draws, evaluations per draw and their error; nats."""
     del row  # an example's draws follow each other, since they share their probes
+    divergence, steps = _options(settings)
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(settings.seed), i))(example)
-    hutchinson = settings.divergence == "hutchinson"
-    adaptive = settings.ode_steps == 0
     draws = model.log_weights(
         params,
         keys,
@@ -123,11 +131,8 @@ def _row(
         cond,
         dequantisation=dequantisation,
         num_samples=num_samples,
-        divergence=settings.divergence,
-        num_probes=settings.num_probes if hutchinson else None,
-        rtol=settings.tolerance if adaptive else None,
-        atol=settings.tolerance if adaptive else None,
-        num_steps=None if adaptive else settings.ode_steps,
+        divergence=divergence,
+        steps=steps,
     )
     # One probe has no error estimate: NaN, which does not mean that the solve failed.
     error = jnp.nan_to_num(jnp.mean(draws.standard_error, axis=0))

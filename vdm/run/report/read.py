@@ -16,7 +16,8 @@ from vdm.run.workdir.metrics import METRICS_FILE
 from vdm.run.workdir.sessions import SessionRecord
 
 # The metrics that the page draws.
-DRAWN = ("step", "loss", *TERMS, "gradient_norm", "steps_per_second")
+ENDS = ("log_snr_max", "log_snr_min")
+DRAWN = ("step", "loss", *TERMS, "gradient_norm", "steps_per_second", *ENDS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -85,7 +85,7 @@ def batches(
     except ImportError as error:
         raise UserError(
             f"{dataset.version} is read from disk while training (data.in_memory is "
-            f"{config.data.in_memory!r}), which needs the extra: pip install 'vdm[stream]'"
+            f"{config.data.in_memory!r}), which needs the extra: pip install 'vdm-jax[stream]'"
         ) from error
     # The element of a step is its batch: the state of the iterator is the number of the step.
     options = grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=READ_AHEAD)

@@ -66,7 +66,7 @@ def _events(folder: pathlib.Path) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise UserError(
-            "train.tensorboard needs tensorboardX: pip install 'vdm[tensorboard]', or set "
+            "train.tensorboard needs tensorboardX: pip install 'vdm-jax[tensorboard]', or set "
             "train.tensorboard=False"
         ) from error
 
