@@ -70,8 +70,8 @@ def sentence(run: Run, result: Result) -> str:
         how = f"with T = {steps(result)} steps"
     clipped = ", with x̂ clipped to the data’s range" if result.clip_denoised else ""
     levels = result.levels_per_example
-    looks = f"{levels:,} noise level{'s' if levels > 1 else ''} for each example"
-    return f"{of} of the variational bound {how}{clipped}, an upper bound on the {kind}; {looks}."
+    draws = f"{levels:,} noise level{'s' if levels > 1 else ''} for each example"
+    return f"{of} of the variational bound {how}{clipped}, an upper bound on the {kind}; {draws}."
 
 
 def _ode(result: OdeResult, kind: str) -> str:
