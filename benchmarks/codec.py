@@ -43,7 +43,7 @@ def main():
     images = data.load(run.config.data, options.split).x[: options.num]
     print(f"{len(images)} images {images.shape[1:]} of {options.split}, step {run.step}")
     for name, size in others(images).items():
-        print(f"{name:24s}{8 * size / images.size:8.3f}")
+        print(f"{name:28s}{8 * size / images.size:8.3f}")
     print(
         f"{'T':>5s}{'spacing':>9s}{'coded':>8s}{'ideal':>16s}{'overhead':>10s}{'bound':>16s}"
         f"{'kept':>8s}{'seed bits':>10s}{'enc./s':>8s}{'dec./s':>8s}{'host':>7s}"

@@ -111,8 +111,8 @@ def official(
 def flatten(tree: Any, prefix: str = "") -> Leaves:
     """Return the leaves of a tree by their names, keys joined by slashes.
 
-    Raises ValueError for a tree that is no mapping, for an empty mapping in it, for a name that
-    is there twice and for a leaf that is not an array of real numbers.
+    Raises ValueError for a tree that is not a mapping, for an empty mapping in it, for a name that
+    occurs twice and for a leaf that is not an array of real numbers.
     """
     where = prefix[:-1]
     if not isinstance(tree, Mapping):

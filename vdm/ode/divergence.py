@@ -46,9 +46,9 @@ def draw_probes(
     num_dims = math.prod(shape[1:])
     if num_dims > EXACT_LIMIT:
         raise ValueError(
-            f"the exact divergence takes one product with the Jacobian per dimension and is "
-            f"refused above {EXACT_LIMIT} dimensions: got {num_dims} "
-            "(divergence='hutchinson' takes one a probe)"
+            "the exact divergence takes one product with the Jacobian per dimension, so it is "
+            f"limited to {EXACT_LIMIT} dimensions: got {num_dims} (divergence='hutchinson' takes "
+            "one product per probe)"
         )
     return None
 

@@ -19,7 +19,7 @@ from vdm.run.errors import UserError
 from vdm.run.system.files import read_json
 
 T = TypeVar("T")
-FLAT = "flat"  # Annotated[Record, FLAT]: its keys stand beside those of the record that it is in
+FLAT = "flat"  # Annotated[Record, FLAT]: its keys are in the record that it is part of
 MOST = 2**63  # a whole number below it fits into any array
 
 
