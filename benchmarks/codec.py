@@ -7,9 +7,9 @@
 All numbers are bits per dimension. "coded" is what all images added to the stack, "ideal" is
 Σ (log q − log p) of the same path, "overhead" what coded is above that; "bound" is the bound with
 T steps along the same path, whose mean over paths is that of "ideal"; ± is the standard error
-over images. "words" is all that has to be kept, seed words included. Every image is
-decoded and compared. JPEG XL stands beside the other formats where the package pillow-jxl-plugin is
-installed. "host" is the share of encoding without the network: the coder and NumPy.
+over images. "kept" is all words of the file, its seed included. Every image is decoded and
+compared. JPEG XL is compared as well where the package pillow-jxl-plugin is installed. "host" is
+the share of encoding without the network: the coder and NumPy.
 """
 
 import argparse
@@ -43,10 +43,10 @@ def main():
     images = data.load(run.config.data, options.split).x[: options.num]
     print(f"{len(images)} images {images.shape[1:]} of {options.split}, step {run.step}")
     for name, size in others(images).items():
-        print(f"{name:24s}{8 * size / images.size:8.3f}")
+        print(f"{name:28s}{8 * size / images.size:8.3f}")
     print(
         f"{'T':>5s}{'spacing':>9s}{'coded':>8s}{'ideal':>16s}{'overhead':>10s}{'bound':>16s}"
-        f"{'words':>8s}{'seed bits':>10s}{'enc./s':>8s}{'dec./s':>8s}{'host':>7s}"
+        f"{'kept':>8s}{'seed bits':>10s}{'enc./s':>8s}{'dec./s':>8s}{'host':>7s}"
     )
     for num_steps in map(int, options.steps.split(",")):
         for spacing in map(float, options.spacings.split(",")):
@@ -102,7 +102,7 @@ def others(images):
     planes = planes[..., 0] if planes.shape[-1] == 1 else planes
     whole = sheet(planes)
     sizes = {
-        "PNG, a file an image": sum(len(saved(plane, "PNG")) for plane in planes),
+        "PNG, one file per image": sum(len(saved(plane, "PNG")) for plane in planes),
         "PNG, one sheet": len(saved(whole, "PNG")),
         "WebP, one sheet": len(saved(whole, "WEBP")),
         "xz of the bytes": len(
@@ -111,7 +111,7 @@ def others(images):
     }
     if importlib.util.find_spec("pillow_jxl") is not None:  # the package pillow-jxl-plugin
         importlib.import_module("pillow_jxl")
-        sizes["JPEG XL, a file an image"] = sum(len(saved(plane, "JXL")) for plane in planes)
+        sizes["JPEG XL, one file per image"] = sum(len(saved(plane, "JXL")) for plane in planes)
         sizes["JPEG XL, one sheet"] = len(saved(whole, "JXL"))
     return sizes
 

@@ -3,7 +3,7 @@
     python benchmarks/curve.py --workdir=runs/cifar10_small --out=docs/pictures/cifar10.png
 
 Prints the entropy of the histogram of each channel (the last axis) of the test images, averaged,
-in bits per dimension: what a model has to stay below to know anything of the pictures.
+in bits per dimension: a model that has learned anything stays below it.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""How often a classifier sees in a sample the class that was asked for, by guidance.
+"""How often a classifier recognises the class that a sample is conditioned on, by guidance.
 
     make demo DEMO_CONFIG=experiments/digits_guided.py DEMO_DIR=runs/guided
     python benchmarks/guidance.py --workdir=runs/guided
 
-The classifier is that of sampling.py; samples by dpmpp_2m in 20 steps, classes in turn.
+The classifier is that of sampling.py; samples by dpmpp_2m in 20 steps, classes in order.
 """
 
 import argparse

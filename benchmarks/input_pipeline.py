@@ -65,11 +65,13 @@ def main(arguments):
         alone[name] = (time.perf_counter() - start) / 200
     size, kept = config.train.batch_size, statistics.median(seconds["batch kept"])
     print(f"{made.dataset.version}, batch {size}, {WINDOWS} windows of {steps} steps")
-    print(f"{'batches':12s}{'ms a step':>11s}{'images/s':>10s}{'cost':>8s}{'pipeline alone':>18s}")
+    print(
+        f"{'batches':12s}{'ms per step':>13s}{'images/s':>10s}{'cost':>8s}{'pipeline alone':>18s}"
+    )
     for name, values in seconds.items():
         each = statistics.median(values)
         print(
-            f"{name:12s}{1e3 * each:11.2f}{size / each:10.1f}{each / kept - 1:8.1%}"
+            f"{name:12s}{1e3 * each:13.2f}{size / each:10.1f}{each / kept - 1:8.1%}"
             f"{size / alone[name]:12.0f} im/s"
         )
 

@@ -49,7 +49,7 @@ def main():
     real = spaces.of(splits["train"].x[: options.num])
     print(f"{options.num} samples, {len(splits['test'])} held-out digits, step {run.step}")
     print(
-        f"{'sampler':32s}{'grid':>6s}{'steps':>6s}{'NFE':>5s}{'ms a sample':>12s}"
+        f"{'sampler':32s}{'grid':>6s}{'steps':>6s}{'NFE':>5s}{'ms per sample':>14s}"
         f"{'pixels':>20s}{'− first row':>20s}{'features':>20s}{'− first row':>20s}"
     )
     first = None
@@ -127,7 +127,7 @@ def quantiles(ordered, levels):
 
 
 def show(name, grid, steps, calls, milliseconds, found, first):
-    line = f"{name:32s}{grid:>6s}{steps:>6}{calls:>5}{milliseconds:>12s}"
+    line = f"{name:32s}{grid:>6s}{steps:>6}{calls:>5}{milliseconds:>14s}"
     for space in range(2):
         value, spread = found[space, 0], found[space, 1:].std()
         line += f"{value:11.4f} ± {spread:.4f}"

@@ -1,4 +1,4 @@
-"""A histogram of the loss over λ that learns where to look (VDM++-style).
+"""A histogram of the loss over λ that learns which noise levels to draw (VDM++-style).
 
 It keeps running first and second moments of ‖ε − ε̂‖² in even bins of λ between the ends,
 and draws λ with the density that makes the batch estimate of ½ ∫ w E‖ε − ε̂‖² dλ vary least:
@@ -79,15 +79,15 @@ def probabilities(
     floor: float = 0.02,
     weights: Float[Array, " n"] | None = None,
 ) -> Float[Array, " n"]:
-    """Return the probability of every bin, given the weight w of each (None: all alike).
+    """Return the probability of every bin, given the weight w of each (None: equal weights).
 
     A bin without errors counts as an average one.
     """
     met = state.seen > 0
     mass = jnp.where(met, state.mass, 1.0)
     first, second = state.first / mass, state.second / mass
-    # The variance of one or two errors says nothing, least of all that it is zero: what is
-    # subtracted grows with their number, or a bin once seen would hardly be seen again.
+    # The variance of one or two errors is no evidence that it is zero: what is subtracted grows
+    # with their number, or a bin once seen would hardly be seen again.
     known = jnp.maximum(1.0 - 2.0 / jnp.maximum(state.seen, 1.0), 0.0) * stratified
     spread = jnp.sqrt(jnp.maximum(second - known * jnp.square(first), 0.0))
     typical = jnp.sum(jnp.where(met, spread, 0.0)) / jnp.maximum(jnp.sum(met), 1)

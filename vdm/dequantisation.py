@@ -7,8 +7,8 @@ returns z_0 and a log-weight in nats such that
 
 For integers P(x) is the probability under the model that z_0/α_0 falls in x's bin, of
 width 2/V around encode(x) for V levels, and log_weight = −log q(z_0|x) for a q on that bin.
-The bins do not overlap, so Σ_x P(x) ≤ 1. For real data there is nothing to draw: the
-weight is the log-Jacobian, and log p(x) is exact.
+The bins do not overlap, so Σ_x P(x) ≤ 1. Real data needs no draws: the weight is the
+log-Jacobian, and log p(x) is exact.
 """
 
 import dataclasses

@@ -98,7 +98,7 @@ def convert(
     source: str,
     target: str,
 ) -> Float[Array, " b *d"]:
-    """Say in terms of `target` what a prediction says in terms of `source`.
+    """Convert a prediction from the kind `source` to the kind `target`.
 
     At a given z and λ the four kinds determine each other: z = α x + σ ε,
     v = α ε − σ x (Salimans & Ho 2022, appendix D) and score = −ε/σ.

@@ -21,7 +21,7 @@ from vdm.variance import two_gradients
 
 # Positions in [0, 1) as times of the schedule, or noise levels with their density.
 LevelsFn = Callable[[jax.Array, int], NoiseLevels | jax.Array]
-SHOW_EVERY = 0.5  # seconds between two looks at the loss
+SHOW_EVERY = 0.5  # seconds between two readings of the loss
 
 
 def fit(
@@ -134,7 +134,7 @@ def _check(size: int, num_steps: int, batch_size: int, cond: Array | np.ndarray 
 
 @contextlib.contextmanager
 def _bar(num_steps: int, *, shown: bool) -> Iterator[Callable[[jax.Array], None]]:
-    """Yield what is called with the loss of every step, which waits for it now and then only."""
+    """Yield the function to call with the loss of every step; it seldom waits for it."""
     if not shown:
         yield lambda loss: None
         return

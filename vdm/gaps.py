@@ -1,13 +1,13 @@
-"""What stands between the bound and the entropy: each gap by itself.
+"""The gaps between the bound and the entropy, one by one.
 
 For discrete data, any denoiser and any decoder p(x|z_0),
 
     E[−VLB] = H(x) + KL(q(z_1) ‖ N(0, I)) + ½ ∫ E‖ε̂ − ε*‖² dλ + E KL(q(x|z_0) ‖ p(x|z_0))
 
 with ε* = E[ε|z]; for real data H is the differential entropy. All three gaps are
-positive or zero: a fixed q loses nothing in principle, and they say which part of a model
-is to blame for what it loses. They are known where the data's law is: tables, mixtures,
-Gaussians. A finite number of steps T adds a fourth, `steps_law`.
+positive or zero: a fixed q loses nothing in principle, and they say which part of a model causes
+the loss. They are known where the data's law is: tables, mixtures, Gaussians. A finite number of
+steps T adds a fourth, `steps_law`.
 
 Each function is a one-sample estimate per example at given noise, as in `vdm.losses`; their
 means over the data and the noise are the gaps, while single values may be negative.

@@ -1,4 +1,4 @@
-"""Other people's checkpoints: the parameters of the official VDM code as a model of ours.
+"""Checkpoints of other code: the parameters of the official VDM code as a model of ours.
 
 The official code (google-research/vdm) writes γ = −λ. Its parameters are a tree
 {"gamma", "score_model"}, from whose names and shapes the whole network can be read; what
@@ -53,10 +53,10 @@ def official(
     the configured ends −γ_min and −γ_max, on which the network sees the noise level whatever the
     schedule has learned since, the data's levels, the groups of GroupNorm and the dropout.
 
-    The official network is always told one number besides, 0 for every example of the
-    published sets in evaluation, in training with augmentation 1 where an image was changed.
-    It is kept as a condition of one float, cond_dim=1; without `keep_conditioning` its row of
-    dense0's kernel is left out, which changes nothing where the number is 0.
+    The official network is always also conditioned on one number, 0 for every example of the
+    published sets in evaluation, in training with augmentation 1 where an image was changed. It is
+    kept as a condition of one float, cond_dim=1; without `keep_conditioning` its row of dense0's
+    kernel is left out, which changes nothing where the number is 0.
 
     Leaves keep their precision, float32 at least. Raises ValueError naming the first leaf, in
     alphabetical order, that is missing, unexpected, of another shape than its place in the network
@@ -111,8 +111,8 @@ def official(
 def flatten(tree: Any, prefix: str = "") -> Leaves:
     """Return the leaves of a tree by their names, keys joined by slashes.
 
-    Raises ValueError for a tree that is no mapping, for an empty mapping in it, for a name that
-    is there twice and for a leaf that is not an array of real numbers.
+    Raises ValueError for a tree that is not a mapping, for an empty mapping in it, for a name that
+    occurs twice and for a leaf that is not an array of real numbers.
     """
     where = prefix[:-1]
     if not isinstance(tree, Mapping):

@@ -23,7 +23,7 @@ LawState = adaptive.Histogram | tuple[()]  # of a law without a state it is empt
 
 @runtime_checkable
 class Law(Protocol):
-    """Where along the process to look."""
+    """A law of λ: which noise levels to draw, and the weight of each draw."""
 
     def init(self) -> LawState:
         """Return the state before the first step."""
@@ -109,7 +109,7 @@ class AdaptiveLaw:
     floor: float = 0.02
 
     def __post_init__(self) -> None:
-        # Beyond, float32 no longer tells the edges of neighbouring bins apart.
+        # Beyond, float32 no longer distinguishes the edges of neighbouring bins.
         if not (isinstance(self.num_bins, int) and 1 <= self.num_bins <= 10_000):
             raise ValueError(
                 f"num_bins must be a whole number from 1 to 10,000: got {self.num_bins}"

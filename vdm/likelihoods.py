@@ -84,7 +84,7 @@ class Discretised:
         self, x: Integer[Array, " b *d"], z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
     ) -> Float[Array, " b"]:
         self._check(x)
-        # Half precision would not tell neighbouring levels apart.
+        # Half precision cannot distinguish neighbouring levels.
         z_0 = z_0.astype(jnp.promote_types(z_0.dtype, jnp.float32))
         x_hat = z_0 / alpha(expand(log_snr, z_0))
         nearest = jax.lax.stop_gradient(self._nearest(x_hat))
@@ -118,7 +118,7 @@ class Discretised:
     def _every(
         self, x_hat: Float[Array, " b *d"], precision: Float[Array, "..."]
     ) -> Float[Array, " b *d levels"]:
-        """Return log q(z_0|x) of every level x but for a constant, levels last."""
+        """Return log q(z_0|x) of every level x up to a constant, levels last."""
         gap = x_hat[..., None] - self._value(jnp.arange(self.levels)).reshape(
             (1,) * x_hat.ndim + (-1,)
         )
@@ -130,7 +130,7 @@ class Discretised:
                 f"a discretised likelihood models integers 0..{self.levels - 1}: got {x.dtype} "
                 "data (use gaussian(scale) for real-valued data)"
             )
-        # Of a dtype that holds nothing else there is nothing to look at.
+        # A dtype that holds nothing else needs no check.
         least, most = jnp.iinfo(x.dtype).min, jnp.iinfo(x.dtype).max
         if isinstance(x, jax.core.Tracer) or (least >= 0 and most < self.levels) or not x.size:
             return

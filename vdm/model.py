@@ -38,9 +38,9 @@ class VDM:
     shape; `prediction` says what that output means: "eps", "x", "v", "score" or "edm".
     "edm" is the preconditioned network F of Karras et al. (2022, eq. 7): it is given
     c_in z/α and x̂ = c_skip z/α + c_out F, where `sigma_data` is the data's standard deviation.
-    Two models made of equal parts are equal and hash alike, so a function jitted with
-    the model as a static argument is compiled once for both.
-    Raises ValueError for an unknown prediction or a sigma_data that is not positive.
+    Two models made of equal parts are equal and have equal hashes, so a function jitted with the
+    model as a static argument is compiled once for both. Raises ValueError for an unknown
+    prediction or a sigma_data that is not positive.
     """
 
     schedule: Schedule
@@ -156,11 +156,11 @@ class VDM:
         default it is one low-discrepancy set of times over the batch (VDM, appendix I.1),
         in its order, so that copies of an example are better spread than side by side; or with
         one key per example one uniform time from each key.
-        For finite T a time t stands for the step ⌈tT⌉ (1 at t = 0). Each term is an unbiased
-        estimate for uniform times, −VLB being their sum (VDM, eq. 11). `clip_denoised` is the
-        bound of the model whose x̂ is clipped to the data's range, never a looser one.
-        Raises TypeError for data that the likelihood does not model, ValueError for
-        keys or times that do not fit the batch or num_steps < 1.
+        For finite T a time t means the step ⌈tT⌉ (1 at t = 0). Each term is an unbiased estimate
+        for uniform times, −VLB being their sum (VDM, eq. 11). `clip_denoised` is the bound of the
+        model whose x̂ is clipped to the data's range, never a looser one. Raises TypeError for data
+        that the likelihood does not model, ValueError for keys or times that do not fit the batch
+        or num_steps < 1.
         """
         x = jnp.asarray(x)
         draws.check_key(key, x.shape[0])
@@ -183,7 +183,9 @@ class VDM:
         eps = draws.normal(key_eps, x.shape, encoded.dtype)
         if isinstance(noise_levels, NoiseLevels):
             if num_steps is not None:
-                raise ValueError("a bound with num_steps takes times, not levels with a density")
+                raise ValueError(
+                    "a bound with num_steps takes times, not noise levels with a density"
+                )
             diffusion = losses.diffusion_loss_at(encoded, noise_levels, eps, eps_fn)
         elif num_steps is None:
             diffusion = losses.diffusion_loss(encoded, noise_levels, eps, log_snr_fn, eps_fn)
@@ -330,7 +332,7 @@ class VDM:
         atol: float | None = None,
         num_steps: int | None = None,
     ) -> marginal.Draws:
-        """Return what the draws weigh that `log_likelihood` averages, and what they cost.
+        """Return the log-weights of the draws that `log_likelihood` averages, and their cost.
 
         Options and errors are those of `marginal.log_weights` and `ode.solve`; with one key
         per example, or one key for all, an example's result does not depend on the others'.

@@ -1,4 +1,4 @@
-"""Where along the process to look, and what a look there counts.
+"""Which noise levels to draw, and the weight of each draw.
 
 Drawing takes two choices. First positions u in [0, 1), uniform by themselves: `uniform`,
 `low_discrepancy` or `stratified`. Then the law of λ that the positions are mapped to: the

@@ -50,10 +50,9 @@ def reverse_drift(
 ) -> Float[Array, " b *d"]:
     """Return f z − ½ (1 + a²) g² score = ½ λ' [σ² z − (1 + a²) σ ε̂] with a = noise_level.
 
-    It is a slope in t, to be followed from t = 1 down to 0 beside noise of a g per √|dt|;
-    then the marginals at every t are those of q whatever a, as long as ε̂ = E[ε|z]
-    (a = 1: Song et al. 2021, eq. 6; a = 0: eq. 13). t is a scalar or [b]. Raises ValueError
-    unless 0 ≤ a ≤ 1.
+    It is a slope in t, integrated from t = 1 down to 0, with noise of a g per √|dt|; then the
+    marginals at every t are those of q whatever a, as long as ε̂ = E[ε|z] (a = 1: Song et al. 2021,
+    eq. 6; a = 0: eq. 13). t is a scalar or [b]. Raises ValueError unless 0 ≤ a ≤ 1.
     """
     _check_noise_level(noise_level)
     log_snr, rate = log_snr_and_rate(log_snr_fn, t)

@@ -2,7 +2,8 @@
 
 The interior of a learned schedule does not change the bound, only how much an estimate of it
 varies: its plain gradient is pure noise. The VDM paper (appendix I) lets it descend the
-variance instead, which this module does beside the gradient of the loss, at no second pass.
+variance instead, which this module does together with the gradient of the loss, without a second
+pass.
 """
 
 from collections.abc import Callable

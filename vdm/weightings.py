@@ -45,7 +45,7 @@ def edm(
 def edm_monotone(
     log_snr: Float[Array, "*b"], mean: float = 2.4, std: float = 2.4, sigma_data: float = 0.5
 ) -> Float[Array, "*b"]:
-    """Return EDM's weight, held at its peak for every noisier level (Kingma & Gao 2023).
+    """Return EDM's weight, constant at its peak for every noisier level (Kingma & Gao 2023).
 
     Non-increasing in λ, so the objective is an average of bounds of noised data.
     Raises ValueError unless std is positive, and where EDM's weight has two peaks (a std

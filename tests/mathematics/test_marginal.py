@@ -232,7 +232,7 @@ def test_bad_input():
     with pytest.raises(TypeError, match="models integers"):
         attempt(x=x + 0.5)
     real = build(gaussian(0.1))
-    with pytest.raises(ValueError, match="nothing to draw, expected num_samples=1"):
+    with pytest.raises(ValueError, match="needs no draws, expected num_samples=1"):
         attempt(real, x + 0.5, num_samples=2)
     with pytest.raises(ValueError, match="real data needs no dequantisation"):
         attempt(real, x + 0.5, dequantisation="uniform")

@@ -7,7 +7,7 @@ undoes these one by one. What is popped comes back when it is decoded, so an ima
 
     −log p(x|z_0) − log p(z_1) + log q(z_0|x) + Σ [log q(z_t|z_s) − log p(z_s|z_t)],
 
-whose mean is the bound with T steps, and no more than two levels of latents lie open at once
+whose mean is the bound with T steps, and no more than two levels of latents are in use at once
 (Townsend, Bird & Barber 2019; Kingma, Abbeel & Ho 2019; VDM, section 4.4 and appendix N).
 """
 

@@ -49,15 +49,15 @@ class Codec:
     length is the bound with these T steps. `likelihood` is a discretised one and `shape` that of
     one image. The denoiser is compiled once, for batches of `batch_size` that are filled
     up with zeros where there are fewer images. A batch needs about two levels of its
-    latents as bits to begin with, so it has at most 1/`ramp` of the images before it (and at
-    least one image); with ramp=0 all batches are full, which is faster and costs more seed bits.
-    `spacing` is the lattice's, in standard deviations of a step, and `seed` keys the seed bits.
+    latents as start bits, so it has at most 1/`ramp` of the images before it (and at least one
+    image); with ramp=0 all batches are full, which is faster and costs more seed bits. `spacing` is
+    the lattice's, in standard deviations of a step, and `seed` keys the seed bits.
 
     Words can be decoded by an equal codec alone: the same model, numbers and software on the
-    same kind of machine, which `fingerprint` tells beforehand. Every level copies the words that
+    same kind of machine, which `fingerprint` shows beforehand. Every level copies the words that
     are there already: millions of images are better coded in blocks, each on a stack of its own.
-    Raises TypeError for a likelihood that is not a discretised one, ValueError for numbers
-    out of range and for levels as `lattice` refuses them.
+    Raises TypeError for a likelihood that is not a discretised one, ValueError for numbers out of
+    range and for levels as `lattice` refuses them.
     """
 
     eps_fn: EpsCondFn
@@ -90,10 +90,10 @@ class Codec:
     ) -> Encoded:
         """Return the words of images [n, *shape] of any integer type, values below `levels`.
 
-        `cond` has one row per image, for a conditional model. `advance` is told after every batch
-        how many images are done. Raises TypeError or ValueError for
-        images that the model is not made for, conditions that do not fit, and a denoiser
-        that returns numbers that are not finite.
+        `cond` has one row per image, for a conditional model. `advance` is called after every batch
+        with the number of images done. Raises TypeError or ValueError for images that the model is
+        not made for, conditions that do not fit, and a denoiser that returns numbers that are not
+        finite.
         """
         self._check(images, cond)
         grid, stack, done = self.lattice(), empty(self.seed), 0
@@ -127,7 +127,7 @@ class Codec:
     ) -> Int[np.ndarray, " n *d"]:
         """Return the `num` images that the words were made of, of type int64.
 
-        `advance` is told after every batch how many images are done.
+        `advance` is called after every batch with the number of images done.
         Raises DamagedError for words that `encode` did not make of as many images with an equal
         codec and the same conditions: then the seed is not what is left in the end (but for a
         chance of about 2⁻⁶⁴).
@@ -163,12 +163,12 @@ class Codec:
         return images
 
     def fingerprint(self, cond: Cond | None = None) -> int:
-        """Return 32 bits that two codecs share if they compute alike to the last bit.
+        """Return 32 bits that are equal for two codecs that compute exactly the same.
 
-        They sum up the lattice, the decoder's probabilities, what the coder makes of known
-        words, and the denoiser of the same noise at eight levels; `cond` is of as many images as
-        there are at hand, at most a batch of them is used. Another fingerprint means that
-        nothing can be decoded; an equal one makes it very likely.
+        They sum up the lattice, the decoder's probabilities, the coder's output for fixed words,
+        and the denoiser of the same noise at eight levels; `cond` is of as many images as there
+        are, at most a batch of them is used. Another fingerprint means that nothing can be decoded;
+        an equal one makes it very likely.
         """
         grid = self.lattice()
         num = self.batch_size if cond is None else min(self.batch_size, len(cond))

@@ -3,8 +3,8 @@
 N variances β give N latents x_1 … x_N. They are our z at t = i/(N − 1), i = n − 1, so the
 chain's N − 1 transitions are the bound's T = N − 1 steps, with the same KL and prior terms.
 Two things are its own: a reverse variance other than the posterior's, which costs a KL of
-its own, and the last term L_0, a discretised Gaussian around what the network makes of x_1,
-where the VDM bound decodes z_0 without the network.
+its own, and the last term L_0, a discretised Gaussian around the network's estimate from x_1, where
+the VDM bound decodes z_0 without the network.
 """
 
 from vdm.ddpm.bound import reconstruction, simple_loss, step_kl, step_kls, vlb

@@ -29,8 +29,8 @@ def simple_loss(
 ) -> Float[Array, " b"]:
     """Return ‖ε − ε̂(x_n)‖², summed over dimensions; its mean over n in 1..N is L_simple.
 
-    No bound, for it weighs every n alike (Ho et al. 2020, eq. 14). x is encoded, n a number or
-    one per example. Raises ValueError for an n that is not in 1..N.
+    Not a bound, since it weights every n equally (Ho et al. 2020, eq. 14). x is encoded, n a number
+    or one per example. Raises ValueError for an n that is not in 1..N.
     """
     check_latent(n, 1, chain.num_latents)
     return losses.noise_error(x, eps, chain.log_snr(n, x.dtype), eps_fn)

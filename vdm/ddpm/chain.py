@@ -125,8 +125,8 @@ class Chain:
 def from_betas(betas: Sequence[float] | np.ndarray) -> Chain:
     """Return the chain x_n = √(1 − β_n) x_{n−1} + √β_n ε, n = 1..N (Ho et al. 2020, eq. 2).
 
-    Chains of equal betas are equal and hash alike. Raises ValueError for fewer than two betas
-    or one outside (0, 1).
+    Chains of equal betas are equal and have equal hashes. Raises ValueError for fewer than two
+    betas or one outside (0, 1).
     """
     return Chain(tuple(np.atleast_1d(np.asarray(betas, np.float64)).tolist()))
 

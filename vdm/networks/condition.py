@@ -1,4 +1,4 @@
-"""What a network may be told of an example: its class, a vector, or that there is no condition.
+"""What a network may be conditioned on: its class, a vector, or that there is no condition.
 
 A class is a whole number from 0, a vector a row of floats. Where a network is built with
 `optional_cond`, an example can come without: class −1, or a row that is not a number. It is
@@ -21,7 +21,7 @@ def no_condition(size: int, num_classes: int | None, cond_dim: int | None) -> Co
 
 
 def drop_condition(key: Key[Array, ""], cond: Condition, rate: float) -> Condition:
-    """Return the conditions with each example's taken away with probability `rate`."""
+    """Return the conditions with each example's condition dropped with probability `rate`."""
     dropped = jax.random.bernoulli(key, rate, cond.shape[:1])
     if jnp.issubdtype(cond.dtype, jnp.integer):
         return jnp.where(dropped, -1, cond)

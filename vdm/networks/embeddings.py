@@ -1,4 +1,4 @@
-"""What a network is told besides z: how noisy z is, z's finest digits, and a condition.
+"""The inputs of a network other than z: how noisy z is, z's finest digits, and a condition.
 
 The functions that make parameters are called inside a module's compact `__call__`, so
 their layers are children of that module.
@@ -78,7 +78,7 @@ def embed(
     if cond is None and optional_cond:
         cond = no_condition(log_snr.shape[0], num_classes, cond_dim)
     if cond is not None and num_classes is not None:
-        # Unit variance, like the sinusoid it stands beside.
+        # Unit variance, like the sinusoid that it is concatenated with.
         table = nn.Embed(
             num_classes + optional_cond,
             features,

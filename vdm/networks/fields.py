@@ -1,4 +1,4 @@
-"""Checks that every network makes of its fields and of its inputs, before any compute."""
+"""Checks of a network's fields and inputs, before any compute."""
 
 import math
 

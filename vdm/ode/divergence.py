@@ -32,9 +32,9 @@ def draw_probes(
     """Return the probes of one solve, entries ±1, or None where the trace is exact.
 
     `shape` is that of z, batch axis first. They are drawn once for a whole solve: a probe
-    drawn anew in every evaluation would give an adaptive solver a field that is not
-    continuous (Grathwohl et al. 2019, FFJORD). Raises ValueError for an unknown divergence,
-    and for the exact one of more than 256 dimensions.
+    drawn again in every evaluation would give an adaptive solver a field that is not continuous
+    (Grathwohl et al. 2019, FFJORD). Raises ValueError for an unknown divergence, and for the exact
+    one of more than 256 dimensions.
     """
     estimate = (
         divergence
@@ -46,9 +46,9 @@ def draw_probes(
     num_dims = math.prod(shape[1:])
     if num_dims > EXACT_LIMIT:
         raise ValueError(
-            f"the exact divergence takes one product with the Jacobian per dimension and is "
-            f"refused above {EXACT_LIMIT} dimensions: got {num_dims} "
-            "(divergence='hutchinson' takes one a probe)"
+            "the exact divergence takes one product with the Jacobian per dimension, so it is "
+            f"limited to {EXACT_LIMIT} dimensions: got {num_dims} (divergence='hutchinson' takes "
+            "one product per probe)"
         )
     return None
 

@@ -92,7 +92,7 @@ def solve(
     atol: float | None = None,
     num_steps: int | None = None,
 ) -> Solution:
-    """Return log p(z_0) at λ_max, and what was met on the way to it.
+    """Return log p(z_0) at λ_max, and the statistics of the solve.
 
     log p(z_0) = log N(z_1; 0, I) + log |∂z_1/∂z_0|, the last term being
     ∫ ½ σ (σ D − tr ∂ε̂/∂z) dλ from λ_max to λ_min (Song et al. 2021, appendix D.2).

@@ -64,7 +64,7 @@ def _controller(
 
 
 def _size(state: State) -> Float[Array, ""]:
-    """Return the size of a local error that tolerances have been divided out of.
+    """Return the norm of a local error in units of the tolerances.
 
     Averaged with the entries of z, that of a single log-density would not count.
     """

@@ -55,7 +55,7 @@ def log_weights(
         raise ValueError(f"num_samples must be a whole number of at least 1: got {num_samples!r}")
     if num_samples > 1 and isinstance(dequantise, Continuous):
         raise ValueError(
-            f"real data has nothing to draw, expected num_samples=1: got num_samples={num_samples}"
+            f"real data needs no draws, expected num_samples=1: got num_samples={num_samples}"
         )
     key_probes, key_draws = draws.split(key, 2)
 

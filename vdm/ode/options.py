@@ -4,7 +4,7 @@
     steps      = None | 32 | adaptive(rtol=1e-5, atol=1e-5)
 
 A value holds only what belongs together, so the exact divergence has no probes and fixed
-steps have no tolerances. Equal values hash alike: a function jitted with one as a static
+steps have no tolerances. Equal values have equal hashes: a function jitted with one as a static
 argument is compiled once for all of them.
 """
 

@@ -8,11 +8,12 @@ if typing.TYPE_CHECKING:
 
 
 def load(workdir: str | pathlib.Path, params: str = "ema") -> "Trained":
-    """Return the trained run of a workdir at its latest checkpoint, on all devices there are.
+    """Return the trained run of a workdir at its latest checkpoint, on all available devices.
 
-    Its data set need not be at hand. `params` is "ema" for the averaged parameters or "raw" for
-    the last ones. Raises UserError if there is no run, or for another word.
+    The data set need not be available. `params` is "ema" for the averaged parameters or "raw" for
+    the last ones. Raises UserError if there is no run, or for another value of params.
     """
-    from vdm.run import trained  # late: a config file imports this package, and needs none of it
+    # Imported late: config files import this package without needing JAX.
+    from vdm.run import trained
 
     return trained.load(workdir, params)

@@ -1,4 +1,4 @@
-"""What the command line takes: the commands and their options."""
+"""The command line: the commands and their options."""
 
 import argparse
 import pathlib
@@ -11,12 +11,12 @@ OF_THE_CONFIG = (
     "An option that is not given takes its value from the run's config; the defaults in brackets "
     "are those of a config without it."
 )
-NUM_SAMPLES = Number(1, 2**31 - 1)  # sample i is drawn by i, a number of 32 bits
+NUM_SAMPLES = Number(1, 2**31 - 1)  # sample i is drawn from i, a number of 32 bits
 NUM_ON_PAGE = Number(0, 10_000)
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser; `command` among what it gives is the command's name."""
+    """Return the parser; the parsed `command` is the command's name."""
     whole = argparse.ArgumentParser(
         prog="vdm",
         description="Variational diffusion models, measured in bits.",
@@ -151,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_settings(command: argparse.ArgumentParser, block: type) -> None:
-    """Give a command an option for every field of a block of the config, in place of which it is.
+    """Give a command an option for every field of a block of the config, which replaces its value.
 
     Without the option the value is None; see `vdm.run.overrides`.
     """
@@ -166,7 +166,7 @@ def _add_settings(command: argparse.ArgumentParser, block: type) -> None:
 
 
 def _help(field: fields.Field) -> str:
-    """Return what a field means, what it takes and its default."""
+    """Return what a field means, which values it takes and its default."""
     default = f"default {field.default:g}" if field.kind is float else f"default {field.default}"
     if field.kind is bool:
         default = f"default {'on' if field.default else 'off'}"

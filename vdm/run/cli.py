@@ -22,7 +22,7 @@ from vdm.run.training import checks
 EXIT_INCOMPLETE = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143  # 128 + SIGTERM, what schedulers expect of a job that they have ended
+EXIT_TERMINATED = 143  # 128 + SIGTERM, which schedulers expect from a job that they ended
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -85,7 +85,7 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     settings = overrides.override(run.config.sample, options)
     checks.check_sampling(run.model, settings)
     out = options.out or options.workdir / "samples.png"
-    # Refused before the work, not after.
+    # An error before the work, not after.
     figures.kind(out, run.shape, run.model.likelihood.levels)
     processes.first_alone(lambda: check_writable(out.parent))
     sample.save(sample.sample(run, options.num, settings), run, out)

@@ -1,8 +1,8 @@
-"""Compressing files with a trained model, and getting them back to the last bit.
+"""Compressing files with a trained model, and restoring them exactly.
 
-What is decoded is right only if the network gives the very numbers that it gave in encoding, so
-a file carries sums of the model's parameters, of its noise levels and of what coder and network
-make of a known question. All are looked at before anything is written.
+Decoding is right only if the network gives exactly the numbers of encoding. So a file carries
+checksums of the parameters, of the noise levels, and of the output of coder and network for a fixed
+input. All are checked before anything is written.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ from vdm.run.system.files import replacing
 from vdm.run.system.progress import Advance, bar
 from vdm.run.trained import Trained
 
-# Part of the format: with others nothing could be decoded.
+# Part of the format: with other values nothing could be decoded.
 RAMP, SEED = 8, 0
-CHUNK_BYTES = 2**26  # of examples whose values are looked at together
+CHUNK_BYTES = 2**26  # of examples whose values are checked together
 
 
 def compress(
@@ -40,10 +40,10 @@ def compress(
     out: pathlib.Path,
     config: CompressConfig,
 ) -> Compressed:
-    """Compress what `files.read` has found with a run's model into one file, with a bar.
+    """Compress the contents that `files.read` found into one file, with a progress bar.
 
-    Raises UserError for examples that are not of the model's shape and levels, for a model
-    without levels or one that needs the class of each example, and for numbers out of range.
+    Raises UserError for examples that do not have the model's shape and levels, for a model without
+    levels or one that needs the class of each example, and for numbers out of range.
     """
     start = time.perf_counter()
     _check(source, run)
@@ -91,11 +91,11 @@ def compress(
 
 
 def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: bool) -> Restored:
-    """Write what was compressed into a file again, with a bar.
+    """Restore what a file holds, with a progress bar.
 
-    With `recover` what is intact of a damaged file is restored. Raises UserError, before
-    anything is written, for a file that is none of ours, damaged (unless `recover`), made with
-    another model, or on a machine that computes other numbers.
+    With `recover` restore the intact blocks of a damaged file. Raises UserError, before anything is
+    written, for a file of another format, damaged (unless `recover`), made with another model, or
+    made on a machine that computes other numbers.
     """
     start = time.perf_counter()
     found = file_format.survey(path)
@@ -156,7 +156,7 @@ def _between(restored: list[range], total: int) -> tuple[range, ...]:
 
 
 def model_sum(run: Trained) -> bytes:
-    """Return 8 bytes of the SHA-256 of all parameters; the probe tells what is made of them."""
+    """Return 8 bytes of the SHA-256 of all parameters; the probe shows what they compute."""
     found = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(run.params):
         found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
@@ -180,7 +180,7 @@ def _codec(
 
 
 def _condition(run: Trained) -> Condition:
-    """Return the condition of what is in a file: none, or that it is not augmented."""
+    """Return the condition of the examples in a file: none, or not augmented."""
     if run.model.network.optional_cond:
         return Condition()
     if run.condition.num_classes is None:
@@ -193,7 +193,7 @@ def _condition(run: Trained) -> Condition:
 
 
 def _check(source: Contents, run: Trained) -> None:
-    """Raise UserError unless the examples are of the model's shape and levels."""
+    """Raise UserError unless the examples have the model's shape and levels."""
     levels = run.model.likelihood.levels
     if levels is None:
         raise UserError(f"only integers can be compressed: this model has {run.model.likelihood}")
@@ -227,7 +227,7 @@ def _crc(x: np.ndarray, header: Header) -> int:
 
 
 def _within(advance: Advance, before: int, start: float) -> Callable[[int], None]:
-    """Return what shows how far the work in a block is, which comes after others."""
+    """Return the function that shows the progress within a block, after `before` examples."""
 
     def shown(done: int) -> None:
         total = before + done

@@ -1,4 +1,4 @@
-"""What a run would take, by compiling a step and running nothing."""
+"""The cost of a run, from a compiled step that is not run."""
 
 import math
 
@@ -12,10 +12,10 @@ from vdm.run.training.parts import Parts
 
 
 def describe(parts: Parts) -> list[tuple[str, str]]:
-    """Return a name and a value for each line of what a run would take.
+    """Return the cost of a run: a name and a value for each line.
 
     FLOPs are XLA's count for a whole step before it optimises, bytes moved and memory its count
-    for one device of the compiled step; where a backend does not count, the line says so.
+    for one device of the compiled step; where a backend does not count, the line says that.
     """
     _, trainer, _, mesh, example = parts
     config = trainer.config

@@ -1,11 +1,11 @@
-"""The exception for mistakes that the user can mend: one line, never a traceback."""
+"""The exception for mistakes that the user can fix: one line, never a traceback."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class UserError(Exception):
-    """A mistake in a config, a command or a file, said in one line."""
+    """A mistake in a config, a command or a file, stated in one line."""
 
 
 @contextlib.contextmanager

@@ -1,9 +1,8 @@
 """Evaluation: one exact pass over a split, in bits per dimension, with its standard error.
 
 Every example gets the same number of noise levels, spread evenly with an offset of its
-own under a law of λ, and all of its noise from a key made of the seed and its position
-among the examples that are evaluated: the result depends on neither the batch size nor the
-number of devices.
+own under a law of λ, and all of its noise follows from the seed and its position among the examples
+that are evaluated: the result depends on neither the batch size nor the number of devices.
 """
 
 import dataclasses
@@ -47,8 +46,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return and write the evaluation of a split: bpd with its terms, standard error and n.
 
-    It is what evaluation.json holds, as plain values: `vdm.run.evaluation.files.to_json` of what
-    `measure` returns, with whose errors.
+    These are the plain values of evaluation.json: `vdm.run.evaluation.files.to_json` of the result
+    of `measure`, with the same errors.
     """
     return files.to_json(measure(trained, split, settings, workdir))
 
@@ -59,11 +58,11 @@ def measure(
     """Return and write the evaluation of a split, with a result for every bound asked for.
 
     The variational bound is measured at every T, on the split and on an equally large subset of
-    the train split, and with clipped x̂ besides if asked for; the ODE's with every dequantisation
+    the train split, and also with clipped x̂ if asked for; the ODE bound with every dequantisation
     and number of draws, on the split. The headline is the result for the split by the bound named
     first, at the largest T or the most draws. It replaces the record of an earlier evaluation; the
     numbers for each example are kept in evaluation_<split>.npz. Raises UserError for an unknown
-    split or bound, settings that do not go with the data, a folder that cannot be written to or a
+    split or bound, settings that do not fit the data, a folder that cannot be written to or a
     result that is not finite.
     """
     began = time.perf_counter()
@@ -89,7 +88,7 @@ def measure(
             made = sessions.made_with(trained.mesh)
             taken = Taken(time.perf_counter() - began, made.versions, made.hardware)
             evaluation = Evaluation(record.headline(results), tuple(results), taken)
-            # After each of them: what comes next may take hours and fail.
+            # After each bound: the next one may take hours and fail.
             write = functools.partial(files.write, workdir, evaluation, kept, split)
             processes.first_alone(write)
     return evaluation
@@ -170,7 +169,7 @@ def _ode(
 def _check(
     trained: Trained, test: Dataset, settings: EvaluateConfig, names: Collection[str]
 ) -> None:
-    """Raise UserError for what the settings ask of the data and cannot be had."""
+    """Raise UserError for settings that the data cannot satisfy."""
     checks.check_clip(trained.model, settings.clip_denoised)
     if "ode" in names:
         for dequantisation in _dequantisations(trained, settings):

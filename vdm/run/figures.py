@@ -9,11 +9,11 @@ from PIL import Image
 from vdm.run.errors import UserError
 from vdm.run.system.files import replacing
 
-MIN_IMAGE_SIZE = 48  # pixels on the page; smaller images are enlarged by a whole factor
+MIN_IMAGE_SIZE = 48  # pixels of the picture; smaller images are enlarged by a whole factor
 
 
 def kind(path: pathlib.Path, shape: tuple[int, ...], levels: int | None) -> str:
-    """Return what is written to `path` for examples of a shape: "array", "grid" or "scatter".
+    """Return what to write to `path` for examples of a shape: "array", "grid" or "scatter".
 
     A .npy holds any data; a .png shows integer images [h, w, 1 or 3] as a grid and points
     [2] as a scatter. Raises UserError for another ending or shape.
@@ -35,9 +35,9 @@ def kind(path: pathlib.Path, shape: tuple[int, ...], levels: int | None) -> str:
 def write(
     x: np.ndarray, path: pathlib.Path, *, levels: int | None, data: np.ndarray | None = None
 ) -> None:
-    """Write examples as a picture or as an array, whichever `kind` says.
+    """Write examples as a picture or as an array, as `kind` says.
 
-    A scatter shows them beside as many of `data`, the points of the training set, if given.
+    A scatter shows them with as many points of `data`, the training set, if given.
     """
     how = kind(path, x.shape[1:], levels)
     with replacing(path) as temporary:
@@ -50,19 +50,19 @@ def write(
 
 
 def grid(x: np.ndarray) -> np.ndarray:
-    """Return images [n, h, w, c] laid out on one [H, W, c] page, one pixel apart."""
+    """Return images [n, h, w, c] laid out as one [H, W, c] grid, one pixel apart."""
     n, h, w, c = x.shape
     across = columns(n)
     rows = math.ceil(n / across)
-    page = np.zeros((rows * (h + 1) + 1, across * (w + 1) + 1, c), x.dtype)
+    whole = np.zeros((rows * (h + 1) + 1, across * (w + 1) + 1, c), x.dtype)
     for i, image in enumerate(x):
         top, left = 1 + (i // across) * (h + 1), 1 + (i % across) * (w + 1)
-        page[top : top + h, left : left + w] = image
-    return page
+        whole[top : top + h, left : left + w] = image
+    return whole
 
 
 def columns(n: int) -> int:
-    """Return how many of n images stand in a row of a page."""
+    """Return the number of columns of a grid of n images."""
     return math.ceil(math.sqrt(n))
 
 
@@ -72,14 +72,14 @@ def eight_bit(x: np.ndarray, levels: int) -> np.ndarray:
 
 
 def enlargement(height: int) -> int:
-    """Return the whole factor by which images of a height are enlarged on a page."""
+    """Return the whole factor by which images of a height are enlarged in a grid."""
     return max(1, math.ceil(MIN_IMAGE_SIZE / height))
 
 
 def _to_image(x: np.ndarray, levels: int) -> Image.Image:
     factor = enlargement(x.shape[1])
-    page = grid(eight_bit(x, levels)).repeat(factor, axis=0).repeat(factor, axis=1)
-    return Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page)
+    whole = grid(eight_bit(x, levels)).repeat(factor, axis=0).repeat(factor, axis=1)
+    return Image.fromarray(whole[..., 0] if whole.shape[-1] == 1 else whole)
 
 
 def _scatter(panels: dict[str, np.ndarray], path: pathlib.Path) -> None:

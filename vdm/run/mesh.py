@@ -1,8 +1,8 @@
 """Where arrays live: a mesh of devices with a `data` and an `fsdp` axis.
 
-A batch is cut over both axes. Parameters, their average and the optimiser's state are cut
-over `fsdp` and copied over `data`; XLA inserts the communication. Positions of noise levels
-and keys are drawn for the whole batch, so what is computed does not depend on the mesh.
+A batch is divided over both axes. Parameters, their average and the optimiser's state are divided
+over `fsdp` and copied over `data`; XLA inserts the communication. Positions of noise levels and
+keys are drawn for the whole batch, so the result does not depend on the mesh.
 """
 
 import math
@@ -24,8 +24,8 @@ AXES = ("data", "fsdp")
 def for_training(config: Config) -> Mesh:
     """Return the mesh over all devices of all processes.
 
-    Raises UserError unless the number of devices is a multiple of `devices.fsdp`, and the
-    batch one of the number of devices times that of its micro-batches.
+    Raises UserError unless the number of devices is a multiple of `devices.fsdp`, and the batch
+    size a multiple of the number of devices times that of its micro-batches.
     """
     mesh = make(config.devices)
     parts = config.train.accumulation_steps
@@ -38,7 +38,7 @@ def for_training(config: Config) -> Mesh:
 def for_results(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Return the mesh to evaluate and sample on, whatever devices the run was trained on.
 
-    Parameters are cut as in training as far as the number of devices allows it.
+    Parameters are divided as in training, as far as the number of devices allows.
     """
     count = jax.device_count() if devices is None else len(devices)
     return make(DevicesConfig(fsdp=math.gcd(config.devices.fsdp, count)), devices)
@@ -61,7 +61,7 @@ def make(config: DevicesConfig, devices: Sequence[jax.Device] | None = None) -> 
 
 
 def whole(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of what every device holds whole."""
+    """Return the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -71,9 +71,9 @@ def cut(mesh: Mesh) -> NamedSharding:
 
 
 def of_state(mesh: Mesh, shapes: T) -> T:
-    """Return the arrays' shapes each with its sharding, for a tree of parameters and the like.
+    """Return the shapes of a tree of arrays, each with its sharding.
 
-    The largest axis that `fsdp` divides is cut; where there is none, or nothing to gain, the
+    The largest axis that `fsdp` divides is divided; where there is none, or nothing to gain, the
     array is whole on every device.
     """
     parts = mesh.shape["fsdp"]
@@ -90,7 +90,7 @@ def of_state(mesh: Mesh, shapes: T) -> T:
 
 
 def padded(mesh: Mesh, size: int) -> int:
-    """Return the least size from `size` on of a batch that is cut into equal parts."""
+    """Return the smallest batch size from `size` on that divides into equal parts."""
     return -(-size // mesh.size) * mesh.size
 
 
@@ -106,7 +106,7 @@ def put(mesh: Mesh, size: int, rows: np.ndarray, here: T) -> T:
 
     def place(leaf: np.ndarray) -> jax.Array:
         if leaf.shape[0] != len(rows):
-            raise ValueError(f"{len(rows)} rows are this process's: got {leaf.shape[0]}")
+            raise ValueError(f"this process must provide {len(rows)} rows: got {leaf.shape[0]}")
 
         def of_device(where: tuple[slice, ...] | None) -> np.ndarray:
             assert where is not None

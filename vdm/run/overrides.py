@@ -1,4 +1,4 @@
-"""What a command says in place of the config, and which of its options would do nothing."""
+"""The options of a command that replace values of the config, and those that would do nothing."""
 
 import argparse
 import dataclasses
@@ -12,7 +12,7 @@ Settings = TypeVar("Settings", EvaluateConfig, SampleConfig, CompressConfig)
 
 
 def override(settings: Settings, options: argparse.Namespace) -> Settings:
-    """Return the settings with what the command says in place of the config.
+    """Return the settings with the command's values in place of the config's.
 
     Raises UserError for a value that its field does not take.
     """
@@ -43,6 +43,6 @@ def check_used(settings: EvaluateConfig, options: argparse.Namespace, *, integer
 
 
 def _given(block: type, options: argparse.Namespace) -> list[tuple[fields.Field, Any]]:
-    """Return the fields of a block that the command says, each with its value."""
+    """Return the fields of a block that the command sets, each with its value."""
     said = ((field, getattr(options, field.name, None)) for field in fields.of(block))
     return [(field, value) for field, value in said if value is not None]

@@ -19,7 +19,7 @@ from vdm.run.trained import Trained, dataset
 from vdm.run.training import checks
 from vdm.samplers import Sampler
 
-PAGE = 64  # samples on a page, by default
+GRID_SIZE = 64  # samples in a grid
 
 
 def sample(trained: Trained, num: int, settings: SampleConfig) -> np.ndarray:
@@ -40,9 +40,9 @@ def write(trained: Trained, num: int, settings: SampleConfig, path: pathlib.Path
 
 
 def save(x: np.ndarray, trained: Trained, path: pathlib.Path) -> None:
-    """Write what was drawn, points beside as many of the data set where that is at hand.
+    """Write the samples; points are drawn with as many points of the data set, if available.
 
-    Of several processes the first alone does.
+    Only the first of several processes writes.
     """
     if processes.is_first():
         levels = trained.model.likelihood.levels
@@ -61,12 +61,12 @@ def _data_points(trained: Trained, num: int) -> np.ndarray | None:
 
 
 def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.ndarray]:
-    """Yield `num` samples or a few more, as data; sample i depends on the seed and i alone.
+    """Yield `num` samples or a few more, as data; sample i depends only on the seed and i.
 
-    A class-conditional model draws its classes in turn: 0, 1, 2, ...; one that was trained
-    with augmentation draws what is not augmented.
-    Raises UserError for an unknown sampler, grid or final, for fewer than one sample or step,
-    and for guidance or clipping that the model has no use for.
+    A class-conditional model draws its classes in order: 0, 1, 2, ...; one that was trained with
+    augmentation draws examples that are not augmented. Raises UserError for an unknown sampler,
+    grid or final, for fewer than one sample or step, and for guidance or clipping that does not fit
+    the model.
     """
     sampler = checks.sampler(settings.sampler)
     checks.check_sampling(trained.model, settings)
@@ -74,7 +74,7 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
         if value < 1:
             raise UserError(f"{name} must be at least 1: got {value}")
     mesh = trained.mesh
-    # What the compiled function is made for; seed and batch size are none of it.
+    # The static settings of the compiled function; seed and batch size do not belong to it.
     fixed = dataclasses.replace(settings, seed=0, batch_size=1)
     size = meshes.padded(mesh, min(num, settings.batch_size))
     here = meshes.rows_here(mesh, size)
@@ -93,7 +93,7 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
         yield np.asarray(drawn)
 
 
-# One function for all calls: the pages of a training run are compiled once.
+# One function for all calls: the grids of samples of a training run are compiled once.
 @functools.partial(jax.jit, static_argnames=("model", "shape", "sampler", "settings", "mesh"))
 def _draw(
     params: Params,

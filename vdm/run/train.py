@@ -1,4 +1,4 @@
-"""The training loop: flat, resumable, and silent about nothing."""
+"""The training loop: flat, resumable, and it reports every problem."""
 
 import contextlib
 import functools
@@ -28,18 +28,17 @@ from vdm.run.workdir import checkpoint, metrics, sessions
 def train(config: Config, workdir: pathlib.Path) -> TrainState:
     """Train to config.train.num_steps, from the latest checkpoint if there is one.
 
-    Writes the config, checkpoints, metrics (in bits per dimension), pages of samples and what
-    it was computed with into the workdir, which no other run may hold. Raises UserError for a
-    config that does not fit, for a workdir that cannot take the run, and for a loss that is not
-    finite: then the last good checkpoint stays the latest. After SIGTERM it ends its step, saves,
-    raises Terminated.
+    Writes the config, checkpoints, metrics (in bits per dimension), grids of samples, versions and
+    hardware into the workdir, which no other run may hold. Raises UserError for a config that does
+    not fit, for a workdir that cannot take the run, and for a loss that is not finite: then the
+    last good checkpoint stays the latest. After SIGTERM it ends its step, saves, raises Terminated.
     """
     every, began = config.train, time.perf_counter()
     made = processes.together(lambda: parts.prepare(config))
     dataset, trainer, condition, mesh, example = made
     program = programs.build(trainer, mesh, example)
-    if every.sample_every:  # refused now, not at the first page
-        figures.kind(_page(workdir, 0), dataset.shape, trainer.model.likelihood.levels)
+    if every.sample_every:  # an error now, not at the first grid
+        figures.kind(_grid(workdir, 0), dataset.shape, trainer.model.likelihood.levels)
     per_dispatch = config.devices.steps_per_dispatch
     with contextlib.ExitStack() as stack:
         claim = functools.partial(_claim, stack, config, workdir, made, program.template)
@@ -54,13 +53,13 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         full_speed = throughput.full_speed(trainer, mesh, program.template, example)
         upcoming = on_devices(dataset, condition, config, mesh, step)
         processes.first_alone(lambda: writer.start(step))
-        record_turn = functools.partial(sessions.Session, workdir, mesh, step, began)
-        session = processes.first_alone(record_turn) or sessions.Nowhere()
+        new_session = functools.partial(sessions.Session, workdir, mesh, step, began)
+        session = processes.first_alone(new_session) or sessions.Nowhere()
         window: list[dict[str, jax.Array]] = []
         started = time.perf_counter()
         advance = stack.enter_context(bar("train", every.num_steps, step))
         while step < every.num_steps and not stop:
-            # A run that has so far dispatched otherwise comes into step here.
+            # A run resumed with another steps_per_dispatch is brought back to a multiple here.
             count = per_dispatch - step % per_dispatch
             state, step_metrics = program.step(state, [next(upcoming) for _ in range(count)])
             window.append(step_metrics)
@@ -94,8 +93,8 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                 run = Trained(
                     config, trainer.model, mesh, state.ema, step, dataset.shape, condition
                 )
-                sample.write(run, sample.PAGE, config.sample, _page(workdir, step))
-                started += time.perf_counter() - before  # no part of the training's rate
+                sample.write(run, sample.GRID_SIZE, config.sample, _grid(workdir, step))
+                started += time.perf_counter() - before  # not counted in the rate of training
     if step < every.num_steps:
         raise signals.Terminated(f"stopped by SIGTERM at step {step}")
     return state
@@ -115,7 +114,7 @@ def _claim(
     folder = checkpoint.folder_of(workdir)
     check_writable(folder)
     disk.check_room(folder, disk.num_bytes(template), config.train.checkpoints_kept)
-    # Last: what was refused has left no trace that the next run would have to agree with.
+    # Last: a run that was refused must leave nothing that the next run would have to match.
     configs.keep(config, workdir)
     data.keep(made.dataset, workdir)
     return writer
@@ -146,5 +145,5 @@ def _line(record: Mapping[str, float], num_steps: int) -> str:
     )
 
 
-def _page(workdir: pathlib.Path, step: int) -> pathlib.Path:
+def _grid(workdir: pathlib.Path, step: int) -> pathlib.Path:
     return workdir / "samples" / f"step_{step:06d}.png"

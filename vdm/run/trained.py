@@ -1,4 +1,4 @@
-"""A trained run, read back from its workdir: what evaluation, sampling and coding start from.
+"""A trained run, read back from its workdir: the start of evaluation, sampling and coding.
 
 Nothing here needs the data set: the shape of an example is kept in the workdir, and its condition
 follows from the config.
@@ -28,7 +28,7 @@ from vdm.run.workdir import checkpoint
 
 
 class Trained(NamedTuple):
-    """A model with its parameters, averaged ("ema") or not ("raw"), and what they are from."""
+    """A model with its parameters, averaged ("ema") or not ("raw"), and the run they come from."""
 
     config: Config
     model: VDM
@@ -38,7 +38,7 @@ class Trained(NamedTuple):
     shape: tuple[int, ...]  # of one example
     condition: Condition
     kind: str = "ema"
-    law: Law = ScheduleLaw()  # of λ in training, with the state it ended with
+    law: Law = ScheduleLaw()  # of λ in training; its last state is law_state
     law_state: LawState = ()
 
 
@@ -48,10 +48,11 @@ def load(
     *,
     devices: Sequence[jax.Device] | None = None,
 ) -> Trained:
-    """Return the run of a workdir at its latest checkpoint; its data set need not be at hand.
+    """Return the run of a workdir at its latest checkpoint; the data set need not be available.
 
     `params` is "ema" for the averaged parameters or "raw" for the last ones; `devices` are all
-    there are unless they are given. Raises UserError if there is no run, or for another word.
+    available devices by default. Raises UserError if there is no run, or for another value of
+    params.
     """
     if params not in PARAMS:
         raise UserError(unknown("params", params, PARAMS))
@@ -88,5 +89,5 @@ def dataset(run: Trained, split: str) -> Dataset:
 
 
 def one_device() -> Sequence[jax.Device]:
-    """Return this process's first device: a code's numbers must be those of one executable."""
+    """Return this process's first device: a codec's numbers must come from one executable."""
     return jax.local_devices()[:1]

@@ -1,4 +1,4 @@
-"""Inpainting: sampling what is missing of data of which a part is known."""
+"""Inpainting: sampling the missing part of partly known data."""
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +31,8 @@ def inpaint(
     The law of the rest is an approximation of the conditional law of the model: a step sees
     the known part through its noised draw only. It is as exact as the sampler where known
     and missing parts are independent. `resample` > 1 takes each step that many times, going
-    back in between by q(z_t|z_s), so that the missing part settles with the known one; each
-    repetition costs a step. What a multistep sampler remembers is the same for every
-    repetition of a step.
+    back in between by q(z_t|z_s), so that the missing part fits the known one; each repetition
+    costs a step. What a multistep sampler remembers is the same for every repetition of a step.
 
     Raises ValueError for a resample < 1, a mask whose shape is not x's, and as `sample` does.
     """

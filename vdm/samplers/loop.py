@@ -38,12 +38,12 @@ def sample(
 
     `log_snrs` is an increasing grid of λ from noise to data (see `vdm.samplers.grids`) and
     each interval costs one step. z begins as standard normal noise, or as `start`, a z at
-    level log_snrs[0]: so diffusion may begin part of the way. `key` is one key or one key
-    per example; with keys per example, example i depends on key i alone. `sampler` is a
-    name, which takes its defaults, or a value. All is in the precision of `log_snrs`.
-    Raises ValueError for an unknown sampler, a start or keys that do not fit the shape, a
-    grid of fewer than two entries or (where its values are known before compilation) one
-    that is not finite or does not increase; TypeError for a key that is not a typed one.
+    level log_snrs[0]: so diffusion may start at any noise level. `key` is one key or one key per
+    example; with keys per example, example i depends on key i alone. `sampler` is a name, which
+    takes its defaults, or a value. All is in the precision of `log_snrs`. Raises ValueError for an
+    unknown sampler, a start or keys that do not fit the shape, a grid of fewer than two entries or
+    (where its values are known before compilation) one that is not finite or does not increase;
+    TypeError for a key that is not a typed one.
     """
     chosen, z = begin(key, log_snrs, shape, sampler, start)
     step = _stepper(key, eps_fn, log_snrs, shape, chosen)
@@ -59,7 +59,7 @@ def trajectory(
     sampler: str | Sampler = "ancestral",
     start: Float[Array, " b *d"] | None = None,
 ) -> Float[Array, " n b *d"]:
-    """Return every z on the way, entry i at noise level log_snrs[i].
+    """Return every z of the trajectory, entry i at noise level log_snrs[i].
 
     The first entry is the noise or `start`, the last is what `sample` returns for the same
     arguments, and the errors are those of `sample`.

@@ -11,8 +11,8 @@ from vdm.schedules.base import Params, between, bisect, check_ends, check_width
 
 # Learned ends never come nearer to each other: softplus alone vanishes in rounding.
 MIN_RANGE = 0.01
-# The interior is never flatter than about this share of a straight line, so that times that
-# float32 tells apart have levels that it tells apart, but for neighbours.
+# The interior is never flatter than about this share of a straight line, so that times that float32
+# distinguishes have levels that it distinguishes, except neighbours.
 LINEAR_SHARE = 0.01
 # How near to an end, in t, its nearest steps are.
 NEAREST = 1e-3

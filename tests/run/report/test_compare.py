@@ -141,7 +141,7 @@ def test_to_be_told_how_an_image_was_augmented_is_no_class(tmp_path, num_classes
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, augment="group"))
     workdir = workdir_of(tmp_path / "a", HARDNESS, config=config)
     (workdir / "data.json").write_text(json.dumps(DATA))
-    assert read.read(workdir).given_classes is given
+    assert read.read(workdir).class_conditional is given
 
 
 def test_a_bound_that_both_have_is_pointed_to(tmp_path):

@@ -47,7 +47,7 @@ def workdir(tmp_path):
 def test_what_is_there_is_read_and_the_rest_is_empty(workdir):
     run = read.read(workdir)
     assert (run.data, run.metrics, run.evaluation, run.headline) == (None, (), None, None)
-    assert (run.results, run.sessions, run.pages) == ((), (), ())
+    assert (run.results, run.sessions, run.grids) == ((), (), ())
     (workdir / "data.json").write_text(json.dumps(DATA))
     (workdir / "metrics.jsonl").write_text(f'{json.dumps(LINE)}\n{{"step": 6, "lo')
     (workdir / "sessions.json").write_text(json.dumps([TURN]))

@@ -193,7 +193,7 @@ def test_samples_stand_beside_their_nearest_examples(made):
 def test_cells_of_pages_are_the_samples_themselves(made):
     workdir, page = made
     run = trained.load(workdir)
-    x = np.concatenate(list(sample.chunks(run, sample.PAGE, run.config.sample)))
+    x = np.concatenate(list(sample.chunks(run, sample.GRID_SIZE, run.config.sample)))
     for i in range(8):
         (one,) = (p for p in page.pictures if p["alt"] == f"sample {i + 1} at step 6")
         with Image.open(io.BytesIO(base64.b64decode(one["src"].split(",")[1]))) as image:
@@ -208,9 +208,9 @@ def test_pages_are_in_the_order_of_steps_and_damaged_ones_are_left_out(made, tmp
     whole = (folder / "step_000003.png").read_bytes()
     (folder / "step_000004.png").write_bytes(whole[: len(whole) // 2])
     (folder / "step_000005.png").write_bytes(whole.replace(b"IDAT", b"ID\x00T"))
-    pages = read.read(workdir).pages
-    assert [read.step_of(page) for page in pages] == [3, 4, 5, 6, 1_000_000]
-    gallery = pictures.while_training(pages, (8, 8, 1), cells=True)
+    grids = read.read(workdir).grids
+    assert [read.step_of(path) for path in grids] == [3, 4, 5, 6, 1_000_000]
+    gallery = pictures.while_training(grids, (8, 8, 1), cells=True)
     assert [name for name, _ in gallery.rows] == ["step 3", "step 6", "step 1,000,000"]
 
 
@@ -234,7 +234,7 @@ def test_the_law_is_a_density_and_the_schedule_has_its_ends(made):
     # The mean of 1/p under p is the length of the range; the rarest bins have three positions.
     length = found.log_snr[0] - found.log_snr[-1]
     assert np.mean(1.0 / found.density) == pytest.approx(length, rel=1e-2)
-    assert np.ptp(found.density) > 0 and np.all(np.diff(found.levels) >= 0)
+    assert np.ptp(found.density) > 0 and np.all(np.diff(found.log_snrs) >= 0)
 
 
 def test_seconds_add_up_whatever_the_windows_are(made):

@@ -104,7 +104,7 @@ def test_a_batch_is_put_together_from_each_devices_rows():
     batch = meshes.put(mesh, 6, here, rows)
     np.testing.assert_array_equal(batch, rows)
     assert {shard.data.shape for shard in batch.addressable_shards} == {(3, 2)}
-    with pytest.raises(ValueError, match="6 rows are this process's: got 5"):
+    with pytest.raises(ValueError, match="this process must provide 6 rows: got 5"):
         meshes.put(mesh, 6, here, rows[:5])
 
 

@@ -1,1 +1,1 @@
-"""Compressed files: their format, what goes in and comes out, and what they cost."""
+"""Compressed files: their format, their contents, and their size in parts."""

@@ -5,9 +5,9 @@
     x.png     one image
     folder/   PNG images of one size and kind, in subfolders too
 
-Values are kept exactly, files are written anew: a PNG's text, colour profile and palette are not
-kept, one bit becomes eight, and how well it was compressed is forgotten. A folder must hold nothing
-else, hidden files and links to folders included; empty subfolders are forgotten.
+Values are kept exactly, files are newly written: a PNG's text, colour profile and palette are not
+kept, one bit becomes eight, and how well it was compressed is lost. A folder must hold nothing
+else, hidden files and links to folders included; empty subfolders are lost.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class Contents(NamedTuple):
 
 
 def read(path: pathlib.Path) -> Contents:
-    """Return what is at a path; raises UserError for what cannot be given back as it came."""
+    """Return the contents of a path; raises UserError for what could not be restored exactly."""
     if not path.exists():
         raise UserError(f"no file or folder {str(path)!r}")
     if path.is_dir() or path.suffix.lower() == ".png":
@@ -91,7 +91,7 @@ def writing(path: pathlib.Path, header: Header) -> Iterator[Put]:
         whole: np.ndarray
         try:
             dtype, shape = np.dtype(header.dtype), (header.num_examples, *header.shape)
-            if header.kind == "npy":  # as large as the disk, not as the memory
+            if header.kind == "npy":  # limited by the disk, not by the memory
                 whole = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
             else:
                 whole = np.zeros(shape, dtype)
@@ -114,7 +114,7 @@ def writing(path: pathlib.Path, header: Header) -> Iterator[Put]:
 
 
 def check_target(path: pathlib.Path, header: Header) -> None:
-    """Raise UserError for the wrong ending, and for a folder that is there already."""
+    """Raise UserError for the wrong ending, and for a folder that exists already."""
     if header.kind == "images":
         if path.exists():
             raise UserError(f"{path} exists already: expected a new folder")

@@ -1,4 +1,4 @@
-"""The compressed file: a header, blocks that stand alone, and a checksum of the whole.
+"""The compressed file: a header, independent blocks, and a checksum of the whole.
 
 A file is a row of sections, each a mark of four bytes, the length of its body, a CRC-32 of the
 body, a CRC-32 of these twelve bytes, and the body; numbers are unsigned, of 32 bits, the lowest
@@ -6,11 +6,11 @@ byte first.
 
     89 56 44 4D  header  the version of the format (one byte), then a msgpack of `Header`'s values
     89 42 4C 4B  block   its number, a CRC-32 of the data in it, and the coder's words
-    89 45 4E 44  end     the first 8 bytes of the SHA-256 of all that stands before
+    89 45 4E 44  end     the first 8 bytes of the SHA-256 of everything before it
 
-The marks of blocks are looked for where a section is damaged, so what is intact after it is found
-again. Whatever a file says of itself, reading takes no more memory than the names, one block and a
-few bytes for each block that is there, and its time grows with the file's length alone.
+Where a section is damaged, the next mark of a block is searched for, so the intact blocks after it
+are found. Whatever lengths a file claims, reading takes no more memory than the names, one block
+and a few bytes for each block present, and its time grows only with the file's length.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ _MAX_NAMES = 2**28  # bytes of all names together
 
 
 class Header(NamedTuple):
-    """What the whole file is made of."""
+    """What holds for the whole file."""
 
     kind: str  # what was compressed, and what is written back
     names: tuple[str, ...]  # of the files of a folder, or of the array of an .npz
@@ -66,7 +66,7 @@ class Block(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What of a file is intact: its header, where its blocks are, and what is wrong."""
+    """The intact parts of a file: its header, where its blocks are, and the first damage."""
 
     header: Header
     blocks: dict[int, tuple[int, int]]  # by number: where the body is, and its length
@@ -87,7 +87,7 @@ class Writer:
         self._section(BLOCK, _BLOCK.pack(block.number, block.data_crc) + words)
 
     def end(self) -> None:
-        """Write the checksum of all that was written."""
+        """Write the checksum of everything written so far."""
         self._section(END, self._sum.digest()[:_DIGEST_BYTES])
 
     def _section(self, mark: bytes, body: bytes) -> None:
@@ -98,7 +98,7 @@ class Writer:
 
 
 def survey(path: pathlib.Path) -> Survey:
-    """Look through a file; raises UserError if it is none of ours, or its header is damaged."""
+    """Look through a file; raises UserError if it has another format, or its header is damaged."""
     with _open(path) as file, _map(file, path) as data:
         if data[: len(HEADER)] != HEADER:
             raise UserError(f"{path} was not written by `vdm compress` (other first bytes)")
@@ -182,7 +182,7 @@ def _section_at(data: mmap.mmap, at: int) -> int | None:
         return None
     mark, length, body_crc, crc = _FRAME.unpack_from(data, at)
     end = at + _FRAME.size + length
-    # First, so that a length that is none costs nothing.
+    # First, so that a false length costs nothing.
     if crc != zlib.crc32(data[at : at + _START.size]):
         return None
     if mark not in (HEADER, BLOCK, END) or end > len(data):
@@ -213,7 +213,7 @@ def _read_header(body: bytes, path: pathlib.Path) -> Header:
         names, shape = _unpack_names(values["names"]), tuple(values["shape"])
         header = Header(**{**values, "names": names, "shape": shape})
         _check(header)
-    # Whatever is wrong in it: its checksum is right, so that it was written by something else.
+    # Whatever is wrong: its checksum is right, so another program wrote it.
     except Exception as error:
         raise UserError(f"the header of {path} is not valid ({error})") from error
     return header

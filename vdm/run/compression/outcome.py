@@ -1,4 +1,4 @@
-"""What compressing came to: how many bytes, of what they are made, and what was lost."""
+"""The result of compressing: how many bytes, their parts, and what was lost."""
 
 import math
 from typing import NamedTuple
@@ -11,7 +11,7 @@ MIN_WIDTH = 100
 
 
 class Compressed(NamedTuple):
-    """How many bytes a file takes, and of what they are made, in bits."""
+    """How many bytes a file takes, and their parts in bits."""
 
     num_examples: int
     num_dims: int  # of one example
@@ -32,7 +32,7 @@ class Restored(NamedTuple):
 
 
 def show_compressed(made: Compressed) -> None:
-    """Print what a compressed file takes, in bits per dimension, and what the model promises."""
+    """Print what a compressed file takes, in bits per dimension, and what the model predicts."""
     total = made.num_examples * made.num_dims
     bits = 8 * made.num_bytes
     table = Table(title=f"{made.num_examples} examples, {made.num_bytes:,} bytes")
@@ -56,7 +56,7 @@ def show_compressed(made: Compressed) -> None:
 
 
 def _with_error(each: np.ndarray) -> str:
-    """Return mean ± standard error, where there are enough to have one."""
+    """Return mean ± standard error, where there are at least two values."""
     if len(each) < 2:
         return f"{each.mean():.4f}"
     return f"{each.mean():.4f} ± {each.std(ddof=1) / math.sqrt(len(each)):.4f}"

@@ -1,4 +1,4 @@
-"""The configuration of a run: what it holds, how it is checked, and how it is kept."""
+"""The configuration of a run: what it holds, how it is checked, and how it is stored."""
 
 from vdm.run.config.kept import CONFIG_FILE, keep, load, neighbour
 from vdm.run.config.parse import default_values, flatten, from_dict, to_dict

@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 def construct(key: str, block: Mapping[str, Any], options: Mapping[str, Callable[..., T]]) -> T:
-    """Return what the constructor that a block names makes of the block's arguments.
+    """Return the result of the constructor that a block names, called with the block's arguments.
 
     `key` is the block's in the config. Raises UserError for an unknown name, and for an
-    argument that is unknown, missing, of another type or refused by the constructor.
+    argument that is unknown, missing, of another type or rejected by the constructor.
     """
     made = partial(key, block, options)
     with as_user_error(f"{key} ({block['name']})"):
@@ -59,8 +59,8 @@ def partial(
 def parameters(
     constructor: Callable[..., Any], left_out: Collection[str] = ()
 ) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a constructor that are the config's to set."""
-    # Flax adds these two to every module.
+    """Return the parameters of a constructor that a config can set."""
+    # Left out: the two fields that Flax adds to every module, which users do not set.
     return {
         name: parameter
         for name, parameter in inspect.signature(constructor).parameters.items()

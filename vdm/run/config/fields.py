@@ -1,4 +1,4 @@
-"""A field of a config's block: its type, its default, what it means and what it may be."""
+"""A field of a config's block: its type, its default, its meaning and its rule."""
 
 import dataclasses
 import typing
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 class Field(typing.NamedTuple):
-    """A field as all who read it need it: the check, the command line and the docs page."""
+    """A field with all that the check, the command line and the docs page need."""
 
     name: str
     kind: type  # a block of a name and arguments is a Mapping
-    default: Any  # dataclasses.MISSING where every config has to say it
+    default: Any  # dataclasses.MISSING where every config must set it
     says: str
-    rule: Rule | None  # None where the type says it all
+    rule: Rule | None  # None where the type is enough
     flag: str  # its option on the command line, without the dashes
     needs_bound: str | None  # the bound of `vdm evaluate` that it is for, None for all
 
@@ -31,7 +31,7 @@ def option(
     flag: str | None = None,
     needs_bound: str | None = None,
 ) -> T:
-    """Return a dataclass field with a default value, what it means and what it may be."""
+    """Return a dataclass field with a default value, its meaning and its rule."""
     metadata = {"says": says, "rule": rule, "flag": flag, "needs_bound": needs_bound}
     if isinstance(default, Mapping):  # each config gets its own
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)  # type: ignore[return-value]
@@ -39,7 +39,7 @@ def option(
 
 
 def needed(says: str, rule: Rule | None = None) -> Any:
-    """Return a dataclass field that every config has to say, with what it means and may be."""
+    """Return a dataclass field that every config must set, with its meaning and its rule."""
     return dataclasses.field(metadata={"says": says, "rule": rule})
 
 
@@ -70,7 +70,7 @@ def _field(field: dataclasses.Field[Any], kind: Any) -> Field:
 
 
 def checked(field: Field, value: object, key: str) -> Any:
-    """Return the value as the field's type; raises UserError, naming the key, if it will not do."""
+    """Return the value as the field's type; raises UserError with the key if it is not valid."""
     problem = _problem(field, value, key)
     if problem is not None:
         raise UserError(problem)
@@ -83,7 +83,7 @@ def takes(field: Field, value: object) -> bool:
 
 
 def check(settings: object, prefix: str) -> None:
-    """Raise UserError for the first field of a block whose value will not do."""
+    """Raise UserError for the first field of a block whose value is not valid."""
     for field in of(type(settings)):
         checked(field, getattr(settings, field.name), prefix + field.name)
 

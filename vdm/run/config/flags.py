@@ -1,4 +1,4 @@
-"""The config of a command: a file, what the command sets of it, or what the workdir holds."""
+"""The config of a command: from a file with the command's own values, or from the workdir."""
 
 import pathlib
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def _parse_flags(arguments: list[str], default: ConfigDict | None = None) -> Con
         raise UserError(" ".join(text.split())) from error
     except UserError:
         raise
-    # The config file is the user's code: whatever it raises is theirs to mend.
+    # The config file is the user's code: whatever it raises, the user has to fix.
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[0]}"

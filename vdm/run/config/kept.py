@@ -1,4 +1,4 @@
-"""The config that lies in a workdir, and what of it may differ when the run is resumed."""
+"""The config in a workdir, and which keys may differ when the run is resumed."""
 
 import importlib.util
 import pathlib
@@ -13,8 +13,8 @@ from vdm.run.system.files import read_json, write_json
 CONFIG_FILE = "config.json"
 
 
-# What may differ from the config in the workdir when a run is resumed: none of it
-# changes what the steps already taken have computed.
+# The keys that may differ from the config in the workdir when a run is resumed: none of them
+# changes the steps that were already computed.
 RESUMABLE = (
     "data.in_memory",
     "data.path",  # to which the same data may have been moved; see `vdm.run.data.keep`
@@ -54,7 +54,7 @@ def load(workdir: pathlib.Path) -> Config:
 
 
 def keep(config: Config, workdir: pathlib.Path) -> None:
-    """Write the config into the workdir; raises UserError if another run lives there."""
+    """Write the config into the workdir; raises UserError if the workdir holds another run."""
     path = workdir / CONFIG_FILE
     if path.exists():
         old, new = flatten(to_dict(load(workdir))), flatten(to_dict(config))

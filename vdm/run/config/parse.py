@@ -29,7 +29,7 @@ def parse_counts(text: str) -> tuple[int, ...]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Return the checked Config; raises UserError for a key or a value that will not do."""
+    """Return the checked Config; raises UserError for a key or a value that is not valid."""
     config = _build(Config, values, prefix="")
     _check_pairs(config)
     return config
@@ -41,10 +41,10 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def default_values() -> ml_collections.ConfigDict:
-    """Return all that has a default value, for config files to build on.
+    """Return every key that has a default value, as the start of a config file.
 
-    What they have to add is `data.name`, the model's blocks and `train.num_steps`. What a file
-    has not, a command cannot override.
+    A file adds `data.name`, the model's blocks and `train.num_steps`. A command cannot override a
+    key that the file lacks.
     """
     values = _defaults(Config)
     for name, block in typing.get_type_hints(Config).items():
@@ -113,7 +113,7 @@ def _plain(value: object, key: str) -> object:
 
 
 def _check_pairs(config: Config) -> None:
-    """Raise UserError for two values that do not go together, each of them fine alone."""
+    """Raise UserError for two values that are valid alone but not together."""
     per_dispatch = config.devices.steps_per_dispatch
     for key in ("num_steps", "log_every", "checkpoint_every", "sample_every"):
         value = getattr(config.train, key)

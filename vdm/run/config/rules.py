@@ -1,7 +1,7 @@
-"""What a config value may be: a bounded number, a word, a name; each rule stands at its field.
+"""The rules for config values: a bounded number, a word, a name; each rule stands at its field.
 
-A rule finds what is wrong with a value (`problem`) and says what it takes (`str`). The check of a
-config, the options of a command, their help and the docs page are all made from it.
+A rule finds what is wrong with a value (`problem`) and describes the valid ones (`str`). The check
+of a config, the options of a command, their help and the docs page are made from it.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 
 @runtime_checkable
 class Rule(Protocol):
-    """What every rule offers."""
+    """The two functions of every rule."""
 
     def problem(self, key: str, value: Any) -> str | None:
-        """Return the one line on a value of the field's type that will not do, None for others."""
+        """Return what is wrong with a value of the field's type in one line, None if valid."""
         ...
 
     def __str__(self) -> str:
-        """Return what the field takes, for help and docs."""
+        """Return the valid values in words, for help and docs."""
         ...
 
 

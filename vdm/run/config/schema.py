@@ -2,7 +2,7 @@
 
 A config file describes an experiment in plain values. It is turned once into the dataclasses
 below; a key that they do not have, or a value of another type or outside its rule, is an error
-that names the key before anything else happens. What stands at a field is all there is: the
+that names the key before anything else happens. Everything about a value stands at its field: the
 check, the options of a command, their help and the docs page are made from it.
 """
 
@@ -28,14 +28,14 @@ BATCH = Number(1, 2**20)
 RATE = Number(above=0, at_most=1000)
 SHARE = Number(0, below=1)
 SEED = Number(0, 2**32 - 1)
-# Of the texts that hold several numbers.
+# For texts that hold several numbers.
 NUM_STEPS = Counts(1, MAX_STEPS, or_inf=True)
 NUM_SAMPLES = Counts(1, 10_000)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which data set, and what is done with it in training."""
+    """The data set, and its use in training."""
 
     name: str = needed("a set of vdm.run.data, or an image set of tensorflow-datasets")
     path: str = option("", "file or folder of the user's own examples")
@@ -95,7 +95,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """What the network descends, and how the noise levels of a batch are drawn."""
+    """The loss, and how the noise levels of a batch are drawn."""
 
     weighting: Mapping[str, Any] = option(
         {"name": "elbo"}, "w(λ) of the loss; elbo is the bound itself", Name(words.WEIGHTINGS)
@@ -115,7 +115,7 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long to train, and how often to write things down (all in steps)."""
+    """How long to train, and how often to log, save and draw samples (all in steps)."""
 
     num_steps: int = needed("training steps in all", TRAINING_STEPS)
     batch_size: int = option(128, "examples per step, over all devices and processes", BATCH)
@@ -142,11 +142,11 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DevicesConfig:
-    """How the work is cut: over how many devices parameters are, and steps a dispatch.
+    """How the work is divided: devices per copy of the parameters, and steps per dispatch.
 
-    All devices of all processes take part; those that do not cut parameters cut the batch
-    alone. Several steps a dispatch spare an accelerator the wait for the host between two
-    short steps; on CPU they are slower, for XLA's convolutions are slow in a loop there.
+    All devices of all processes divide the batch. Several steps per dispatch save an accelerator
+    the wait for the host between two short steps; on CPU they are slower, since XLA's convolutions
+    are slow in a loop there.
     """
 
     fsdp: int = option(

@@ -1,4 +1,4 @@
-"""The words that a config and a command can use, most of them with what they stand for."""
+"""The names that a config and a command can use, most of them with what they stand for."""
 
 from collections.abc import Callable, Mapping
 
@@ -49,18 +49,18 @@ DRAWS: Mapping[str, Callable[[jax.Array, int], jax.Array]] = {
     "stratified": noise_levels.stratified,
     "uniform": noise_levels.uniform,
 }
-# What an evaluation draws λ by: as the run was trained, or a law of its own.
+# The laws of λ in an evaluation: the run's own (training), or another.
 EVALUATION_LAWS = ("training", *LAWS)
-# What the network is told of an element of the group of augmentations (`vdm.run.data.augment`).
+# From an element of the group of augmentations to the network's condition (`vdm.run.data.augment`).
 AUGMENTATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "group": lambda which: which,  # the element itself
     "vdm": lambda which: np.minimum(which, 1),  # whether there is one
 }
 
-IN_MEMORY = ("auto", "yes", "no")  # where examples are: auto goes by their size
+IN_MEMORY = ("auto", "yes", "no")  # where examples are: auto decides by their size
 DECAYS = ("constant", "cosine")  # of the learning rate, after the warm-up
-ON_NAN = ("stop", "roll_back")  # what a loss that is not finite leads to
+ON_NAN = ("stop", "roll_back")  # what to do when the loss is not finite
 BOUNDS = ("vlb", "ode")  # the variational one, and that of the probability-flow ODE
-PARAMS = ("ema", "raw")  # averaged, or as the last step left them
+PARAMS = ("ema", "raw")  # averaged, or of the last step
 SPLITS = ("train", "test")
 FORMATS = ("official",)  # of other code's checkpoints: google-research/vdm

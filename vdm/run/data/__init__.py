@@ -1,4 +1,4 @@
-"""The data sets by name, the user's own, and what is done with their examples."""
+"""The data sets by name, the user's own, and the augmentation and condition of examples."""
 
 from vdm.run.data.sets import (
     DATA_FILE,

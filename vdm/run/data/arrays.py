@@ -1,9 +1,9 @@
-"""Arrays of the user's own, of any shape, from .npy and .npz files.
+"""The user's own arrays, of any shape, from .npy and .npz files.
 
     x.npy                         examples, the batch axis first; a tenth is held out as test
     x.npz                         x and, if there are classes, labels; or train and test with,
                                   if there are classes, train_labels and test_labels
-    folder/train.npy, test.npy    one array a split, and train_labels.npy, test_labels.npy
+    folder/train.npy, test.npy    one array per split, and train_labels.npy, test_labels.npy
     folder/train.npz, test.npz    x and, if there are classes, labels
 
 Integers go with a discretised likelihood, real numbers with a Gaussian one. A .npy file may
@@ -19,17 +19,17 @@ import numpy as np
 from vdm.run.data.dataset import Dataset, Examples, Largest, Stored, held_out
 from vdm.run.errors import UserError
 
-CHUNK_BYTES = 2**26  # of an array that are looked at together
+CHUNK_BYTES = 2**26  # of an array that are checked together
 
 
 def load(path: str, split: str) -> Dataset:
     """Return a split of the arrays at a path; real numbers of any width become float32.
 
-    Raises UserError for files that are missing, damaged or not laid out as above, for real
-    numbers that are not finite and for negative integers.
+    Raises UserError for files that are missing, damaged or of another layout, for real numbers that
+    are not finite and for negative integers.
     """
     arrays = _open(pathlib.Path(path))
-    # Each array of examples with the one of its classes.
+    # Each array of examples with the array of its classes.
     pairs = {"x": "labels"}
     if "x" not in arrays:
         pairs = {"train": "train_labels", "test": "test_labels"}
@@ -88,7 +88,7 @@ def _open(path: pathlib.Path) -> Mapping[str, np.ndarray]:
 
 
 def read_file(file: pathlib.Path) -> Mapping[str, np.ndarray]:
-    """Return the arrays of a file by name, that of a .npy as x; raises UserError if it cannot."""
+    """Return the arrays of a file by name, that of a .npy as x; raises UserError for a bad file."""
     if file.suffix not in (".npy", ".npz"):
         raise UserError(f"arrays are read from .npy and .npz files or a folder: got {file.name!r}")
     try:
@@ -102,7 +102,7 @@ def read_file(file: pathlib.Path) -> Mapping[str, np.ndarray]:
             if others := [key for key, x in found.items() if not isinstance(x, np.ndarray)]:
                 raise ValueError(f"its member {others[0]!r} is not an array")
             return found
-    # What a damaged file raises is of many types, and so is what a file of another kind does.
+    # A damaged file, or one of another kind, raises errors of many types.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read {file} as {file.suffix}: {reason}") from error
@@ -132,7 +132,7 @@ def _is_real(x: np.ndarray) -> bool:
 
 
 def _numbers(x: np.ndarray, what: str) -> tuple[np.dtype, Largest | None]:
-    """Return the type to give the values, and the largest integer; one look at all of them."""
+    """Return the type to give the values, and the largest integer, in one pass."""
     if x.dtype.kind not in "fiub":
         raise UserError(f"{what} must be integers or real numbers: got {x.dtype}")
     num_dims = math.prod(x.shape[1:])

@@ -1,8 +1,8 @@
 """Augmenting images by flips, quarter turns and swaps of colour channels, all of them lossless.
 
-They form a group: 8 symmetries of a square (4 of an oblong) times, for colour images, 6
-orders of the channels. The network is told of it by a flag, so that the bound on images as
-they came (flag 0) is still a bound on their own distribution and not on the augmented one.
+They form a group: 8 symmetries of a square (4 of a rectangle) times, for colour images, 6 orders of
+the channels. A flag conditions the network on it, so that the bound on unchanged images (flag 0) is
+still a bound on their own distribution and not on the augmented one.
 """
 
 import itertools
@@ -46,12 +46,12 @@ def apply(x: np.ndarray, which: np.ndarray) -> np.ndarray:
 def draw(name: str, shape: tuple[int, ...], seed: int, step: int, size: int) -> np.ndarray:
     """Return an element of the group for each position of a step's batch.
 
-    "group" draws all alike. "vdm" is the VDM authors' law: each of flip, turn and swap
-    happens with probability ½; a turn is by one to three quarters (an oblong's by two), a
+    "group" draws all with equal probability. "vdm" is the VDM authors' law: each of flip, turn and
+    swap happens with probability ½; a turn is by one to three quarters (by two for a rectangle), a
     swap any order of the channels.
     """
     factors = [len(choices) for choices in _factors(shape)]
-    # Its own stream beside that of the epochs, and the same for any number of processes.
+    # A stream other than that of the epochs, and the same for any number of processes.
     u, v = np.random.RandomState([seed, step, 1]).random_sample((2, 3, size))
     if name == "group":
         chosen = [np.floor(v[i] * n).astype(int) for i, n in enumerate(factors)]
@@ -66,7 +66,7 @@ def draw(name: str, shape: tuple[int, ...], seed: int, step: int, size: int) -> 
 
 
 def flags(name: str, which: np.ndarray) -> np.ndarray:
-    """Return what the network is told: "group" the element, "vdm" only 1 where there is one."""
+    """Return the flag that conditions the network: for "group" the element, for "vdm" 0 or 1."""
     return AUGMENTATIONS[name](which)
 
 
@@ -79,6 +79,6 @@ def _factors(shape: tuple[int, ...]) -> tuple[tuple, tuple, tuple]:
     height, width, channels = shape
     turns = (0, 1, 2, 3) if height == width else (0, 2)
     same = tuple(range(channels))
-    # Orders of something else than red, green and blue would be no images of the kind.
+    # Other channels than red, green and blue would not be images of this kind when reordered.
     orders = tuple(itertools.permutations(same)) if channels == 3 else (same,)
     return (False, True), turns, orders

@@ -11,7 +11,7 @@ from vdm.run.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """The number class × num_flags + flag; None for what is no part of it."""
+    """The number class × num_flags + flag; None for a part that is absent."""
 
     num_classes: int | None = None
     num_flags: int | None = None
@@ -19,7 +19,7 @@ class Condition:
     def of(
         self, size: int, labels: np.ndarray | None, flags: np.ndarray | None = None
     ) -> np.ndarray | None:
-        """Return the conditions of `size` examples; without flags they are as they came (0)."""
+        """Return the conditions of `size` examples; without flags they are not augmented (0)."""
         if self.num_classes is None and self.num_flags is None:
             return None
         cond = np.zeros(size, np.int32)
@@ -30,15 +30,15 @@ class Condition:
         return cond
 
     def of_samples(self, index: np.ndarray) -> np.ndarray | None:
-        """Return the conditions to sample with: classes in turn, nothing augmented."""
+        """Return the conditions to sample with: classes in order, nothing augmented."""
         return self.of(len(index), index % (self.num_classes or 1))
 
 
 def build(num_classes: int | None, shape: tuple[int, ...], augmentation: str) -> Condition:
-    """Return the condition of a network with so many classes, for examples of a shape.
+    """Return the condition of a network with num_classes classes, for examples of a shape.
 
     The network's classes are those of the data set, the flags of the augmentation, or every pair
-    of the two. Raises UserError for a number that is none of these, whatever the data set.
+    of the two. Raises UserError for another number, whatever the data set.
     """
     if augmentation == "none":
         return Condition(num_classes)

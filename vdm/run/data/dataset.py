@@ -1,4 +1,4 @@
-"""One split of a data set: its examples, in memory or decoded on demand, and what they are."""
+"""One split of a data set: its examples, in memory or decoded on demand, and their description."""
 
 import concurrent.futures
 import dataclasses
@@ -71,8 +71,8 @@ class Dataset:
     examples: Examples | Stored
     version: str
     num_classes: int | None = None
-    levels: int | None = None  # of integer data, where the set says so
-    largest: Largest | None = None  # of integer data, where nothing does
+    levels: int | None = None  # of integer data, where the set defines them
+    largest: Largest | None = None  # of integer data, where nothing defines the levels
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -102,7 +102,7 @@ class Dataset:
         return self.examples.take(index)
 
     def subset(self, index: np.ndarray) -> "Dataset":
-        """Return the data set of these examples alone."""
+        """Return the data set with only these examples."""
         take = self.examples.take
         part: Examples | Stored
         if isinstance(self.examples, Examples):
@@ -129,7 +129,7 @@ def num_bytes(examples: Examples | Stored) -> int:
 
 
 def in_memory(examples: Examples | Stored) -> Examples:
-    """Return the examples decoded into one array; what is there already is not copied."""
+    """Return the examples decoded into one array; examples already in memory are not copied."""
     if isinstance(examples, Examples):
         return examples
     # Filled in place: a list of parts to join would need the memory twice.
@@ -151,10 +151,10 @@ def in_memory(examples: Examples | Stored) -> Examples:
 
 
 def ids_checksum(dataset: Dataset) -> str:
-    """Return the SHA-256 of the ids of all examples, one to a line: what was evaluated.
+    """Return the SHA-256 of the ids of all examples, one per line.
 
-    The id of an example is that of the set itself if it has ids (tensorflow-datasets' `id`),
-    else the example's position and the SHA-256 of its values.
+    It identifies what was evaluated. The id of an example is that of the set itself if it has ids
+    (tensorflow-datasets' `id`), else the example's position and the SHA-256 of its values.
     """
     digest = hashlib.sha256()
     for index in chunks(dataset.examples):
@@ -171,9 +171,9 @@ def content_hash(x: np.ndarray) -> str:
 
 
 def held_out(num_examples: int, split: str) -> np.ndarray:
-    """Return the examples of a split of a set that comes without: a tenth, rounded up, is test.
+    """Return the examples of a split of a set that has no splits: a tenth, rounded up, is test.
 
-    The choice is a draw without replacement that depends on the number of examples alone.
+    The choice is a draw without replacement that depends only on the number of examples.
     """
     order = np.random.RandomState(0).permutation(num_examples)
     num_test = -(-num_examples // 10)
@@ -181,7 +181,7 @@ def held_out(num_examples: int, split: str) -> np.ndarray:
 
 
 def chunks(examples: Examples | Stored) -> Iterator[np.ndarray]:
-    """Yield the positions of all examples, as many at a time as are well read together."""
+    """Yield the positions of all examples, in chunks of a good size for reading."""
     size = len(examples)
     step = max(1, CHUNK_BYTES * size // max(1, num_bytes(examples)))
     for start in range(0, size, step):

@@ -18,12 +18,12 @@ from vdm.run.data.dataset import Dataset, Examples, Stored, content_hash
 from vdm.run.errors import UserError
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# What an image of each of Pillow's modes is read as: nothing here loses anything.
+# The mode in which an image of each of Pillow's modes is read, without loss.
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "I;16": "I;16"}
 
 
 class Folder(NamedTuple):
-    """What is known of a folder without decoding its images: paths are relative, sorted."""
+    """A folder without its decoded images: paths are relative, sorted."""
 
     files: dict[str, tuple[str, ...]]  # by split
     classes: tuple[str, ...] | None
@@ -32,7 +32,7 @@ class Folder(NamedTuple):
 
 
 def load(path: str, split: str) -> Dataset:
-    """Return a split of a folder of images; raises UserError naming the file that is at fault."""
+    """Return a split of a folder of images; raises UserError naming the bad file."""
     root, folder = pathlib.Path(path), survey(path)
     files = folder.files[split]
 
@@ -54,7 +54,7 @@ def load(path: str, split: str) -> Dataset:
 
 @functools.lru_cache(maxsize=4)
 def survey(path: str) -> Folder:
-    """Look at the folder and at the head of every image file; no image is decoded."""
+    """Read the folder and the header of every image file; no image is decoded."""
     root = pathlib.Path(path)
     if not root.is_dir():
         raise UserError(f"no folder {path!r} (data.path), relative to {root.cwd()}")
@@ -63,7 +63,7 @@ def survey(path: str) -> Folder:
         parts = {s: [f for f in everything if f.startswith(f"{s}/")] for s in ("train", "test")}
         depth = 1
     else:
-        # By the hash of the name: an image that is added moves almost none of the others.
+        # By the hash of the name: adding an image moves almost none of the others.
         order = sorted(everything, key=lambda file: hashlib.sha256(file.encode()).digest())
         num_test = -(-len(order) // 10)
         parts = {"train": sorted(order[num_test:]), "test": sorted(order[:num_test])}
@@ -81,10 +81,10 @@ def survey(path: str) -> Folder:
 
 
 def _images_below(root: pathlib.Path) -> Iterator[str]:
-    """Yield all images relative to the folder, through links too, but nothing that is hidden."""
+    """Yield all images relative to the folder, through links too, but no hidden files."""
     for folder, inner, names in os.walk(root, followlinks=True):
         here = pathlib.Path(folder)
-        # A link back to a folder that one is in already would go on for ever.
+        # A link back to a folder above would never end.
         above = {here.resolve()}
         for parent in here.relative_to(root).parents:
             above.add((root / parent).resolve())
@@ -125,7 +125,7 @@ def _head(file: pathlib.Path) -> tuple[tuple[int, int], str]:
 
 
 def _kind(image: Image.Image, file: pathlib.Path) -> str:
-    """Return Pillow's name of the mode, and what of the file would be lost by reading it so."""
+    """Return Pillow's name of the mode, and the part of the file that this mode would lose."""
     try:
         frames = getattr(image, "n_frames", 1)
     except Exception as error:
@@ -134,7 +134,7 @@ def _kind(image: Image.Image, file: pathlib.Path) -> str:
         return f"{image.mode} of {frames} frames"
     if "transparency" in image.info:
         return f"{image.mode} with transparency"
-    # Pillow reads the upper half of these bits; only the decoder's argument tells.
+    # Pillow reads the upper half of these bits; only the decoder's argument shows it.
     if image.mode == "RGB" and any(";16" in str(tile) for tile in getattr(image, "tile", ())):
         return "RGB of 16 bits"
     return image.mode
@@ -148,13 +148,13 @@ def _said(head: tuple[tuple[int, int], str]) -> str:
 def _opened(file: pathlib.Path) -> Image.Image:
     try:
         return Image.open(file)
-    # Whatever a damaged file makes a decoder stumble over, it is the file that is at fault.
+    # Whatever error a damaged file causes in a decoder, the file is the cause.
     except Exception as error:
         raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
 
 
 def decode(file: pathlib.Path, folder: Folder) -> np.ndarray:
-    """Return an image [h, w, c]; raises UserError unless it is of the folder's shape and type."""
+    """Return an image [h, w, c]; raises UserError unless it has the folder's shape and type."""
     with _opened(file) as image:
         try:
             mode = MODES.get(image.mode, image.mode)

@@ -1,4 +1,4 @@
-"""The data sets by name: real digits, two toys, one's own arrays and images, and many more."""
+"""The data sets by name: digits, two toys, the user's arrays and images, tensorflow-datasets."""
 
 import dataclasses
 import functools
@@ -22,9 +22,9 @@ DATA_FILE = "data.json"
 def load(config: DataConfig, split: str) -> Dataset:
     """Return a split of a data set, without decoding what is stored in files.
 
-    A name that is none of DATASETS or FILES is one of tensorflow-datasets. Raises UserError
-    for an unknown name or split, and for files that are missing or bad.
-    Read once: the caller must not write into the arrays.
+    Any name that is not in DATASETS or FILES is one of tensorflow-datasets. Raises UserError for an
+    unknown name or split, and for files that are missing or bad. Read once: the caller must not
+    write into the arrays.
     """
     known = (*DATASETS, *FILES, *EXAMPLES_OF_TFDS)
     if config.name in FILES and not config.path:
@@ -57,8 +57,8 @@ class Kept:
 def keep(dataset: Dataset, workdir: pathlib.Path) -> None:
     """Write into the workdir what a run is trained on; raises UserError if that has changed.
 
-    Batches are drawn by the number of an example: with others among them, a resumed run
-    would see other batches than an uninterrupted one.
+    Batches name examples by their number: with other data, a resumed run would see other batches
+    than an uninterrupted one.
     """
     now = Kept(dataset.version, len(dataset), dataset.shape)
     before = kept(workdir) if (workdir / DATA_FILE).exists() else now
@@ -71,7 +71,7 @@ def keep(dataset: Dataset, workdir: pathlib.Path) -> None:
 
 
 def kept(workdir: pathlib.Path) -> Kept:
-    """Return what a workdir's run was trained on; raises UserError where that is not to be read."""
+    """Return what a workdir's run was trained on; raises UserError where it cannot be read."""
     return document.load(Kept, workdir / DATA_FILE)
 
 
@@ -86,5 +86,5 @@ DATASETS: Mapping[str, Callable[[str], Dataset]] = {
     "mixture": synthetic.mixture,
 }
 FILES: Mapping[str, Callable[[str, str], Dataset]] = {"arrays": arrays.load, "images": images.load}
-# A few of the many, to be named in messages.
+# A few of them, for messages.
 EXAMPLES_OF_TFDS = ("cifar10", "mnist", "downsampled_imagenet")

@@ -1,9 +1,9 @@
 """Image sets of tensorflow-datasets, read from array_record files without TensorFlow.
 
-A name may say the config and the version: "downsampled_imagenet/64x64", "cifar10:3.0.2".
-Beware of two sets that both go by the name of 32×32 ImageNet: `downsampled_imagenet` (van den
-Oord et al. 2016), whose test images are its split `validation`, and `imagenet_resized`. They
-are resampled in different ways, and bits per dimension of one say nothing about the other.
+A name may give the config and the version: "downsampled_imagenet/64x64", "cifar10:3.0.2". Beware of
+two sets that both have the name 32×32 ImageNet: `downsampled_imagenet` (van den Oord et al. 2016),
+whose test images are its split `validation`, and `imagenet_resized`. They are resampled in
+different ways, and bits per dimension of one cannot be compared with the other.
 """
 
 import os
@@ -23,10 +23,9 @@ NAME = re.compile(r"(\w+)(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")
 def load(name: str, split: str, others: Iterable[str]) -> Dataset:
     """Return a split of an image set that tensorflow-datasets has prepared as array_record.
 
-    Sets are looked for where tensorflow-datasets keeps them (TFDS_DATA_DIR, else its
-    default folder); nothing is downloaded. Raises UserError for a name that is unknown (the
-    `others` are the sets that do not come from here), and with the command to run for a set
-    that is not there.
+    Sets are found where tensorflow-datasets keeps them (TFDS_DATA_DIR, else its default folder);
+    nothing is downloaded. Raises UserError for a name that is unknown (the `others` are the sets
+    from elsewhere), and with the command to run for a set that is not prepared.
     """
     builder = _builder(name, list(others))
     features = dict(builder.info.features) if hasattr(builder.info.features, "keys") else {}
@@ -105,7 +104,7 @@ def _builder(name: str, others: list[str]) -> Any:
             f"tensorflow-datasets.{did_you_mean(name, known)}"
         ) from error
     # A config or a version that does not exist; a builder that needs a further package, or a
-    # config, or whatever else its authors thought of.
+    # config, or anything else.
     except Exception as error:
         assert words is not None
         if words[2] and isinstance(error, ValueError | AssertionError):
@@ -130,7 +129,7 @@ def _not_prepared(name: str, builder: Any) -> UserError:
 def _read(source: Any, index: np.ndarray, version: str) -> list[dict[str, Any]]:
     try:
         return source.__getitems__([int(i) for i in index])
-    # Whatever a damaged file makes a decoder stumble over, it is the file that is at fault.
+    # Whatever error a damaged file causes in a decoder, the file is the cause.
     except Exception as error:
         if len(index) > 1:
             return [_read(source, index[i : i + 1], version)[0] for i in range(len(index))]

@@ -1,1 +1,1 @@
-"""What an evaluation measures: the bound, the ODE, the profile over λ, and their record."""
+"""The results of an evaluation: the bound, the ODE, the profile over λ, and their record."""

@@ -24,7 +24,7 @@ from vdm.run.training.objective import for_evaluation
 class AtLevels(NamedTuple):
     """A bound's terms in bits per dimension, [n, levels, 3], and where each was taken, [n, levels].
 
-    That is λ at T = ∞; at a finite T it is not said, and 0.
+    That is λ at T = ∞; at finite T it is set to 0.
     """
 
     terms: np.ndarray
@@ -85,7 +85,7 @@ def _row(
     seed: int,
     clip_denoised: bool,
 ) -> tuple[Float[Array, " r"], ...]:
-    """Return the terms of the bound in nats and the noise level that was looked at."""
+    """Return the terms of the bound in nats and the noise level used."""
     params, law_state, num_steps = state
     chex.assert_equal_shape_prefix((example, level, x), 1)
     fold_in = jax.vmap(jax.random.fold_in)
@@ -96,7 +96,7 @@ def _row(
     where: jax.Array | NoiseLevels = position  # times, or levels with their density
     log_snr = jnp.zeros_like(position)
     if num_steps is None:
-        # The bound weighs every level alike, whatever the training did.
+        # The bound has no weighting, whatever training used.
         where = law.levels(law_state, model.log_snr(params), position, stratified=True)
         log_snr = where.log_snr
     terms = model.vlb(

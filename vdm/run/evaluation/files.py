@@ -1,7 +1,7 @@
 """The files of an evaluation: evaluation.json, and the columns of every example.
 
-At the top level of evaluation.json are the keys of the headline, under `results` a list of all
-results; the first versions wrote a headline alone. Reading needs no JAX.
+The top level of evaluation.json has the keys of the headline, `results` is the list of all results;
+the first versions wrote only a headline. Reading needs no JAX.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ from vdm.run.system.document import Place
 from vdm.run.system.files import read_json, replacing, write_json
 
 RESULT_FILE = "evaluation.json"
-# What numpy and zipfile raise for a file of another form, or with a byte of another value.
+# The errors of numpy and zipfile for a file of another form, or with a changed byte.
 DAMAGE = (
     OSError,
     EOFError,
@@ -47,7 +47,7 @@ def examples_file(split: str) -> str:
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Return an evaluation as evaluation.json has it."""
+    """Return an evaluation in the form of evaluation.json."""
     results = [_plain(result) for result in evaluation.results]
     taken = document.plain(evaluation.taken)
     return {**_plain(evaluation.headline), **taken, "results": results}
@@ -56,7 +56,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
 def from_json(value: object, path: pathlib.Path) -> Evaluation:
     """Return the evaluation that a document holds; raises UserError for one of another form.
 
-    `path` is what the message names.
+    The message names `path`.
     """
     place = Place(path)
     if not isinstance(value, dict):

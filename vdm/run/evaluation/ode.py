@@ -21,7 +21,7 @@ from vdm.run.trained import Trained
 
 
 class Weights(NamedTuple):
-    """Per example: log-weights of its draws [n, k] and what they cost and lack [n]; nats.
+    """Per example: log-weights of its draws [n, k], and their cost and error [n]; nats.
 
     `nfe` is the mean number of evaluations of its draws and `most` the largest; the
     `standard_error` is that of the divergence.
@@ -55,9 +55,9 @@ def measure(
     settings: EvaluateConfig,
     dequantisation: str | None,
 ) -> Weights:
-    """Return what the draws of every example weigh, as many as the largest number asked for.
+    """Return the log-weights of the draws of every example, as many as the largest K asked for.
 
-    Raises UserError where a solve did not come to its end.
+    Raises UserError where a solve did not finish.
     """
     num_samples = max(parse.parse_counts(settings.num_samples))
     found = rows.of_examples(
@@ -120,8 +120,8 @@ def _row(
     dequantisation: str | None,
     num_samples: int,
 ) -> tuple[Float[Array, " r"], ...]:
-    """Return the log-weights of an example's draws, evaluations a draw and their error; nats."""
-    del row  # an example's draws follow each other, for they share their probes
+    """Return the log-weights of an example's draws, evaluations per draw and their error; nats."""
+    del row  # an example's draws follow each other, since they share their probes
     divergence, steps = _options(settings)
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(settings.seed), i))(example)
     draws = model.log_weights(
@@ -134,7 +134,7 @@ def _row(
         divergence=divergence,
         steps=steps,
     )
-    # One probe cannot tell its error: NaN, which is no sign of a solve that failed.
+    # One probe has no error estimate: NaN, which does not mean that the solve failed.
     error = jnp.nan_to_num(jnp.mean(draws.standard_error, axis=0))
     nfe = draws.nfe.astype(float)
     return (*draws.log_weights, jnp.mean(nfe, axis=0), jnp.max(nfe, axis=0), error)

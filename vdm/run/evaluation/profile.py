@@ -1,8 +1,8 @@
-"""What the rows of a continuous-time bound say of the denoiser, level by level.
+"""The denoiser's error at each noise level, from the rows of a continuous-time bound.
 
 Each row holds ½ ‖ε − ε̂‖²/p(λ) at a λ drawn with density p. Summed over the rows of an example
 whose λ lies in an interval it is an unbiased estimate of ½ ∫ E‖ε − ε̂‖² dλ over that interval,
-whatever p is. Intervals of one example go together, so standard errors are over examples.
+whatever p is. Intervals of one example are dependent, so standard errors are over examples.
 """
 
 import math
@@ -67,7 +67,7 @@ def predicted_steps(measured: Profile, num_steps: int) -> float:
 
 
 def _at_ends(measured: Profile) -> tuple[float, float]:
-    """Return the error at λ_min and λ_max: half an interval on, as it grew over the last one."""
+    """Return the error at λ_min and λ_max: extrapolated by half an interval."""
     first, second, *_, before, last = measured.error.mean
     return _half_on(first, second), _half_on(last, before)
 

@@ -1,8 +1,8 @@
 """The record of an evaluation as typed values, and the three terms; all in bits per dimension.
 
-The fields are the keys of `evaluation.json`, which `vdm.run.evaluation.files` reads and writes. One
-that defaults to None or False is left out where it is that. One with a default need not be there:
-early versions wrote less.
+The fields are the keys of `evaluation.json`, which `vdm.run.evaluation.files` reads and writes. A
+field that is None or False by default is not written then. A field with a default may be absent:
+early versions wrote fewer keys.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class Profile(NamedTuple):
 
 
 class IMmse(NamedTuple):
-    """−log P(x) by I-MMSE: `between` and `below` the ends of λ; what is `above` is left out."""
+    """−log P(x) by I-MMSE: `between` and `below` the ends of λ; the part `above` is left out."""
 
     bpd: float
     between: float
@@ -60,7 +60,7 @@ class IMmse(NamedTuple):
 
 
 class Nfe(NamedTuple):
-    """How often a draw of the ODE evaluates the network: mean and largest number."""
+    """The number of evaluations of the network per draw of the ODE: mean and largest."""
 
     mean: NotNegative
     max: NotNegative
@@ -82,7 +82,7 @@ class Origin:
 
     @property
     def averaged(self) -> bool:
-        """Whether the parameters are the averaged ones, as they were before there was a choice."""
+        """Whether the parameters are the averaged ones, which early versions always used."""
         return self.params in (None, "ema")
 
 
@@ -109,7 +109,7 @@ class VlbResult:
 
     @property
     def by_steps_law(self) -> float | None:
-        """The bound with the diffusion term that the 1/T law predicts, where it says one."""
+        """The bound with the diffusion term that the 1/T law predicts, None where there is none."""
         if self.diffusion_by_steps_law is None:
             return None
         rest = self.terms.prior.mean + self.terms.reconstruction.mean
@@ -117,7 +117,7 @@ class VlbResult:
 
     @property
     def family(self) -> tuple[str, ...]:
-        """What results have in common that differ in T alone."""
+        """What results that differ only in T have in common."""
         return (self.origin.split, self.bound, "clipped" if self.clip_denoised else "")
 
     @property
@@ -138,13 +138,13 @@ class OdeResult:
     origin: Annotated[Origin, FLAT]
     divergence: str | None = None
     num_probes: Count | None = None
-    probes_sem: NotNegative | None = None  # the part of the standard error that probes make
+    probes_sem: NotNegative | None = None  # the part of the standard error that is due to probes
     tolerance: NotNegative | None = None
     ode_steps: Count | None = None
 
     @property
     def family(self) -> tuple[str, ...]:
-        """What results have in common that differ in K alone."""
+        """What results that differ only in K have in common."""
         return (self.origin.split, self.bound, self.dequantisation or "")
 
     @property
@@ -157,7 +157,7 @@ Result = VlbResult | OdeResult
 
 
 class Taken(NamedTuple):
-    """What an evaluation took and was made with, as far as it was recorded."""
+    """The time, versions and hardware of an evaluation, as far as they were recorded."""
 
     seconds: NotNegative | None = None
     versions: dict[str, str] | None = None
@@ -166,7 +166,7 @@ class Taken(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """All results of an evaluation, and the one that stands for them."""
+    """All results of an evaluation, and the one shown first."""
 
     headline: Result
     results: tuple[Result, ...]

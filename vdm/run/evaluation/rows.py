@@ -43,9 +43,9 @@ def of_examples(
 ) -> np.ndarray:
     """Return fn's results for all rows of all examples, float64 [n, per_example, results].
 
-    `fn` comes from `compiled`; `state` is any tree of arrays that it is given. A bar says
-    `what` is measured, and what `show` makes of the rows done so far, [rows, results].
-    Raises UserError with the `problem` as soon as a result is not finite.
+    `fn` comes from `compiled`; `state` is any tree of arrays that it is given. A bar shows `what`
+    is measured, and the text that `show` makes of the rows done so far, [rows, results]. Raises
+    UserError with the `problem` as soon as a result is not finite.
     """
     num_rows = len(dataset) * per_example
     size = meshes.padded(mesh, min(batch_size, num_rows))

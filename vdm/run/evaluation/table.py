@@ -7,7 +7,7 @@ from rich.table import Table
 
 from vdm.run.evaluation.record import TERMS, Estimates, OdeResult, Profile, Result, VlbResult
 
-MIN_WIDTH = 100  # numbers that are cut short are worse than lines that wrap
+MIN_WIDTH = 100  # truncated numbers are worse than wrapped lines
 
 
 def show(results: Sequence[Result]) -> None:
@@ -15,8 +15,8 @@ def show(results: Sequence[Result]) -> None:
     console = Console(width=max(Console().width, MIN_WIDTH))
     if bounds := [result for result in results if isinstance(result, VlbResult)]:
         console.print(_bounds(bounds))
-    if flows := [result for result in results if isinstance(result, OdeResult)]:
-        console.print(_flows(flows))
+    if odes := [result for result in results if isinstance(result, OdeResult)]:
+        console.print(_odes(odes))
     profiled = [(r.profile, r.origin.split) for r in bounds if r.profile is not None]
     if profiled:
         console.print(_profile(*profiled[0]))
@@ -41,7 +41,7 @@ def _bounds(results: Sequence[VlbResult]) -> Table:
     return table
 
 
-def _flows(results: Sequence[OdeResult]) -> Table:
+def _odes(results: Sequence[OdeResult]) -> Table:
     table = Table(title="probability-flow ODE, bits per dimension (mean ± standard error)")
     for heading in ("split", "n", "dequantisation", "K", "bpd", "evaluations per draw"):
         left = heading in ("split", "dequantisation")

@@ -1,4 +1,4 @@
-"""Other people's checkpoints as runs of ours, ready to be evaluated and sampled."""
+"""Checkpoints of other code as runs, ready to be evaluated and sampled."""
 
 from vdm.run.importing.checkpoint_file import Checkpoint, read
 from vdm.run.importing.official import Imported, prepare, write

@@ -37,7 +37,7 @@ def read(path: pathlib.Path) -> Checkpoint:
         raise UserError(f"{path} is a pickle, which could run any code: expected a flax msgpack")
     try:
         tree = flax.serialization.msgpack_restore(content)
-    # What a damaged or foreign file makes the decoder raise is of many types.
+    # For a damaged or foreign file the decoder raises errors of many types.
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(

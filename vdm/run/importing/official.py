@@ -1,9 +1,9 @@
-"""A checkpoint of the official code as a run of ours.
+"""A checkpoint of the official code as a run.
 
 It is one flax msgpack (google-research/vdm) of {step, params,
-ema_params, opt_state}. Parameters, their average and the step are taken over; the optimiser
-starts anew. What the parameters show of the model wins over the config, which gives the
-rest: the data, the range of λ that the network was built for, and how to train on.
+ema_params, opt_state}. Parameters, their average and the step are kept; the optimiser starts from
+zero. Where the parameters contradict the config, the parameters win. The config gives the rest: the
+data, the range of λ that the network was built for, and how to continue training.
 """
 
 import pathlib
@@ -44,8 +44,8 @@ def prepare(path: pathlib.Path, config: Config, stated: Collection[str]) -> Impo
     """Return the run that a checkpoint makes with a config, without writing anything.
 
     `stated` are the keys that the command itself set. Raises UserError where a checkpoint is not
-    what it should be, where the command states what its parameters contradict, and where the
-    data set is not at hand or of another kind of images.
+    what it should be, where the parameters contradict a value of the command, and where the data
+    set is not available or has another kind of image.
     """
     found = read(path)
     num_groups = config.model.network.get("num_groups", 32)
@@ -88,7 +88,7 @@ def prepare(path: pathlib.Path, config: Config, stated: Collection[str]) -> Impo
 
 
 def write(run: Imported, workdir: pathlib.Path) -> None:
-    """Write the run into a workdir that holds none; what is half-written is never taken for one.
+    """Write the run into a workdir that holds none; a half-written run is never mistaken for a run.
 
     Raises UserError for a workdir that holds a run, is in use or cannot be written to.
     """
@@ -106,7 +106,7 @@ def write(run: Imported, workdir: pathlib.Path) -> None:
                 checkpoint.save(checkpoints, run.state)
             data.keep(run.dataset, staging)
             configs.keep(run.config, staging)
-            # The config last: a folder without it is no run.
+            # The config last: a folder without it is not a run.
             for name in (checkpoint.folder_of(staging).name, data.DATA_FILE, configs.CONFIG_FILE):
                 (staging / name).rename(workdir / name)
         except OSError as error:
@@ -131,7 +131,7 @@ def _difference(found: Checkpoint) -> str:
 def _describe(found: Checkpoint, model: VDM, state: TrainState) -> list[tuple[str, str]]:
     network, leaves = model.network, interop.flatten(found.params)
     rows = leaves["score_model/dense0/kernel"].shape[0]
-    told = (
+    conditioning = (
         "none" if rows == network.channels else "left out; exact for images that were not augmented"
     )
     high, low = np.asarray(model.log_snr(state.ema)(jnp.asarray([0.0, 1.0])))
@@ -144,5 +144,5 @@ def _describe(found: Checkpoint, model: VDM, state: TrainState) -> list[tuple[st
         ("the network's range of λ", f"{network.log_snr_max} to {network.log_snr_min}"),
         ("step", f"{found.step:,}"),
         ("parameters", f"{sum(leaf.size for leaf in leaves.values()):,}"),
-        ("conditioning", told),
+        ("conditioning", conditioning),
     ]

@@ -1,4 +1,4 @@
-"""The config of an imported run: the official one, with what the parameters show in its place."""
+"""The config of an imported run: the official one, corrected by what the parameters show."""
 
 import dataclasses
 from collections.abc import Collection
@@ -26,7 +26,7 @@ SCHEDULES = {
 def official_values() -> ml_collections.ConfigDict:
     """Return the config of the official CIFAR-10 model.
 
-    What parameters show of a model is here too, so that a command which contradicts them hears so.
+    Values that follow from the parameters are here too, so that contradicting them is an error.
     """
     config = configs.default_values()
     config.data.name = "cifar10"
@@ -43,7 +43,7 @@ def official_values() -> ml_collections.ConfigDict:
         "fourier_exponents": (6, 7),
         "dropout": 0.1,
         "num_groups": 32,
-        # The range for which the network was built is not that which the schedule has learned.
+        # The range that the network was built for is not the one that the schedule has learned.
         "log_snr_max": 13.3,
         "log_snr_min": -5.0,
         "dtype": "float32",
@@ -60,9 +60,9 @@ def official_values() -> ml_collections.ConfigDict:
 def settle(
     config: Config, model: VDM, stated: Collection[str]
 ) -> tuple[Config, list[tuple[str, str]]]:
-    """Return the config with what the parameters show in place of what it says itself.
+    """Return the config with the values that the parameters show in place of its own.
 
-    And which of its values have made way. Raises UserError where one of them was `stated`.
+    Also return which of its values were replaced. Raises UserError where one of them was `stated`.
     """
     asked, network = config.model, model.network
     ends = {
@@ -78,7 +78,7 @@ def settle(
     kept = {key: value for key, value in asked.network.items() if key in NETWORK_KEYS}
     settled = dataclasses.replace(
         config,
-        # Without the conditioning there is nothing that an augmentation could be told by.
+        # Without the conditioning an augmentation could not condition the network.
         data=dataclasses.replace(config.data, augment="none"),
         model=dataclasses.replace(
             asked,

@@ -1,8 +1,8 @@
 """The difference of two runs in bits per dimension, paired where they were measured alike.
 
 On the same examples the difference of two means is the mean of differences, whose standard error
-leaves out all that makes one example harder than another for both: it is often many times smaller
-than that of independent means.
+leaves out what makes one example harder than another for both: it is often many times smaller than
+that of independent means.
 """
 
 import math
@@ -16,7 +16,7 @@ from vdm.run.report.read import Run
 
 
 class Difference(NamedTuple):
-    """A mean with its standard error (None where one example tells nothing), and how it was had."""
+    """A mean with its standard error (None for a single example), and how it was computed."""
 
     mean: float
     sem: float | None
@@ -51,7 +51,7 @@ def incomparable(run: Run, ours: Result, other: Run, theirs: Result) -> str | No
         return f"the numbers of dimensions differ: {here.num_dims} and {there.num_dims}"
     if run.differential != other.differential:
         return "a density and a probability: the likelihoods are of different kinds"
-    if run.given_classes != other.given_classes:
+    if run.class_conditional != other.class_conditional:
         return "one is conditioned on the class of each example, the other is not"
     if here.split != there.split:
         return f"the splits differ: {here.split} and {there.split}"

@@ -12,7 +12,7 @@ from vdm.run.report.layout import Figure
 from vdm.run.report.read import Run
 from vdm.run.report.svg import SERIES
 
-SETTLED = 0.25  # the share of the records that the start is, which must not squash the rest
+SETTLED = 0.25  # the share of the records at the start that must not set the scale
 
 
 def column(run: Run, name: str) -> np.ndarray:
@@ -21,7 +21,7 @@ def column(run: Run, name: str) -> np.ndarray:
 
 
 def seconds(run: Run) -> np.ndarray:
-    """Return the seconds of training up to each record, pages of samples left out.
+    """Return the seconds of training up to each record, without the time of drawing samples.
 
     A record's rate is that of the steps since the record before, whichever process took them.
     """
@@ -115,7 +115,7 @@ def speed(run: Run) -> Figure:
 
 
 def ends(run: Run) -> Figure | None:
-    """Return the ends of the schedule by step; None where they stand still."""
+    """Return the ends of the schedule by step; None where they are fixed."""
     top, bottom = column(run, "log_snr_max"), column(run, "log_snr_min")
     if not len(top) or (np.ptp(top) == 0 and np.ptp(bottom) == 0):
         return None
@@ -134,7 +134,7 @@ def ends(run: Run) -> Figure | None:
 
 
 def plain_logarithms(axes: Axes) -> None:
-    """Write the numbers of a logarithmic axis out, for powers are no text."""
+    """Write the numbers of a logarithmic axis in full, since powers are not text."""
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
@@ -153,7 +153,7 @@ def _single(run: Run, name: str, label: str, caption: str, *, from_zero: bool = 
 
 
 def _marker(curve: np.ndarray) -> str | None:
-    """Mark the points of a curve that is hardly one."""
+    """Mark the points of a curve that has only a few."""
     return "o" if len(curve) < 3 else None
 
 

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of notes, tables, facts, figures and pictures, as plain values.
+"""The parts of a page: sections of notes, tables, facts, figures and pictures, as plain values.
 
 The template draws each part by its `kind`; nothing here or there computes anything.
 """
@@ -97,7 +97,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Headline:
-    """The figure at the top: `value` in `unit`, what it is, and names with values beside it."""
+    """The main number, at the top: `value` in `unit`, what it is, and names with values."""
 
     value: str
     error: str

@@ -98,7 +98,7 @@ def steps(sweeps: Sequence[tuple[str, Sequence[VlbResult]]]) -> Figure:
 
     def paint(axes: Axes) -> None:
         ticks: set[int] = set()
-        told = False
+        labelled = False
         for i, (name, sweep) in enumerate(sweeps):
             finite = sorted((r for r in sweep if not r.continuous), key=lambda r: r.size)
             where = [int(r.size) for r in finite]
@@ -120,9 +120,9 @@ def steps(sweeps: Sequence[tuple[str, Sequence[VlbResult]]]) -> Figure:
                     color=MUTED,
                     marker="x",
                     linestyle="none",
-                    label=None if told else "by the 1/T law",
+                    label=None if labelled else "by the 1/T law",
                 )
-                told = True
+                labelled = True
             for r in sweep:
                 if r.continuous:
                     axes.axhline(r.bpd.mean, color=SERIES[i], linewidth=1, linestyle=(0, (4, 3)))

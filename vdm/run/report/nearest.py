@@ -1,8 +1,8 @@
-"""The nearest training example of each sample: whether a model repeats what it was shown.
+"""The nearest training example of each sample: whether a model repeats its training data.
 
 Distances are Euclidean, over the values of an example as the data have them (for images their
-levels). What is near is judged by held-out examples: a model that has learned the data draws
-samples about as far from the training set as they are; one that repeats it, samples much nearer.
+levels). Held-out examples give the scale: a model that has learned the data draws samples about as
+far from the training set as they are; one that repeats it draws samples much nearer.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""The sections of a report on what a run was made of: data, time, hardware, versions, config."""
+"""The sections of a report on the origin of a run: data, time, hardware, versions, config."""
 
 from vdm.run import config as configs
 from vdm.run.evaluation.record import Taken
@@ -6,7 +6,7 @@ from vdm.run.report import curves, words
 from vdm.run.report.layout import Note, Part, Section, Table
 from vdm.run.report.read import Run
 from vdm.run.report.restored import Restored
-from vdm.run.workdir.sessions import Turn
+from vdm.run.workdir.sessions import SessionRecord
 
 
 def made_of(run: Run, restored: Restored | str) -> Section:
@@ -29,18 +29,18 @@ def config(run: Run) -> Section:
     return Section("config", "Config", (table,))
 
 
-def turns(run: Run) -> list[Turn]:
-    """Return the sessions that got anywhere."""
-    return [turn for turn in run.sessions if turn.to_step > turn.from_step]
+def sessions(run: Run) -> list[SessionRecord]:
+    """Return the sessions that took at least one step."""
+    return [one for one in run.sessions if one.to_step > one.from_step]
 
 
 def seconds(run: Run) -> float | None:
-    """Return the time that training took, over all of its turns; None where it is not known.
+    """Return the time that training took, over all of its sessions; None where it is not known.
 
-    Runs of early versions have it in the speed of their metrics alone.
+    For runs of early versions it follows from the speed in their metrics.
     """
-    if going := turns(run):
-        return sum(turn.seconds for turn in going)
+    if going := sessions(run):
+        return sum(one.seconds for one in going)
     return float(curves.seconds(run)[-1]) if run.metrics else None
 
 
@@ -71,7 +71,7 @@ def _size(restored: Restored | str) -> list[tuple[str, str]]:
 
 def _time(run: Run) -> list[tuple[str, str]]:
     rows = []
-    going = turns(run)
+    going = sessions(run)
     if going:
         count = f" in {len(going)} sessions" if len(going) > 1 else ""
         first = going[0].from_step  # not 0 where an early version, or another code, began
@@ -82,9 +82,9 @@ def _time(run: Run) -> list[tuple[str, str]]:
         rows.append(("training took", f"{took}, estimated from the speed in its metrics"))
     if run.sessions:
         shown = going or run.sessions
-        on = words.each_once([words.hardware(turn.made_with.hardware) for turn in shown])
+        on = words.each_once([words.hardware(one.made_with.hardware) for one in shown])
         rows.append(("training ran on", "; ".join(on)))
-        using = words.each_once([words.versions(turn.made_with.versions) for turn in shown])
+        using = words.each_once([words.versions(one.made_with.versions) for one in shown])
         rows.append(("versions", "; then ".join(using)))
         rows.append(("begun", f"{shown[0].began:%Y-%m-%d %H:%M %Z}"))
     taken = Taken() if run.evaluation is None else run.evaluation.taken

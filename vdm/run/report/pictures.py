@@ -1,4 +1,4 @@
-"""Pictures as data: addresses: single images, and the cells of the pages drawn while training."""
+"""Pictures as data: addresses: single images, and cells of the grids of samples of training."""
 
 import base64
 import io
@@ -12,28 +12,28 @@ from vdm.run import figures, sample
 from vdm.run.report.layout import Gallery, Picture
 from vdm.run.report.read import step_of
 
-SMALL, LARGE = 64, 96  # the pixels that a cell is shown with
+SMALL, LARGE = 64, 96  # pixels of a cell
 MOST_ROWS = 8  # of steps, evenly spaced, the last among them
 MOST_CELLS = 8
-MOST_PAGES, PAGE_WIDTH = 4, 640
+MOST_GRIDS, GRID_WIDTH = 4, 640
 
 
 def picture(x: np.ndarray, levels: int, text: str, label: str = "") -> Picture:
-    """Return an image [h, w, 1 or 3] of integers; one larger than its place is made smaller."""
+    """Return an image [h, w, 1 or 3] of integers; a large one is made smaller."""
     grey = figures.eight_bit(x, levels)
     return _picture(Image.fromarray(grey[..., 0] if grey.shape[-1] == 1 else grey), text, label)
 
 
 def while_training(
-    pages: Sequence[pathlib.Path], shape: tuple[int, ...], *, cells: bool
+    grids: Sequence[pathlib.Path], shape: tuple[int, ...], *, cells: bool
 ) -> Gallery | None:
-    """Return what was drawn at some of the steps; None where no page can be read.
+    """Return what was drawn at some of the steps; None where no grid can be read.
 
-    Of images the first few, which start from the same noise at every step, in a row; of points
-    the pages themselves.
+    Of images the first few, which start from the same noise at every step, in a row; of points the
+    pictures themselves.
     """
     rows = []
-    for path in _some(pages, MOST_ROWS if cells else MOST_PAGES):
+    for path in _some(grids, MOST_ROWS if cells else MOST_GRIDS):
         step = step_of(path)
         try:
             with Image.open(path) as image:
@@ -48,11 +48,11 @@ def while_training(
 
 
 def _cells(image: Image.Image, shape: tuple[int, ...], step: int) -> tuple[Picture, ...]:
-    """Cut the first images out of a page of `vdm.run.figures`, at their own size."""
+    """Cut the first images out of a grid of `vdm.run.figures`, at their own size."""
     height, width = shape[:2]
     factor = figures.enlargement(height)
     small = image.reduce(factor) if factor > 1 else image
-    columns = figures.columns(sample.PAGE)
+    columns = figures.columns(sample.GRID_SIZE)
     found = []
     for i in range(min(MOST_CELLS, columns)):
         left = 1 + i * (width + 1)
@@ -62,7 +62,7 @@ def _cells(image: Image.Image, shape: tuple[int, ...], step: int) -> tuple[Pictu
 
 
 def _whole(image: Image.Image, step: int) -> tuple[Picture, ...]:
-    image.thumbnail((PAGE_WIDTH, PAGE_WIDTH))
+    image.thumbnail((GRID_WIDTH, GRID_WIDTH))
     return (Picture(_address(image), *image.size, f"samples and data at step {step:,}"),)
 
 
@@ -80,7 +80,7 @@ def _address(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _some(pages: Sequence[pathlib.Path], most: int) -> list[pathlib.Path]:
-    if len(pages) <= most:
-        return list(pages)
-    return [pages[i] for i in np.linspace(0, len(pages) - 1, most).round().astype(int)]
+def _some(grids: Sequence[pathlib.Path], most: int) -> list[pathlib.Path]:
+    if len(grids) <= most:
+        return list(grids)
+    return [grids[i] for i in np.linspace(0, len(grids) - 1, most).round().astype(int)]

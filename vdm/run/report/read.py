@@ -1,4 +1,4 @@
-"""What lies in a workdir, read without JAX: the records of training and evaluation."""
+"""What a workdir holds, read without JAX: the records of training and evaluation."""
 
 import dataclasses
 import json
@@ -13,16 +13,16 @@ from vdm.run.system import document
 from vdm.run.system.document import Place
 from vdm.run.workdir import sessions
 from vdm.run.workdir.metrics import METRICS_FILE
-from vdm.run.workdir.sessions import Turn
+from vdm.run.workdir.sessions import SessionRecord
 
-# What the page draws of the metrics.
+# The metrics that the page draws.
 ENDS = ("log_snr_max", "log_snr_min")
 DRAWN = ("step", "loss", *TERMS, "gradient_norm", "steps_per_second", *ENDS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """What a workdir holds; what is not there is empty or None."""
+    """What a workdir holds; what is missing is empty or None."""
 
     name: str
     workdir: pathlib.Path
@@ -30,8 +30,8 @@ class Run:
     data: data.Kept | None
     metrics: tuple[dict[str, float], ...]
     evaluation: Evaluation | None
-    sessions: tuple[Turn, ...]
-    pages: tuple[pathlib.Path, ...]  # of samples, drawn while training
+    sessions: tuple[SessionRecord, ...]
+    grids: tuple[pathlib.Path, ...]  # of samples, drawn in training
 
     @property
     def results(self) -> tuple[Result, ...]:
@@ -40,7 +40,7 @@ class Run:
 
     @property
     def headline(self) -> Result | None:
-        """The result that stands for the evaluation."""
+        """The result shown first."""
         return None if self.evaluation is None else self.evaluation.headline
 
     @property
@@ -49,12 +49,12 @@ class Run:
         return self.config.model.likelihood["name"] == "gaussian"
 
     @property
-    def given_classes(self) -> bool:
-        """Whether the network is told the class of an example, whose bits are then not counted."""
-        told, name = self.config.model.network.get("num_classes"), self.config.data.augment
-        if told is None or name == "none":
-            return told is not None
-        return self.data is not None and told != augment.num_flags(name, self.data.shape)
+    def class_conditional(self) -> bool:
+        """Whether the network is conditioned on the class, whose bits are then not counted."""
+        num_classes, name = self.config.model.network.get("num_classes"), self.config.data.augment
+        if num_classes is None or name == "none":
+            return num_classes is not None
+        return self.data is not None and num_classes != augment.num_flags(name, self.data.shape)
 
 
 def read(workdir: pathlib.Path, name: str | None = None) -> Run:
@@ -70,23 +70,23 @@ def read(workdir: pathlib.Path, name: str | None = None) -> Run:
         metrics=_metrics(workdir / METRICS_FILE),
         evaluation=files.read(workdir),
         sessions=sessions.read(workdir),
-        pages=_pages(workdir / "samples"),
+        grids=_grids(workdir / "samples"),
     )
 
 
-def step_of(page: pathlib.Path) -> int:
-    """Return the step at which a page of samples was drawn; a million has more digits."""
-    return int(page.stem.removeprefix("step_"))
+def step_of(path: pathlib.Path) -> int:
+    """Return the step at which a grid of samples was drawn; a million has more digits."""
+    return int(path.stem.removeprefix("step_"))
 
 
-def _pages(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
-    """Return the pages of samples in order; what else the user has put there is none."""
+def _grids(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    """Return the grids of samples in order; other files are ignored."""
     found = folder.glob("step_*.png")
     return tuple(sorted((p for p in found if p.stem[len("step_") :].isdecimal()), key=step_of))
 
 
 def _metrics(path: pathlib.Path) -> tuple[dict[str, float], ...]:
-    """Return the records of training; the last line of a run that was killed may be half there."""
+    """Return the records of training; the last line of a run that was killed may be incomplete."""
     if not path.exists():
         return ()
     try:

@@ -1,4 +1,4 @@
-"""What the report needs a run's checkpoint for: its size, its schedule and its law of λ."""
+"""What the report reads from a run's checkpoint: its size, its schedule and its law of λ."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ NUM_POSITIONS = 2**14  # enough for the rarest of 100 bins to be met at all
 class Restored(NamedTuple):
     """A run read back from its checkpoint, with the averaged parameters.
 
-    `times` and `log_snr` trace the schedule; `levels`, sorted, and `density` are the law that
+    `times` and `log_snr` trace the schedule; `log_snrs`, sorted, and `density` are the law that
     training draws λ from, p(λ).
     """
 
@@ -28,7 +28,7 @@ class Restored(NamedTuple):
     schedule_size: int
     times: np.ndarray
     log_snr: np.ndarray
-    levels: np.ndarray
+    log_snrs: np.ndarray
     density: np.ndarray
 
 
@@ -41,14 +41,14 @@ def restore(run: Run) -> Restored | str:
     params = trained.params
     times = np.linspace(0.0, 1.0, NUM_TIMES)
     log_snr = np.asarray(trained.model.log_snr(params)(jnp.asarray(times, float)), np.float64)
-    levels, density = law(trained)
+    log_snrs, density = law(trained)
     return Restored(
         trained=trained,
         network_size=_size(params["network"]),
         schedule_size=_size(params["schedule"]),
         times=times,
         log_snr=log_snr,
-        levels=levels,
+        log_snrs=log_snrs,
         density=density,
     )
 
@@ -60,9 +60,9 @@ def law(trained: Trained) -> tuple[np.ndarray, np.ndarray]:
     drawn = jax.jit(lambda params, state: aim.levels(state, trained.model.log_snr(params), u))(
         trained.params, trained.law_state
     )
-    levels, inverse = (np.asarray(part, np.float64) for part in drawn)
-    order = np.argsort(levels)
-    return levels[order], 1.0 / inverse[order]
+    log_snrs, inverse = (np.asarray(part, np.float64) for part in drawn)
+    order = np.argsort(log_snrs)
+    return log_snrs[order], 1.0 / inverse[order]
 
 
 def _size(tree: PyTree) -> int:

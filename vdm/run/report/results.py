@@ -1,4 +1,4 @@
-"""The sections of a report on what was measured: bounds and terms, profile, steps."""
+"""The sections of a report on the results: bounds and terms, profile, steps."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from vdm.run.report.read import Run
 
 
 def headline(run: Run) -> Headline | None:
-    """Return the figure at the top; None for a run that was not evaluated."""
+    """Return the main number; None for a run that was not evaluated."""
     result = run.headline
     if result is None:
         return None
@@ -38,7 +38,7 @@ def headline(run: Run) -> Headline | None:
 
 
 def evaluate_command(run: Run, options: str = "") -> str:
-    """Return the command that evaluates a run, again by the bounds that it would replace."""
+    """Return the command that evaluates a run, with the bounds of the results it would replace."""
     bounds = words.each_once([*(result.bound for result in run.results), "vlb"])
     again = f" --bound={','.join(bounds)}" if len(bounds) > 1 else ""
     return f"vdm evaluate --workdir={words.quoted(run.workdir)}{again}{options}"
@@ -52,8 +52,8 @@ def bounds(run: Run) -> Section:
     variational = _vlb_results(run)
     if variational:
         parts.append(_variational(variational))
-    if flows := [result for result in run.results if isinstance(result, OdeResult)]:
-        parts.append(_flows(flows))
+    if odes := [result for result in run.results if isinstance(result, OdeResult)]:
+        parts.append(_odes(odes))
     if run.results and not variational:
         parts.append(Note("The variational bound was not evaluated.", evaluate_command(run)))
     if isinstance(run.headline, VlbResult) and run.headline.i_mmse is not None:
@@ -64,7 +64,7 @@ def bounds(run: Run) -> Section:
 def information(run: Run) -> Section:
     """Return the profile of the error over λ."""
     every = [(r, r.profile) for r in _vlb_results(run) if r.profile is not None]
-    # Clipped ones differ too little to be told apart; they are shown where there are no others.
+    # Clipped ones differ too little to be distinguished; they are shown if there are no others.
     profiled = [one for one in every if not one[0].clip_denoised] or every
     if not profiled:
         text = "No profile over λ was recorded: it comes with the variational bound at T = ∞."
@@ -89,7 +89,7 @@ def steps(run: Run) -> Section:
 
 
 def sweeps_of(run: Run) -> list[tuple[str, list[VlbResult]]]:
-    """Return the results at several T by what they have in common, the evaluated split's alone."""
+    """Return the named results at several T, of the evaluated split."""
     if run.headline is None:
         return []
     split = run.headline.origin.split
@@ -130,7 +130,7 @@ def _variational(results: Sequence[VlbResult]) -> Table:
     return Table(text + subset * (len(splits) > 1), headings, tuple(rows))
 
 
-def _flows(results: Sequence[OdeResult]) -> Table:
+def _odes(results: Sequence[OdeResult]) -> Table:
     rows = tuple(
         (
             result.origin.split,

@@ -1,6 +1,6 @@
-"""Samples drawn afresh for the report, each beside its nearest training example.
+"""New samples for the report, each with its nearest training example.
 
-Where the data set is not at hand they are shown alone.
+Where the data set is not available they are shown alone.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from vdm.run.report.read import Run
 from vdm.run.report.restored import Restored
 from vdm.run.trained import Trained, dataset
 
-NUM_HELD_OUT = 256  # test examples whose nearest training examples are the yardstick
+NUM_HELD_OUT = 256  # test examples that the distances of samples are compared with
 NUM_POINTS = 1000  # at least, where the data are points in the plane
 
 
@@ -100,7 +100,7 @@ def _panels(drawn: Drawn) -> list[tuple[str, np.ndarray]]:
 
 
 def distance_figure(drawn: list[tuple[str, Neighbours]]) -> levels.Figure:
-    """Return the distances of the samples of named runs beside those of held-out examples."""
+    """Return the distances of the samples of named runs, with those of held-out examples."""
     names = ["samples"] if len(drawn) == 1 else [f"samples of {name}" for name, _ in drawn]
     curves = [_shares(name, one.of_samples) for name, (_, one) in zip(names, drawn, strict=True)]
     return levels.distances(

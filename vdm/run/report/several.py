@@ -151,7 +151,7 @@ def _schedules(runs: Sequence[Run], restored: Sequence[Restored | str]) -> Secti
     parts: list[Part] = []
     if there:
         lines = [Curve(run.name, r.times, r.log_snr) for run, r in there]
-        laws = [Curve(run.name, r.levels, r.density) for run, r in there]
+        laws = [Curve(run.name, r.log_snrs, r.density) for run, r in there]
         parts.append(Figures((levels.schedule(lines, learned=False), levels.law(laws))))
     notes = [
         Note(f"The checkpoint of {run.name} cannot be read: {r}.")
@@ -241,7 +241,7 @@ def _config(runs: Sequence[Run]) -> Section:
 
 
 def _raw(origin: Origin) -> str:
-    """Say of a result, beside others, that its parameters are not the averaged ones."""
+    """Mark a result whose parameters are not the averaged ones."""
     return "" if origin.averaged else " (raw parameters)"
 
 
@@ -256,7 +256,7 @@ def _said(apart: compare.Difference) -> str:
 
 
 def _how(pairings: set[bool]) -> str:
-    """Say how the standard errors of differences were had."""
+    """Return how the standard errors of differences were computed."""
     paired = " Differences are paired: example by example, on the same examples."
     unpaired = (
         " Unpaired: the examples differ, or their numbers were not kept; the error is then that "

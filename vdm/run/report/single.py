@@ -10,7 +10,7 @@ from vdm.run.report.restored import Restored, restore
 
 
 def page(run: Run, num: int) -> Page:
-    """Return the page on a run, with `num` samples drawn for it; what is missing is said."""
+    """Return the page on a run, with `num` samples drawn for it; it says what is missing."""
     restored = restore(run)
     return Page(
         title=run.name,
@@ -51,7 +51,7 @@ def training(run: Run) -> Section:
 
 
 def evaluated(run: Run) -> float | None:
-    """Return the evaluated bound that training curves are held against: at T = ∞, unclipped."""
+    """Return the evaluated bound to compare training curves with: at T = ∞, unclipped."""
     fitting = [
         r.bpd.mean
         for r in run.results
@@ -73,7 +73,7 @@ def schedule(run: Run, restored: Restored | str) -> Section:
                     levels.schedule(
                         [Curve(name, restored.times, restored.log_snr)], learned=learned
                     ),
-                    levels.law([Curve(_law_name(run), restored.levels, restored.density)]),
+                    levels.law([Curve(_law_name(run), restored.log_snrs, restored.density)]),
                 )
             ),
         )
@@ -92,13 +92,13 @@ def _samples(run: Run, restored: Restored | str, num: int) -> Section:
     else:
         drawn = samples.draw(run, restored, num)
         parts += [drawn] if isinstance(drawn, Note) else samples.parts(run, restored, drawn)
-    if run.pages:
+    if run.grids:
         integers = (
             not isinstance(restored, str) and restored.trained.model.likelihood.levels is not None
         )
         shape = run.data.shape if run.data is not None else ()
         cells = integers and len(shape) == 3
-        gallery = pictures.while_training(run.pages, shape, cells=cells)
+        gallery = pictures.while_training(run.grids, shape, cells=cells)
         parts += [gallery] if gallery is not None else []
     else:
         parts.append(

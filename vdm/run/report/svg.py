@@ -1,6 +1,6 @@
-"""Figures as inline SVG that takes its colours from the page, in daylight and in the dark.
+"""Figures as inline SVG that takes its colours from the page, in light and dark mode.
 
-Matplotlib draws with one stand-in colour for each role; in the SVG they become the page's CSS
+Matplotlib draws with one placeholder colour for each role; in the SVG they become the page's CSS
 variables. Text stays text, in the page's own font. Ids are made unique to the page.
 """
 
@@ -66,10 +66,10 @@ STYLE: dict[Any, Any] = {
 def draw(name: str, label: str, paint: Callable[[Axes], None], *, height: float = HEIGHT) -> Markup:
     """Return the SVG of a figure that `paint` fills the axes of.
 
-    `name` is unique on its page; `label` says what is shown to those who do not see it.
+    `name` is unique on its page; `label` describes it for readers who do not see it.
     """
     with rc_context(STYLE), warnings.catch_warnings():
-        # Of a run's name, which the reader's fonts show.
+        # For a run's name, which the reader's fonts can show.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         canvas = FigureCanvasSVG(figure)
@@ -85,7 +85,7 @@ def draw(name: str, label: str, paint: Callable[[Axes], None], *, height: float 
 
 
 def in_legend(name: str) -> str:
-    """Return a name as a legend takes it: Matplotlib leaves those out that begin with a line."""
+    """Return a name for a legend: Matplotlib leaves out names that begin with an underscore."""
     return f" {name}" if name.startswith("_") else name
 
 

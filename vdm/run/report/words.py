@@ -1,4 +1,4 @@
-"""What a record says, in words and figures that people read."""
+"""The contents of a record in words and numbers for people."""
 
 import math
 import pathlib
@@ -17,12 +17,12 @@ MIN_PLACES, MAX_PLACES = 3, 6
 
 
 def number(value: float, places: int = 3) -> str:
-    """Return a number with a true minus sign, which zero has not."""
+    """Return a number with a true minus sign, and zero without one."""
     return f"{value:z.{places}f}".replace("-", MINUS)
 
 
 def with_error(mean: float, sem: float | None) -> str:
-    """Return mean ± standard error, with two figures of the error; of the mean alone without."""
+    """Return mean ± standard error, with two digits of the error; without an error the mean."""
     if sem is None:
         return number(mean, MIN_PLACES)
     exact = sem == 0.0
@@ -32,7 +32,7 @@ def with_error(mean: float, sem: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: 48 s, 3 min 20 s, 2 h 5 min."""
+    """Return a time in words: 48 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)
     if whole < 1:
         return "less than a second"
@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
 
 
 def measure(result: Result) -> str:
-    """Return which bound a result holds, in short: what a row of a table is called."""
+    """Return which bound a result holds, in short, as the name of a row."""
     if isinstance(result, OdeResult):
         words = [f"{_dequantisation(result)} dequantisation"] if result.dequantisation else []
         return ", ".join(["ODE", *words, f"K = {result.num_samples}"])
@@ -58,23 +58,23 @@ def steps(result: VlbResult) -> str:
 
 
 def sentence(run: Run, result: Result) -> str:
-    """Return what the headline figure is, in full."""
+    """Return what the main number is, in full."""
     kind = "negative log-density" if run.differential else "negative log-likelihood"
-    kind += " given the class" if run.given_classes else ""
+    kind += " given the class" if run.class_conditional else ""
     where = "held-out" if result.origin.split == "test" else "training"
     of = f"Mean over {result.bpd.n:,} {where} examples of {result.origin.dataset}"
     if isinstance(result, OdeResult):
-        return f"{of} of {_flow(result, kind)}"
+        return f"{of} of {_ode(result, kind)}"
     how = "in continuous time (T = ∞)"
     if not result.continuous:
         how = f"with T = {steps(result)} steps"
     clipped = ", with x̂ clipped to the data’s range" if result.clip_denoised else ""
     levels = result.levels_per_example
-    looks = f"{levels:,} noise level{'s' if levels > 1 else ''} for each example"
-    return f"{of} of the variational bound {how}{clipped}, an upper bound on the {kind}; {looks}."
+    draws = f"{levels:,} noise level{'s' if levels > 1 else ''} for each example"
+    return f"{of} of the variational bound {how}{clipped}, an upper bound on the {kind}; {draws}."
 
 
-def _flow(result: OdeResult, kind: str) -> str:
+def _ode(result: OdeResult, kind: str) -> str:
     if not result.dequantisation:
         return f"the {kind} under the probability-flow ODE."
     draws = result.num_samples
@@ -95,7 +95,7 @@ def params(origin: Origin) -> str:
 
 
 def hardware(found: Hardware) -> str:
-    """Return what a session or an evaluation was computed on."""
+    """Return the hardware of a session or an evaluation."""
     count, processes = found.num_devices, found.num_processes
     name = found.device if found.platform != "cpu" else f"CPU ({found.processor})"
     devices = f"{count} × {name}" if count > 1 else name
@@ -115,7 +115,7 @@ def each_once(values: Iterable[T]) -> list[T]:
 
 
 def quoted(path: pathlib.Path) -> str:
-    """Return a path as a shell takes it."""
+    """Return a path quoted for a shell."""
     return shlex.quote(str(path))
 
 

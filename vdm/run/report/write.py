@@ -16,8 +16,8 @@ from vdm.run.system.files import check_writable, replacing
 def write(workdirs: Sequence[pathlib.Path], out: pathlib.Path | None, num: int) -> pathlib.Path:
     """Write the page on a run, or on several side by side, and return where it is.
 
-    `out` is by default report.html in the workdir, of several comparison.html in the current
-    folder; `num` samples are drawn of each run. Raises UserError for workdirs without a run, one
+    `out` is by default report.html in the workdir, for several runs comparison.html in the current
+    folder; `num` samples are drawn from each run. Raises UserError for workdirs without a run, one
     that is named twice, too many of them, and a place that cannot be written to.
     """
     runs = _read(workdirs)

@@ -1,1 +1,1 @@
-"""Files, locks, processes and progress: nothing here knows of diffusion models."""
+"""Files, locks, processes and progress: nothing here depends on diffusion models."""

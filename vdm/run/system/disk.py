@@ -1,4 +1,4 @@
-"""Room on the disk: a run that could not keep its checkpoints is refused before it starts."""
+"""Space on the disk: a run that could not keep its checkpoints is an error before it starts."""
 
 import math
 import pathlib
@@ -15,9 +15,9 @@ def num_bytes(tree: object) -> int:
 
 
 def check_room(folder: pathlib.Path, size: int, kept: int) -> None:
-    """Raise UserError unless `kept` checkpoints of a size, and one being written, find room.
+    """Raise UserError unless there is space for `kept` checkpoints of a size and one being written.
 
-    What the folder holds already counts as room: old checkpoints make way for new ones.
+    What the folder already holds counts as space: new checkpoints replace old ones.
     """
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     room = shutil.disk_usage(folder).free + held
@@ -31,7 +31,7 @@ def check_room(folder: pathlib.Path, size: int, kept: int) -> None:
 
 
 def readable(size: int) -> str:
-    """Return a number of bytes as people read it."""
+    """Return a number of bytes in kB, MB or GB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale:
             return f"{size / scale:.1f} {unit}"

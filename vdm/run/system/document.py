@@ -1,7 +1,7 @@
 """JSON documents as typed values: the fields of a dataclass or a NamedTuple are the keys.
 
-What is not as the types say is one line that names the file and the key. A key that no field has is
-ignored: a later version may have written it.
+A value of another type is an error of one line that names the file and the key. A key without a
+field is ignored: a later version may have written it.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from vdm.run.errors import UserError
 from vdm.run.system.files import read_json
 
 T = TypeVar("T")
-FLAT = "flat"  # Annotated[Record, FLAT]: its keys stand beside those of the record that it is in
-MOST = 2**63  # a whole number below it fits any array, and any axis
+FLAT = "flat"  # Annotated[Record, FLAT]: its keys are in the record that it is part of
+MOST = 2**63  # a whole number below it fits into any array
 
 
 @dataclasses.dataclass(frozen=True)
 class AtLeast:
-    """Annotated[int, AtLeast(1)]: a number that is refused below this one."""
+    """Annotated[int, AtLeast(1)]: a number that must not be below this one."""
 
     least: int
 
@@ -78,13 +78,13 @@ def read(kind: type[T] | GenericAlias, value: object, place: Place) -> T:
     """Return a JSON value as `kind`; raises UserError where it is of another form.
 
     A kind is a number, a text, a date, a record, or a tuple[X, ...], dict[str, X], Literal or union
-    of such; of a union there is at most one record. A field with a default need not be there.
+    of such; of a union there is at most one record. A field with a default may be absent.
     """
     return typing.cast(T, _read(kind, value, place))
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it; fields that default to None or False are left out as such."""
+    """Return a value in plain JSON types, without the fields that are None or False by default."""
     if _is_record(type(value)):
         found: dict[str, Any] = {}
         for name, hint, default in _fields(type(value)):
@@ -144,7 +144,7 @@ def _of_union(kind: Any, value: object, place: Place) -> object:
     options = [option for option in typing.get_args(kind) if option is not type(None)]
     if value is None and len(options) < len(typing.get_args(kind)):
         return None
-    if len(options) == 1:  # its own message says more
+    if len(options) == 1:  # its own message is more exact
         return _read(options[0], value, place)
     for option in options:
         try:
@@ -167,7 +167,7 @@ def _scalar(kind: Any, value: object, place: Place) -> object:
             if kind is datetime.datetime:
                 return datetime.datetime.fromisoformat(value)
             if kind is str:
-                value.encode()  # half of a pair of surrogates is no text
+                value.encode()  # half of a surrogate pair is not a text
                 return value
         except ValueError:
             pass

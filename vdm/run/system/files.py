@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half-written: write beside, then rename."""
+"""Writing files so that nothing is ever half-written: write a temporary file, then rename it."""
 
 import contextlib
 import json
@@ -15,8 +15,8 @@ from vdm.run.errors import UserError
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield a temporary path beside `path` that takes its place when the block succeeds.
 
-    A link is followed. Raises UserError where the folder cannot be written to, and for a path
-    that is there and no file.
+    A link is followed. Raises UserError where the folder cannot be written to, and for a path that
+    exists and is not a file.
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
@@ -34,7 +34,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes private files; a result is as readable as any file of the user's.
+        # mkstemp makes private files; a result is as readable as the user's other files.
         temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     except OSError as error:
@@ -67,7 +67,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def check_writable(folder: pathlib.Path) -> None:
-    """Raise UserError unless files can be made in the folder, which is made if need be."""
+    """Raise UserError unless files can be made in the folder, which is made if necessary."""
     with replacing(folder / ".writable") as temporary:
         temporary.write_text("")
     (folder / ".writable").unlink()

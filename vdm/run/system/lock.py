@@ -1,4 +1,4 @@
-"""One run at a time in a workdir: a lock that the kernel gives back when its process dies."""
+"""One run at a time in a workdir: a lock that the kernel releases when its process dies."""
 
 import contextlib
 import fcntl
@@ -13,15 +13,15 @@ LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def held(workdir: pathlib.Path) -> Iterator[None]:
-    """Hold the workdir, made if need be, for the block; raises UserError where another run has it.
+    """Hold the workdir, made if necessary, in the block; raises UserError if another run has it.
 
-    The file stays behind, for removing it would let two runs hold two files of one name; what
-    counts is the lock on it, which `kill -9` releases like any other end of a process.
+    The file stays, since removing it would let two runs hold two files of one name; what counts is
+    the lock on it, which `kill -9` releases like any other end of a process.
     """
     path = workdir / LOCK_FILE
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        # Opened to append: a run that is refused must not empty the file of the one that holds it.
+        # Opened to append: a second run must not empty the file of the one that holds it.
         file = path.open("a+")
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Several processes as one run: they meet before anything is computed, and one of them writes."""
+"""Several processes as one run: they connect before anything is computed, and one writes."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ T = TypeVar("T")
 def start(
     coordinator: str | None = None, num_processes: int | None = None, index: int | None = None
 ) -> None:
-    """Join this process to the others of a run; call it before anything touches a device.
+    """Join this process to the others of a run; call it before anything uses a device.
 
     Without arguments JAX finds the others itself (SLURM, Open MPI, Kubernetes, TPU pods).
     Raises UserError where some of the arguments are missing or the others are not found.
@@ -40,20 +40,20 @@ def start(
 
 
 def is_first() -> bool:
-    """Return whether this is the process that writes and speaks for all."""
+    """Return whether this is the process that writes and prints for all."""
     return jax.process_index() == 0
 
 
 def first_alone(work: Callable[[], T]) -> T | None:
-    """Return what `work` gives in the first process, and None in the others, which wait for it.
+    """Return the result of `work` in the first process, and None in the others, which wait for it.
 
-    What it raises ends all of them.
+    An error in it ends all of them.
     """
     return together(lambda: work() if is_first() else None)
 
 
 def together(work: Callable[[], T]) -> T:
-    """Return what `work` gives in this process, once it is done in all; an error ends all."""
+    """Return the result of `work` in this process, once it is done in all; an error ends all."""
     problem: Exception | None = None
     try:
         result = work()
@@ -68,7 +68,7 @@ def together(work: Callable[[], T]) -> T:
 
 
 def all_agree(fine: bool) -> bool:
-    """Return whether `fine` holds in every process; all of them must ask."""
+    """Return whether `fine` holds in every process; all processes must call this."""
     if jax.process_count() == 1:
         return fine
     return bool(np.all(multihost_utils.process_allgather(np.asarray(fine))))

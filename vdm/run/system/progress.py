@@ -14,11 +14,11 @@ Advance = Callable[[int, str], None]
 
 @contextlib.contextmanager
 def bar(what: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Yield advance(done, text): how far the work is and what to say of it.
+    """Yield advance(done, text): the number done, and a text to show with it.
 
     The bar shows the fraction done and the time that remains; `text` carries the rate and
     the loss. Where the output is not a terminal every text is printed on a line of its own.
-    Of several processes the first alone shows anything.
+    Of several processes only the first shows anything.
     """
     if not is_first():
         yield lambda done, text: None
@@ -41,6 +41,6 @@ def bar(what: str, total: int, done: int = 0) -> Iterator[Advance]:
 
 
 def say(text: str) -> None:
-    """Print a line that is not to be missed, beside the bar if there is one."""
+    """Print an important line, above the bar if there is one."""
     if is_first():
         print(f"vdm: {text}", file=sys.stderr, flush=True)

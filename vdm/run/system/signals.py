@@ -1,4 +1,4 @@
-"""SIGTERM, by which schedulers end a job: noted, so that the run can save before it goes."""
+"""SIGTERM, by which schedulers end a job: noted, so that the run can save before it ends."""
 
 import contextlib
 import itertools
@@ -12,17 +12,17 @@ from jax.experimental import multihost_utils
 
 
 class Terminated(Exception):
-    """The run was asked to end by SIGTERM, and has saved all that it had done."""
+    """The run was asked to end by SIGTERM, and has saved its work."""
 
 
 def end_by_sigterm() -> None:
-    """Let SIGTERM end this process, which JAX prevents once several processes have met."""
+    """Let SIGTERM end this process, which JAX prevents once several processes are connected."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
 def sigterm_leaves() -> Iterator[None]:
-    """Let SIGTERM end the process by way of the blocks it is in, so that they tidy up."""
+    """Let SIGTERM end the process through the open `with` blocks, so that they clean up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -39,14 +39,14 @@ def sigterm_leaves() -> Iterator[None]:
 
 @contextlib.contextmanager
 def sigterm() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGTERM has come; the signal itself ends nothing.
+    """Yield a function that returns whether SIGTERM has come; the signal itself ends nothing.
 
-    Several processes must ask equally often: whichever of them got the signal, all hear of it
-    at the same call. Python lets only the main thread have handlers: in another one the
-    function says False and the signal does what it did before.
+    Several processes must call it equally often: whichever of them got the signal, all learn of it
+    at the same call. Python lets only the main thread have handlers: in another one the function
+    returns False and the signal does what it did before.
     """
     if jax.process_count() > 1:
-        # JAX has had a handler of its own since the processes met.
+        # JAX has its own handler since the processes connected.
         count = itertools.count()
         yield lambda: multihost_utils.reached_preemption_sync_point(next(count))
         return

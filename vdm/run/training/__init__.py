@@ -1,1 +1,1 @@
-"""A training run: its parts, its step, and what watches over it."""
+"""A training run: its parts, its step, and its checks."""

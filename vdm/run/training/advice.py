@@ -1,4 +1,4 @@
-"""What the clean end of a schedule costs the decoder, said before a run pays for it."""
+"""What the clean end of a schedule costs the decoder, reported before a run trains with it."""
 
 import functools
 import math
@@ -19,15 +19,15 @@ WORTH_SAYING = 0.1  # bits per dimension
 def decoder_cost(model: VDM, log_snr_max: float) -> float:
     """Return E[−log₂ p(x|z₀)] of one integer, averaged over the levels, at λ_max.
 
-    It is the reconstruction term of every network: what it takes to read x off z₀ = α x + σ ε
-    (VDM, section 3.3). The mean over ε is over 64 quantiles of the normal distribution; of more
-    than 256 levels it takes 256.
+    It is the reconstruction term of every network: the bits to read x from z₀ = α x + σ ε (VDM,
+    section 3.3). The mean over ε is over 64 quantiles of the normal distribution; of more than 256
+    levels it takes 256.
     """
     return float(_bits(model, log_snr_max))
 
 
 def advice(model: VDM) -> str | None:
-    """Return what to say of λ_max where the decoder costs more than a tenth of a bit, or None."""
+    """Return a warning about λ_max where the decoder costs more than a tenth of a bit, or None."""
     levels = model.likelihood.levels
     if levels is None:
         return None

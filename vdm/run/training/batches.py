@@ -26,7 +26,7 @@ def batch_indices(seed: int, step: int, batch_size: int, num_examples: int) -> n
     """Return which examples make up the batch of a step: every epoch a new permutation.
 
     Epochs follow each other without a gap: a batch may end one and begin the next, and
-    every example is seen once an epoch.
+    every example is seen once per epoch.
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // num_examples
@@ -52,7 +52,7 @@ def make_batch(
 ) -> Batch:
     """Return the batch of a step, on the host, or only some of its rows.
 
-    What an example of a batch is does not depend on which rows are asked for.
+    An example of a batch does not depend on which rows are asked for.
     """
     size = config.train.batch_size
     examples = dataset.take(batch_indices(config.seed, step, size, len(dataset))[rows])
@@ -81,7 +81,7 @@ def batches(
     if isinstance(dataset.examples, Examples):
         return map(make, steps)
     try:
-        import grain  # some seconds, and needed for stored examples only
+        import grain  # takes seconds, and is needed only for stored examples
     except ImportError as error:
         raise UserError(
             f"{dataset.version} is read from disk while training (data.in_memory is "
@@ -95,7 +95,7 @@ def batches(
 def on_devices(
     dataset: Dataset, condition: Condition, config: Config, mesh: Mesh, first: int
 ) -> Iterator[Batch]:
-    """Return the batches from a step on, of which this process reads its own rows only."""
+    """Return the batches from a step on, of which this process reads only its own rows."""
     size = config.train.batch_size
     rows = meshes.rows_here(mesh, size)
     here = batches(dataset, condition, config, first, rows)

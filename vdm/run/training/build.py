@@ -1,7 +1,7 @@
 """From a config to a model: names become constructors, and every mistake is found here.
 
-Nothing in this module computes anything: shapes are traced, not evaluated, so a config
-that does not fit its data is refused before the first compilation.
+Nothing in this module computes anything: shapes are traced, not evaluated, so a config that does
+not fit its data is an error before the first compilation.
 """
 
 import numpy as np
@@ -32,22 +32,22 @@ def model(config: Config) -> VDM:
     network = construct("model.network", {**ends, **parts.network}, NETWORKS)
     likelihood = construct("model.likelihood", parts.likelihood, LIKELIHOODS)
     vdm = VDM(schedule, network, likelihood, parts.prediction, parts.sigma_data)
-    # Or `vdm sample` and `vdm evaluate` would be the first to say so.
+    # Checked now: otherwise only `vdm sample` or `vdm evaluate` would find the error.
     check_sampling(vdm, config.sample)
     check_clip(vdm, config.evaluate.clip_denoised)
     return vdm
 
 
 def trainer(config: Config) -> Trainer:
-    """Return all that a training step is made of; raises UserError for parts that do not fit."""
+    """Return the parts of a training step; raises UserError for parts that do not fit."""
     vdm = model(config)
     check_dropped(vdm.network, config)
     optimizer = optim.build(config.optimizer, config.train.num_steps)
     aim = objective.build(config.objective, vdm)
-    for_evaluation(config.evaluate.law, aim.law)  # or `vdm evaluate` would be the first
+    for_evaluation(config.evaluate.law, aim.law)  # checked now, as above
     return Trainer(vdm, optimizer, aim, config)
 
 
 def blank(vdm: VDM, shape: tuple[int, ...]) -> np.ndarray:
-    """Return one example of zeros, of the kind of number that the model is of: for its shape."""
+    """Return one example of zeros with the model's kind of number, for its shape."""
     return np.zeros((1, *shape), np.float32 if vdm.likelihood.levels is None else np.int32)

@@ -1,4 +1,4 @@
-"""What a model, its data and its settings must agree on, found before anything is computed."""
+"""Whether a model, its data and its settings fit together, checked before anything is computed."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def sampler(text: str) -> Sampler:
 
 
 def check_sampling(vdm: VDM, settings: SampleConfig) -> None:
-    """Raise UserError for a way to sample that does not exist, or not for this model."""
+    """Raise UserError for a way to sample that does not exist, or that does not fit this model."""
     fields.check(settings, "sample.")
     sampler(settings.sampler)
     check_clip(vdm, settings.clip_denoised)
@@ -79,7 +79,7 @@ def check_values(vdm: VDM, data: Dataset) -> None:
 
 
 def check_dropped(network: Any, config: Config) -> None:
-    """Raise UserError unless conditions are dropped just where the network can go without."""
+    """Raise UserError unless conditions are dropped exactly if the network works without them."""
     rate = config.train.cond_dropout
     if network.optional_cond and network.num_classes is None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The guard against NaN and infinity: found when metrics are read, answered as the config says."""
+"""The guard against NaN and infinity: found when metrics are read, handled as the config says."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,13 @@ import numpy as np
 from vdm.model import Params
 from vdm.run.errors import UserError
 
-MAX_ROLLBACKS = 3  # in a run; noise that is bad so often is not the noise's fault
+MAX_ROLLBACKS = 3  # in a run; after so many failures other noise does not help
 
 
 def problem(metrics: dict[str, np.ndarray], params: Params | None, step: int) -> str | None:
     """Return what is not finite in the metrics of the steps up to `step`, or after it, if any.
 
-    `params` is None where no checkpoint is due, which spares looking through them.
+    `params` is None where no checkpoint is due, which saves checking them.
     """
     for key in ("loss", "gradient_norm"):
         bad = ~np.isfinite(metrics[key])

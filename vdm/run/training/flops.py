@@ -1,7 +1,7 @@
 """The arithmetic of a function, counted in its matrix products and convolutions.
 
-Counted in what is traced, not in what a compiler makes of it: so it is the same on every
-machine, whatever is fused, computed twice or left to a library.
+Counted in the traced program, not in the compiled one: so it is the same on every machine, whatever
+is fused, computed twice or left to a library.
 """
 
 import math
@@ -14,8 +14,8 @@ import jax
 def of(fn: Callable[..., Any], *arguments: Any) -> float:
     """Return the FLOPs, a product and a sum each, of fn at arguments or at their shapes.
 
-    A scan counts as often as it goes round, a loop of unknown length once, and of alternatives
-    the first one.
+    A scan counts once per iteration, a loop of unknown length once, and of alternatives the first
+    one.
     """
     return _count(jax.make_jaxpr(fn)(*arguments).jaxpr)
 

@@ -1,4 +1,4 @@
-"""The training objective of a config: where to look, what a look weighs, and what is refused."""
+"""The training objective of a config: law of λ, weighting, and which combinations are errors."""
 
 import dataclasses
 
@@ -45,10 +45,10 @@ class Objective:
 def build(config: ObjectiveConfig, model: VDM) -> Objective:
     """Return the objective of a config; raises UserError for a bad name or a bad combination.
 
-    Refused, because they would train something else than what is asked for: learned end
-    points with a weighting (narrowing the range lowers a weighted loss at no cost), a
-    learned interior whose law of λ is not the schedule's (it has no influence then), and a
-    learned interior with finite T (its bound depends on the interior).
+    Errors, because they would not train what the config asks for: learned end points with a
+    weighting (narrowing the range lowers a weighted loss at no cost), a learned interior whose law
+    of λ is not the schedule's (it has no influence then), and a learned interior with finite T (its
+    bound depends on the interior).
     """
     fields.check(config, "objective.")
     law = construct("objective.law", config.law, LAWS)
@@ -81,7 +81,7 @@ def build(config: ObjectiveConfig, model: VDM) -> Objective:
 
 
 def for_evaluation(name: str, trained_with: Law) -> Law:
-    """Return the law that evaluation asks for; "training" is the one of the run itself.
+    """Return the law of an evaluation; "training" is the run's own.
 
     Raises UserError for a histogram that the run does not have.
     """

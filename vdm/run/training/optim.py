@@ -2,8 +2,8 @@
 
 Network and ends are clipped each by its own norm, so that a large gradient of one cannot
 starve the other, and only the network's weight matrices decay. The shape is not clipped: the
-gradient of the variance is rarely large, and just then it says where λ is drawn too seldom;
-clipped, the density there falls further and the variance diverges.
+gradient of the variance is rarely large, and when it is large, it shows where λ is drawn too
+rarely; clipped, the density there falls further and the variance diverges.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""All that a training run is made of, found to fit together before anything is computed."""
+"""The parts of a training run, checked together before anything is computed."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from vdm.run.training.step import Batch, Trainer
 
 
 class Parts(NamedTuple):
-    """What a config asks for; `example` is a batch of one example, for its shapes."""
+    """The parts of a config's run; `example` is a batch of one example, for its shapes."""
 
     dataset: Dataset
     trainer: Trainer
@@ -45,9 +45,9 @@ def of(config: Config, dataset: Dataset) -> Parts:
 
 
 def fitted(config: Config, dataset: Dataset) -> tuple[Trainer, Condition]:
-    """Return the trainer and the condition of a config, held against a data set.
+    """Return the trainer and the condition of a config, checked against a data set.
 
-    Raises UserError for what does not fit.
+    Raises UserError where they do not fit.
     """
     trainer = build.trainer(config)
     num_classes = trainer.model.network.num_classes

@@ -13,7 +13,7 @@ from vdm.run.training.step import Batch, Trainer, TrainState, init_state, train_
 
 
 class Program(NamedTuple):
-    """What a training loop calls; `template` has the state's shapes and where they live."""
+    """The functions of a training loop; `template` has the state's shapes and shardings."""
 
     template: TrainState
     init: jax.stages.Wrapped
@@ -22,7 +22,7 @@ class Program(NamedTuple):
 
 
 def template(trainer: Trainer, mesh: Mesh, example: Batch) -> TrainState:
-    """Return the shapes of a run's state and where they live; `example` is of any batch size."""
+    """Return the shapes and shardings of a run's state; `example` is of any batch size."""
     return meshes.of_state(mesh, jax.eval_shape(functools.partial(init_state, trainer, example)))
 
 
@@ -30,7 +30,7 @@ def build(trainer: Trainer, mesh: Mesh, example: Batch) -> Program:
     """Return the functions of a run; `example` is a batch of any size, for its shapes.
 
     `step` takes as many batches as a dispatch has steps and returns their metrics stacked.
-    It is given the state's memory to write the next one into.
+    The state is donated: the next one is written into its memory.
     """
     shapes = template(trainer, mesh, example)
     places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
@@ -49,7 +49,8 @@ def build(trainer: Trainer, mesh: Mesh, example: Batch) -> Program:
         init=jax.jit(
             functools.partial(init_state, trainer, example),
             out_shardings=places,
-            # Drawing parameters once is no work; compiling it with every optimisation is.
+            # Parameters are drawn once; optimising the compiled program would cost more than it
+            # saves.
             compiler_options={"xla_backend_optimization_level": 0},
         ),
         step=jax.jit(steps, donate_argnums=0, out_shardings=(places, meshes.whole(mesh))),

@@ -21,15 +21,15 @@ from vdm.run.training import optim
 from vdm.run.training.objective import Objective
 from vdm.variance import two_gradients
 
-# Times for a bound of finite T, else levels with their density.
+# Times for a bound with finite T, else noise levels with their density.
 Levels = jax.Array | NoiseLevels
 
 
 class TrainState(NamedTuple):
-    """All that a run needs to go on.
+    """All that a run needs to resume.
 
     Batches follow from the seed and the step, noise from these and the number of roll-backs:
-    there is no random state and no position in the data besides.
+    there is no other random state and no position in the data.
     """
 
     step: jax.Array
@@ -37,7 +37,7 @@ class TrainState(NamedTuple):
     ema: Params
     opt_state: optax.OptState
     law_state: LawState
-    rollbacks: jax.Array  # how often the run went back from a loss that was not finite
+    rollbacks: jax.Array  # how often the run was rolled back after a loss that was not finite
 
 
 class Batch(NamedTuple):
@@ -58,7 +58,7 @@ def training_key(seed: int) -> jax.Array:
 
 
 class Trainer(NamedTuple):
-    """The values that a training step is made of; none of them changes during a run."""
+    """The parts of a training step; none of them changes during a run."""
 
     model: VDM
     optimizer: optax.GradientTransformation
@@ -128,7 +128,7 @@ def train_step(
 def gradients(
     trainer: Trainer, state: TrainState, batch: Batch, noise: Noise
 ) -> tuple[jax.Array, VLB, Params, LawState]:
-    """Return loss, mean terms (bits per dimension), two kinds of gradient, and the law's state.
+    """Return loss, mean terms (bits per dimension), two kinds of gradient, and the law state.
 
     The losses L_i of `two_gradients` are the diffusion terms, weighted where the objective is.
     """
@@ -180,16 +180,16 @@ def _accumulate(
     per_example: tuple[Levels, Batch, jax.Array],
     dropout_keys: jax.Array,
 ) -> tuple[Any, Any]:
-    """Return what value_and_grad(params, *per_example, dropout_key) gives of the whole batch.
+    """Return value_and_grad(params, *per_example, dropout_key) of the whole batch.
 
-    With several dropout keys the batch is cut into as many micro-batches, one after the
-    other; gradients by parameters are averaged, all that belongs to an example put together.
+    With several dropout keys the batch is divided into as many micro-batches, one after the other;
+    gradients by parameters are averaged, values per example are concatenated.
     """
     parts = dropout_keys.shape[0]
     if parts == 1:
         return value_and_grad(params, *per_example, dropout_keys[0])
 
-    # Micro-batch k takes the examples k, k + m, ...: of every device's share a part.
+    # Micro-batch k takes the examples k, k + m, ...: a part of every device's share.
     def cut(leaf: jax.Array | np.ndarray) -> jax.Array:
         return jnp.swapaxes(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 0, 1)
 
@@ -204,10 +204,11 @@ def _accumulate(
 
     zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
     xs = jax.tree.map(cut, per_example), dropout_keys
-    # XLA's CPU backend is dozens of times slower at convolutions in a loop: none there.
+    # XLA's CPU backend is dozens of times slower at convolutions in a loop: so it is unrolled
+    # there.
     (loss, gradient), rest = jax.lax.scan(one, zeros, xs, unroll=jax.default_backend() == "cpu")
     loss, gradient = jax.tree.map(lambda leaf: leaf / parts, (loss, gradient))
     aux, by_example = jax.tree.map(join, rest)
-    # The mean over the batch, not over a micro-batch, is what an example's share is of.
+    # An example's share is of the mean over the batch, not over its micro-batch.
     by_example = jax.tree.map(lambda leaf: leaf / parts, by_example)
     return (loss, aux), (gradient, by_example)

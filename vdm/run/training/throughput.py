@@ -10,9 +10,8 @@ from vdm.model import Params
 from vdm.run.training import flops
 from vdm.run.training.step import Batch, Trainer, TrainState
 
-# Dense bfloat16 (V100: float16) FLOP/s by the beginning of the device's name; the longest
-# name that fits counts.
-# NVIDIA: the data sheets of V100, A100, H100, H200; figures "with sparsity" are twice these.
+# Dense bfloat16 (V100: float16) FLOP/s by the start of the device's name; the longest match counts.
+# NVIDIA: the data sheets of V100, A100, H100, H200; numbers "with sparsity" are twice these.
 # TPU: cloud.google.com/tpu/docs, "peak compute per chip (bf16)".
 PEAK_FLOPS: Mapping[str, float] = {
     "Tesla V100": 125e12,
@@ -34,7 +33,7 @@ PEAK_FLOPS: Mapping[str, float] = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Return what one device of a kind can do in FLOP/s, None where it is not known."""
+    """Return the peak FLOP/s of one device of a kind, None where it is not known."""
     fitting = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
     return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
 
@@ -44,7 +43,7 @@ def step_flops(trainer: Trainer, template: TrainState, example: Batch) -> float:
 
     `template` has the shapes of a state, `example` those of a batch of any size. A gradient
     takes two products for each one of the forward pass; the bound, the optimiser and the
-    average have none. What `remat` computes again is no work of the model.
+    average have none. What `remat` computes again does not count.
     """
     size = trainer.config.train.batch_size
     x, cond = jax.tree.map(
@@ -61,7 +60,7 @@ def step_flops(trainer: Trainer, template: TrainState, example: Batch) -> float:
 def full_speed(trainer: Trainer, mesh: Mesh, template: TrainState, example: Batch) -> float | None:
     """Return the steps per second at the devices' peak, None where that is not known."""
     peak = peak_flops(mesh.devices.flat[0].device_kind)
-    if peak is None:  # as on a CPU: nothing is traced for nothing
+    if peak is None:  # as on a CPU: then nothing is traced
         return None
     return mesh.size * peak / step_flops(trainer, template, example)
 

@@ -1,1 +1,1 @@
-"""What lies in a workdir: checkpoints, metrics, and the record of sessions."""
+"""What a workdir holds: checkpoints, metrics, and the record of sessions."""

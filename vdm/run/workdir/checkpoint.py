@@ -1,9 +1,9 @@
-"""Checkpoints of a training state, by orbax: written beside, then renamed, in the background.
+"""Checkpoints of a training state, by orbax, written in the background and then renamed.
 
 A checkpoint holds a whole state, a NamedTuple with the step among its fields: of a training the
-parameters, their average, the optimiser's state, that of the law of λ, the step and the number of
+parameters, their average, the optimiser's state, the law state, the step and the number of
 roll-backs. Noise and batches follow from the seed and the step, so there is no state of a generator
-or of a data set to keep, and the config lies in the workdir already.
+or of a data set to keep, and the config is in the workdir already.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def manager(workdir: pathlib.Path, *, kept: int) -> Iterator[ocp.CheckpointManag
         try:
             yield checkpoints
         except BaseException:
-            # What went wrong in the block is what to tell, not what that did to the save.
+            # Report the error of the block, not what it caused in the save.
             with contextlib.suppress(Exception):
                 checkpoints.close()
             raise
@@ -71,12 +71,12 @@ def manager(workdir: pathlib.Path, *, kept: int) -> Iterator[ocp.CheckpointManag
 def save(checkpoints: ocp.CheckpointManager, state: State) -> None:
     """Start saving the state under its step; returns before the files are written.
 
-    Waits for the save before, and raises UserError if that or this one fails.
+    Waits for the previous save, and raises UserError if that or this one fails.
     """
     values = {**_named(state), "checksum": checksum(state)}
     with _as_write_error(pathlib.Path(checkpoints.directory)):
         # Forced: orbax would silently leave out a step that it finds not due. Named ("state"):
-        # it would judge by the latest checkpoint, damaged or not, how to read all of them.
+        # it would decide by the latest checkpoint, damaged or not, how to read all of them.
         checkpoints.save(
             int(state.step),
             args=ocp.args.Composite(**{STATE: ocp.args.StandardSave(values)}),
@@ -87,8 +87,8 @@ def save(checkpoints: ocp.CheckpointManager, state: State) -> None:
 def resume(checkpoints: ocp.CheckpointManager, template: S) -> S | None:
     """Return the latest state that can be read, None where nothing was saved yet.
 
-    Later checkpoints, which are damaged, are set aside into checkpoints_damaged/ so that their
-    steps can be saved again. Raises UserError as `restore`.
+    Later checkpoints are damaged; they are moved into checkpoints_damaged/ so that their steps can
+    be saved again. Raises UserError as `restore`.
     """
     folder = pathlib.Path(checkpoints.directory)
     with _as_write_error(folder):
@@ -114,9 +114,9 @@ def resume(checkpoints: ocp.CheckpointManager, template: S) -> S | None:
 def restore(checkpoints: ocp.CheckpointManager, template: S) -> S:
     """Return the latest state that can be read, with the template's shapes and shardings.
 
-    It may have been saved from other devices, of another number of processes. Says on stderr
-    which checkpoints it has passed over. Raises UserError when there is none, or none that can
-    be read.
+    It may have been saved from other devices, of another number of processes. Prints to stderr
+    which damaged checkpoints it skipped. Raises UserError when there is none, or none that can be
+    read.
     """
     steps = sorted(checkpoints.all_steps(), reverse=True)
     if not steps:
@@ -146,10 +146,10 @@ def read(checkpoints: ocp.CheckpointManager, step: int, template: S) -> S:
         args = ocp.args.StandardRestore(target)
         values = ocp.StandardCheckpointHandler().restore(folder / STATE, args=args)
         chex.assert_trees_all_equal_shapes_and_dtypes(values, target)
-    # What orbax and tensorstore raise for a damaged file is not of one type.
+    # For a damaged file orbax and tensorstore raise errors of several types.
     except Exception as error:
         problem = error
-    # Every process reads a part, and all go on from the same checkpoint.
+    # Every process reads a part, and all resume from the same checkpoint.
     if processes.all_agree(problem is None):
         written = int(values.pop("checksum"))
         state = type(template)(*(values[name] for name in _named(template)))
@@ -169,7 +169,8 @@ def load(workdir: pathlib.Path, template: S) -> S:
     if not folder.is_dir():
         raise _no_checkpoint(workdir)
     with quiet():
-        options = ocp.CheckpointManagerOptions(read_only=True)  # which itself says what it sets
+        # Quiet, since orbax logs the options that this one implies.
+        options = ocp.CheckpointManagerOptions(read_only=True)
         with ocp.CheckpointManager(folder, options=options) as checkpoints:
             return restore(checkpoints, template)
 
@@ -192,6 +193,6 @@ def _first_line(error: Exception) -> str:
 def _as_write_error(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
-    # As above: a full disk reaches us as whatever the writing library makes of it.
+    # As above: for a full disk the writing library may raise any type.
     except Exception as error:
         raise UserError(f"cannot write a checkpoint into {folder}: {_first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""A checksum of a training state: what the disk gives back is what was written, or is refused.
+"""A checksum of a training state: what is read is what was written, or is an error.
 
 The checkpoint's format guards its index, but a flipped bit of the numbers themselves can be
 read as another number. Sums of integers modulo 2³² do not depend on their order, so the
@@ -13,8 +13,8 @@ from jax import lax
 
 def checksum(tree: object) -> np.ndarray:
     """Return a 32-bit checksum of all arrays of a tree; one changed word always changes it."""
-    # Leaf by leaf: there are few different shapes to compile, in whatever model. And one after
-    # the other: of leaves that several processes share, sums at once may wait for each other.
+    # Leaf by leaf: every model has few different shapes to compile. And one after the other: sums
+    # at the same time, of leaves that several processes share, may wait for each other.
     total = 0
     for leaf in jax.tree.leaves(tree):
         total = (total * 0x01000193 + int(_of_leaf(leaf))) % 2**32  # an odd factor loses no bit

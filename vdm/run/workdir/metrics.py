@@ -1,4 +1,4 @@
-"""Where a run writes its metrics: JSON lines always, TensorBoard's events if asked for."""
+"""Where a run writes its metrics: JSON lines always, TensorBoard events if asked for."""
 
 import json
 import pathlib
@@ -22,14 +22,14 @@ class Writer:
         self._events: Any = None
 
     def start(self, step: int) -> None:
-        """Forget the records past a step, which a run that ended or went back has left behind."""
+        """Drop the records after a step, left by a run that was stopped or rolled back."""
         _cut(self._path, step)
         if self._open is not None:
             self.close()
             self._events = self._open(step)
 
     def write(self, record: Mapping[str, float]) -> None:
-        """Append a record; raises UserError when the disk takes no more."""
+        """Append a record; raises UserError when the disk is full."""
         try:
             with self._path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
@@ -49,7 +49,7 @@ class Writer:
 
 
 class Nowhere:
-    """What the other processes of a run write their metrics to."""
+    """The writer of the other processes of a run: it writes nothing."""
 
     def start(self, step: int) -> None:
         """Do nothing."""
@@ -73,7 +73,7 @@ def _events(folder: pathlib.Path) -> Any:
 
     def start(step: int) -> Any:
         # The file is named by the second; two starts within one must not share it. Readers of
-        # the events forget those of earlier files from `purge_step` on.
+        # the events drop those of earlier files from `purge_step` on.
         suffix = f".{time.time_ns()}"
         return SummaryWriter(str(folder), purge_step=step + 1, filename_suffix=suffix)
 

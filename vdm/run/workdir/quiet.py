@@ -1,4 +1,4 @@
-"""Keeping the tracebacks of orbax's threads off stderr: what goes wrong is told in one line.
+"""Keeping the tracebacks of orbax's threads off stderr: errors are reported in one line.
 
 Every one of these errors also reaches the caller as an exception.
 """
@@ -12,8 +12,8 @@ from typing import Any
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block orbax logs nothing, and its threads complain of no closed event loop."""
-    # For good: a task that failed is complained of when it is collected, which may be much later.
+    """Within the block orbax logs nothing, and its threads do not report a closed event loop."""
+    # Permanent: a failed task is reported when it is collected, which may be much later.
     logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
     hook, logger = sys.unraisablehook, logging.getLogger("absl")
     level = logger.level

@@ -1,8 +1,9 @@
-"""What a run was computed with: versions, hardware and time, a record for each process's turn.
+"""What a run was computed with: versions, hardware and time, a record for each session.
 
-`sessions.json` in the workdir is a list. A turn adds a record when it begins and brings it up to
-date with every checkpoint that it begins to write. What a killed process did after its last one is
-lost, and in no record; where it was killed while writing one, the next turn begins before its end.
+`sessions.json` in the workdir is a list. A session, one process's part of the training, adds a
+record when it begins and updates it with every checkpoint. What a killed process did after its last
+checkpoint is lost, and in no record. If it was killed while writing one, the next session begins
+before the step that the record names.
 """
 
 import dataclasses
@@ -47,8 +48,8 @@ class MadeWith:
 
 
 @dataclasses.dataclass(frozen=True)
-class Turn:
-    """The record of a turn, its fields the keys in the file: when, how far, and with what."""
+class SessionRecord:
+    """The record of a session, its fields the keys in the file: when, how far, and with what."""
 
     began: datetime.datetime
     from_step: Whole
@@ -57,32 +58,32 @@ class Turn:
     made_with: Annotated[MadeWith, FLAT]
 
 
-def read(workdir: pathlib.Path) -> tuple[Turn, ...]:
-    """Return the turns of a workdir; raises UserError for a damaged file or one of another form."""
+def read(workdir: pathlib.Path) -> tuple[SessionRecord, ...]:
+    """Return the sessions of a workdir; raises UserError for a damaged file or another form."""
     path = workdir / SESSIONS_FILE
-    return document.load(tuple[Turn, ...], path) if path.exists() else ()
+    return document.load(tuple[SessionRecord, ...], path) if path.exists() else ()
 
 
 class Session:
-    """The record of this process's turn at training, kept up to date in the workdir."""
+    """The record of this session, kept up to date in the workdir."""
 
     def __init__(self, workdir: pathlib.Path, mesh: Mesh, step: int, started: float) -> None:
-        """Add a record; `started` is the `time.perf_counter()` at which the turn began."""
+        """Add a record; `started` is the `time.perf_counter()` at which the session began."""
         self._path, self._started = workdir / SESSIONS_FILE, started
         self._before = read(workdir)
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-        self._turn = Turn(now, step, step, 0.0, made_with(mesh))
+        self._record = SessionRecord(now, step, step, 0.0, made_with(mesh))
         self.reached(step)
 
     def reached(self, step: int) -> None:
-        """Write down that the run is saved up to a step; raises UserError where it cannot be."""
+        """Record that the run is saved up to a step; raises UserError if it cannot be written."""
         seconds = time.perf_counter() - self._started
-        self._turn = dataclasses.replace(self._turn, to_step=step, seconds=seconds)
-        write_json(self._path, document.plain((*self._before, self._turn)))
+        self._record = dataclasses.replace(self._record, to_step=step, seconds=seconds)
+        write_json(self._path, document.plain((*self._before, self._record)))
 
 
 class Nowhere:
-    """The record that the other processes of a run keep."""
+    """The session record of the other processes: nothing."""
 
     def reached(self, step: int) -> None:
         """Do nothing."""
@@ -109,7 +110,7 @@ def made_with(mesh: Mesh) -> MadeWith:
 
 
 def processor() -> str:
-    """Return the name of the machine's processor, as far as the system tells it."""
+    """Return the name of the machine's processor, as far as the system reports it."""
     if CPU_NAMES.exists():
         for line in CPU_NAMES.read_text(errors="replace").splitlines():
             if line.startswith("model name"):
