@@ -82,7 +82,7 @@ for level in (0.0, 4.0, 7.0):
     x_hat = diffusion.convert(eps_exact(z, rows), z, rows, source="eps", target="x")
     axes.plot(z, x_hat, label=f"λ = {level:g}")
 axes.set(xlabel="z", ylabel="E[x | z]", title="The best guess of the pixel")
-axes.legend(frameon=False)
+axes.legend()
 plt.show()
 
 # %%
@@ -172,7 +172,6 @@ encoded = LIKELIHOOD.encode(PIXEL)
 by_mixture = jax.jit(lambda log_snr: by_entropies(log_snr, log_density, encoded, PROBS))
 true_pixel = np.asarray(jax.lax.map(by_mixture, jnp.asarray(LOG_SNRS)))
 
-# The trapezoid rule on steps of 0.025 is good to about 0.025²/12 of the slope's change.
 curves = {
     "Gaussian": (of_normal, true_normal),
     "binary": (of_binary, true_binary),
@@ -313,11 +312,9 @@ plt.show()
 #
 # ## Where the bits of digits are
 #
-# For real images nobody knows $\varepsilon^*$, but a trained network's error is an upper bound
-# of the best one in the mean, and so is its running area of $I(x; z_\lambda) -
-# I(x; z_{\lambda_\text{min}})$. (What is left out at the noisy end is less than the prior's term of
-# the bound.) Here is a small network for scikit-learn's handwritten digits: 8 × 8 pixels, 17 grey
-# levels.
+# For real images nobody knows $\varepsilon^*$, but a trained network's error is an upper bound of
+# the best one in the mean, and so is its area of $I(x; z_\lambda) - I(x; z_{\lambda_\text{min}})$.
+# Here is a small network for scikit-learn's handwritten digits: 8 × 8 pixels, 17 grey levels.
 
 # %%
 images = load_digits().images.astype("uint8")[..., None]

@@ -317,15 +317,15 @@ def bootstraps(x):
 
 
 DIGIT_ROWS = {
-    "ancestral": (eps_fn, samplers.ancestral(), (5, 10, 20, 50)),
-    "ddim": (eps_fn, samplers.ddim(), (5, 10, 20)),
-    "heun": (eps_fn, samplers.heun(), (5, 10)),
-    "dpmpp_2m": (eps_fn, samplers.dpmpp_2m(), (5, 10, 20)),
+    "ancestral": (samplers.ancestral(), (5, 10, 20, 50)),
+    "ddim": (samplers.ddim(), (5, 10, 20)),
+    "heun": (samplers.heun(), (5, 10)),
+    "dpmpp_2m": (samplers.dpmpp_2m(), (5, 10, 20)),
 }
 floor = bootstraps(train_set.x[: len(test_set)])
 quality, drawn = {}, {}
-for name, (denoise, sampler, all_steps) in DIGIT_ROWS.items():
-    walk = walker(denoise, sampler)
+for name, (sampler, all_steps) in DIGIT_ROWS.items():
+    walk = walker(eps_fn, sampler)
     for num_steps in all_steps:
         nfe = num_steps * CALLS_A_STEP.get(name, 1)
         z = walk(jax.random.key(7), grids.uniform(TOP, BOTTOM, num_steps), test_set.x.shape)
@@ -352,30 +352,31 @@ assert surely_better(("ancestral", 50), ("ancestral", 5))
 # %%
 figure = plt.figure(figsize=(10, 7), layout="constrained")
 top, bottom = figure.subfigures(2, 1, height_ratios=(1, 0.85))
-left = top.subplots()
+axes = top.subplots()
 for name in DIGIT_ROWS:
     calls = [nfe for row, nfe in quality if row == name]
     found = [quality[name, nfe] for nfe in calls]
-    left.errorbar(
+    axes.errorbar(
         calls, [f[0] for f in found], [f[1:].std() for f in found], fmt="o-", ms=4, label=name
     )
-left.axhspan(floor[0] - floor[1:].std(), floor[0] + floor[1:].std(), color="0.85")
-left.axhline(floor[0], color="0.5", lw=1, label="training digits")
-left.set_xscale("log")
-left.set_xticks([5, 10, 20, 50], labels=["5", "10", "20", "50"])
-left.set_xticks([], minor=True)
-left.set(
+axes.axhspan(floor[0] - floor[1:].std(), floor[0] + floor[1:].std(), color="0.85")
+axes.axhline(floor[0], color="0.5", lw=1, label="training digits")
+axes.set_xscale("log")
+axes.set_xticks([5, 10, 20, 50], labels=["5", "10", "20", "50"])
+axes.set_xticks([], minor=True)
+axes.set(
     xlabel="calls of the network (NFE)",
     ylabel="sliced Wasserstein distance",
     title="Distance to held-out digits",
 )
-left.legend(fontsize=7)
+axes.legend(fontsize=7)
 
 strip = [("ancestral", 5), ("ancestral", 50), ("ddim", 5), ("dpmpp_2m", 5), ("dpmpp_2m", 20)]
 for axes, row in zip(bottom.subplots(len(strip), 1), strip, strict=True):
     axes.imshow(np.hstack([np.pad(image[..., 0], 1) for image in drawn[row][:20]]), cmap="gray")
     axes.set(xticks=[], yticks=[])
     axes.set_ylabel(f"{row[0]}\n{row[1]} calls", rotation=0, ha="right", va="center", fontsize=8)
+plt.show()
 
 # %% [markdown]
 # *Above: distance to held-out digits over the calls of the network (± one standard deviation of
@@ -384,6 +385,5 @@ for axes, row in zip(bottom.subplots(len(strip), 1), strip, strict=True):
 # At 5 calls the second-order sampler is nearer than the ancestral one, and more calls change its
 # distance little: what is left is not the sampler's error but the network's, and above the floor of
 # real digits. The ancestral chain, whose law is what the bound speaks of, needs several times as
-# many calls. Whether it then comes out nearer than the ODE's samplers, because the noise that it
-# puts in lets later steps correct what the network got wrong earlier (Karras et al. 2022), is for
-# the last column to say: count its standard errors.
+# many calls. The noise that it puts in may let later steps correct what the network got wrong
+# earlier (Karras et al. 2022); the table's last column says whether it does here.
