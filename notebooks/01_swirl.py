@@ -84,9 +84,10 @@ entropy = -cell * np.sum(np.exp(log_p) * log_p)
 print(f"the density sums to {total:.6f}; H = {entropy:.4f} nats")
 assert abs(total - 1.0) < 1e-5
 
-# The same entropy as an average over drawn points, within 4 standard errors.
-values = -np.asarray(log_density(draw(np.random.default_rng(1), 20_000)))
-assert abs(values.mean() - entropy) < 4 * values.std() / math.sqrt(len(values))
+figure, axes = plt.subplots(figsize=(3.6, 3.2), layout="constrained")
+axes.scatter(*draw(np.random.default_rng(1), 2000).T, s=2, linewidths=0)
+axes.set(aspect="equal", title="2,000 points of the data", xlabel="$x_1$", ylabel="$x_2$")
+plt.show()
 
 # %% [markdown]
 # ## The model, in 40 lines
@@ -143,9 +144,14 @@ for key in jax.random.split(jax.random.key(1), NUM_STEPS):
     params, state, value = train_step(params, state, key)
     history.append(value)
 history = np.asarray(history)
-for first in range(0, NUM_STEPS, NUM_STEPS // 4):
-    part = history[first : first + NUM_STEPS // 4]
-    print(f"steps {first:5d} to {first + len(part):5d}: bound {part.mean():7.3f} nats")
+print(f"the last thousand steps: a bound of {history[-1000:].mean():.3f} nats")
+
+figure, axes = plt.subplots(figsize=(6, 2.6), layout="constrained")
+axes.plot(history, linewidth=0.4)
+axes.axhline(entropy, color="black", linewidth=0.8, label="entropy")
+axes.set(xlabel="step", ylabel="loss (nats)", ylim=(entropy - 2, entropy + 6))
+axes.legend()
+plt.show()
 
 # %% [markdown]
 # ## The bound against the entropy
@@ -226,6 +232,11 @@ print(f"{'sum':10s} {total_excess:8.4f} ± {excess_error:.4f} nats")
 assert abs(bound - entropy - total_excess) < 4 * math.hypot(error, excess_error)
 assert total_excess < 0.1, "trained to within a tenth of a nat"
 
+figure, axes = plt.subplots(figsize=(6, 1.8), layout="constrained")
+axes.barh(gaps.Gaps._fields, excess.mean(axis=0), xerr=excess.std(axis=0, ddof=1) / math.sqrt(8))
+axes.set(xlabel="nats", title="What stands between the bound and the entropy")
+plt.show()
+
 # %% [markdown]
 # ## The density, by the probability-flow ODE
 #
@@ -262,6 +273,13 @@ apart = float(jnp.abs(back - z_0).max())
 print(f"there and back: at most {apart:.1e} apart, where the swirl is {BLUR} wide")
 assert apart < 0.1 * BLUR
 
+figure, panels = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained")
+for panel, log_values, title in zip(panels, (log_p, log_q), ("true", "by the ODE"), strict=True):
+    shown = np.exp(log_values).reshape(SIDE, SIDE)
+    panel.pcolormesh(axis, axis, shown, vmin=0, vmax=np.exp(log_p).max(), rasterized=True)
+    panel.set(aspect="equal", title=f"density, {title}")
+plt.show()
+
 # %% [markdown]
 # ## Samples
 #
@@ -282,8 +300,16 @@ print(
     f"mean of -log p: {values.mean():.3f} ± {values.std() / math.sqrt(4000):.3f}, H = {entropy:.3f}"
 )
 print(f"{100 * close:.1f} % of the samples lie within three blurs of the curve")
-assert abs(rarer) < 0.3
-assert close > 0.95
+assert abs(rarer) < 0.3 and close > 0.95
+
+figure, axes = plt.subplots(figsize=(6, 2.8), layout="constrained")
+fresh = -np.asarray(log_density(draw(np.random.default_rng(5), 4000)))
+bins = np.linspace(-2, 8, 60)
+axes.hist(fresh, bins, histtype="step", label="data")
+axes.hist(values, bins, histtype="step", label="samples")
+axes.set(xlabel="−log p (nats)", ylabel="points")
+axes.legend()
+plt.show()
 
 # %% [markdown]
 # ## The ways from noise to data
@@ -312,13 +338,11 @@ print(", ".join(f"{name} {width:.3f}" for name, width in spread.items()))
 assert spread["ODE"] < 1e-3 and spread["SDE"] > 0.5
 
 # %% [markdown]
-# ## All of it in one picture
-#
-# Above, the true density, the model's by the ODE, and samples of the SDE. Below left, 60 paths of
-# the ODE from noise (grey) to data (orange): short and almost straight, each point going to the
-# arm that is near it. Below, middle and right, six paths of each kind from one and the same start
-# (the cross), in the plane and along $\lambda$: the ODE's are one line, the SDE's wander
-# and part for good on the way.
+# And all of it in one picture. Above, the true density, the model's by the ODE, and samples of the
+# SDE. Below left, 60 paths of the ODE from noise (grey) to data (orange): short and almost
+# straight, each point going to the arm that is near it. Below, middle and right, six paths of each
+# kind from one and the same start (the cross), in the plane and along $\lambda$: the ODE's are one
+# line, the SDE's wander and part for good on the way.
 
 # %%
 figure, rows = plt.subplots(2, 3, figsize=(10, 6.6), layout="constrained")

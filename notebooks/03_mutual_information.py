@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
+import vdm
 from vdm import (
     VDM,
     bits_per_dim,
@@ -74,11 +75,18 @@ eps_exact, log_density = law_of(LIKELIHOOD.encode(PIXEL)[:, 0], PROBS)
 eps_binary, log_density_binary = law_of(jnp.asarray([-1.0, 1.0]), jnp.asarray([0.5, 0.5]))
 print(f"H(x) = {ENTROPY:.4f} nats = {ENTROPY / math.log(2):.4f} bits for the pixel with 8 levels")
 
-# %% [markdown]
-# Nothing here is drawn at random: an expectation over one Gaussian number is a sum over 301
-# nodes, accurate to far more digits than we look at.
+figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+z = jnp.linspace(-1.2, 1.2, 801)[:, None]
+for level in (0.0, 4.0, 7.0):
+    rows = jnp.full(len(z), level)
+    x_hat = diffusion.convert(eps_exact(z, rows), z, rows, source="eps", target="x")
+    axes.plot(z, x_hat, label=f"λ = {level:g}")
+axes.set(xlabel="z", ylabel="E[x | z]", title="The best guess of the pixel")
+axes.legend()
+plt.show()
 
 # %%
+# Nothing here is drawn at random: an expectation over one Gaussian number is a sum over nodes.
 NODES = np.linspace(-8.5, 8.5, 301)
 WEIGHTS = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
 LOG_SNRS = np.linspace(-10.0, 9.0, 761)
@@ -164,29 +172,15 @@ encoded = LIKELIHOOD.encode(PIXEL)
 by_mixture = jax.jit(lambda log_snr: by_entropies(log_snr, log_density, encoded, PROBS))
 true_pixel = np.asarray(jax.lax.map(by_mixture, jnp.asarray(LOG_SNRS)))
 
-print("    λ   normal    truth   binary    truth    pixel    truth")
-for level in range(0, len(LOG_SNRS), 95):
-    row = [of_normal, true_normal, of_binary, true_binary, of_pixel, true_pixel]
-    print(f"{LOG_SNRS[level]:5.1f}", *(f"{curve[level]:8.4f}" for curve in row))
-
-# The trapezoid rule on steps of 0.025 is good to about 0.025²/12 of the slope's change.
-for found, truth in ((of_normal, true_normal), (of_binary, true_binary), (of_pixel, true_pixel)):
+curves = {
+    "Gaussian": (of_normal, true_normal),
+    "binary": (of_binary, true_binary),
+    "pixel, 8 levels": (of_pixel, true_pixel),
+}
+for found, truth in curves.values():
     np.testing.assert_allclose(found, truth, atol=5e-5)
 
 # %% [markdown]
-# A real-valued $x$ can hold any amount of information, and the first curve goes on rising, by half
-# a nat for each unit of $\lambda$. A discrete $x$ holds $H(x)$ and no more: the curves saturate, at
-# $\log 2$ and at $H(P)$. The area under the whole error is the entropy.
-
-# %%
-print(f"binary: {of_binary[-1]:.5f} of log 2 = {math.log(2):.5f}")
-print(f"pixel:  {of_pixel[-1]:.5f} of H(P)  = {ENTROPY:.5f}")
-assert abs(of_binary[-1] - math.log(2)) < 5e-5
-assert abs(of_pixel[-1] - ENTROPY) < 5e-5 + information.tail_bound(1, 9.0, levels=LEVELS)
-
-# %% [markdown]
-# ### A denoiser that is not the best one
-#
 # Any other denoiser errs by more, and its area is an *upper bound* of the information. For the
 # binary pixel take the best *linear* denoiser: it makes the same errors as for Gaussian data of
 # the same variance, so its area is $\tfrac12\log(1+\mathrm{SNR})$. It believes in information that
@@ -194,10 +188,25 @@ assert abs(of_pixel[-1] - ENTROPY) < 5e-5 + information.tail_bound(1, 9.0, level
 
 # %%
 of_linear = information_of(eps_normal, signs, jnp.asarray([0.5, 0.5]))
-np.testing.assert_allclose(of_linear, true_normal, atol=5e-5)
-assert np.all(of_linear > of_binary - 1e-6)
+
+figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+for colour, (name, (found, truth)) in enumerate(curves.items()):
+    axes.plot(LOG_SNRS, found / math.log(2), color=f"C{colour}", label=name)
+    axes.plot(LOG_SNRS[::38], truth[::38] / math.log(2), "o", color=f"C{colour}", markersize=4)
+axes.plot(LOG_SNRS, of_linear / math.log(2), "k:", label="binary, linear denoiser")
+for height, name in ((1.0, "log 2"), (ENTROPY / math.log(2), "H(P)")):
+    axes.axhline(height, color="grey", linestyle="--", linewidth=0.8)
+    axes.annotate(name, (-9.8, height + 0.05), color="grey")
+axes.set(xlabel="λ = log SNR", ylabel="I(x; z) in bits", ylim=(-0.1, 3.6), xlim=(-10, 9))
+axes.legend(loc="center left", fontsize="small")
+plt.show()
 
 # %% [markdown]
+# Lines are areas under the error, dots the closed forms. A real-valued $x$ can hold any amount of
+# information: its curve goes on rising, by half a nat for each unit of $\lambda$. A discrete $x$
+# holds $H(x)$ and no more. Its curve ends at the dashed line, at $\log 2$ or at $H(P)$: the area
+# under the whole error is the entropy.
+#
 # ## The bound with its informations written out
 #
 # Hoffman & Johnson (2016) took the KL term of a variational autoencoder apart. With
@@ -274,18 +283,28 @@ def anatomy(eps_fn):
     }
 
 
+tables = {}
 for name, eps_fn in (("exact denoiser", eps_exact), ("wrong denoiser", eps_wrong)):
     rows = {term: [float(v) for v in row] for term, row in anatomy(eps_fn).items()}
-    rows["sum"] = [sum(column) for column in zip(*rows.values(), strict=True)]
+    tables[name] = np.array(list(rows.values()))
+    rows["sum"] = tables[name].sum(0)
     print(f"{name:15s} {'term':>8s} {'inform.':>8s} {'gap':>8s}")
     for term, row in rows.items():
         print(f"  {term:13s}", *(f"{value:8.4f}" for value in row))
-        assert abs(row[0] - row[1] - row[2]) < 1e-8, term
-        assert row[2] > -1e-10
+    assert np.allclose(tables[name][:, 0], tables[name][:, 1:].sum(1), rtol=0, atol=1e-8)
     assert abs(rows["sum"][1] - ENTROPY) < 1e-10
 
+figure, panels = plt.subplots(1, 2, figsize=(9, 2.6), sharex=True, layout="constrained")
+for panel, (name, table) in zip(panels, tables.items(), strict=True):
+    panel.barh(list(rows)[:3], table[:, 1], color="0.7", label="information")
+    panel.barh(list(rows)[:3], table[:, 2], left=table[:, 1], color="C0", label="gap")
+    panel.set(title=name, xlabel="nats")
+    panel.invert_yaxis()
+panels[0].legend(frameon=False)
+plt.show()
+
 # %% [markdown]
-# Compare the two tables. All informations, the prior's gap and the decoder's are the same: they
+# Compare the two. All informations, the prior's gap and the decoder's are the same: they
 # belong to $q$, which is *fixed* by the data and the noise schedule. The denoiser's gap is the
 # only entry that training can move, and nothing in the bound pulls it away from zero. In a
 # variational autoencoder $I_q(x; z)$ belongs to a trained encoder: the KL term pushes it
@@ -293,11 +312,9 @@ for name, eps_fn in (("exact denoiser", eps_exact), ("wrong denoiser", eps_wrong
 #
 # ## Where the bits of digits are
 #
-# For real images nobody knows $\varepsilon^*$, but a trained network's error is an upper bound
-# of the best one in the mean, and so is its running area of $I(x; z_\lambda) -
-# I(x; z_{\lambda_\text{min}})$. (What is left out at the noisy end is less than the prior's term of
-# the bound.) Here is a small network for scikit-learn's handwritten digits: 8 × 8 pixels, 17 grey
-# levels.
+# For real images nobody knows $\varepsilon^*$, but a trained network's error is an upper bound of
+# the best one in the mean, and so is its area of $I(x; z_\lambda) - I(x; z_{\lambda_\text{min}})$.
+# Here is a small network for scikit-learn's handwritten digits: 8 × 8 pixels, 17 grey levels.
 
 # %%
 images = load_digits().images.astype("uint8")[..., None]
@@ -316,28 +333,23 @@ network = networks.UNet(
     log_snr_min=BOTTOM,
 )
 model = VDM(schedules.linear(TOP, BOTTOM), network, likelihoods.discretised(17))
-params = model.init(jax.random.key(0), train[:1])
-adam = optax.adam(optax.cosine_decay_schedule(5e-3, NUM_STEPS))
 
 
-@jax.jit
-def train_step(params, state, key):
-    key_batch, key_levels, key_noise = jax.random.split(key, 3)
-    batch = train[jax.random.randint(key_batch, (BATCH,), 0, len(train))]
-    position = noise_levels.low_discrepancy(key_levels, BATCH)
-    levels = noise_levels.sigmoid_law(position, TOP, BOTTOM)
-
-    def loss(params):
-        terms = model.vlb(params, key_noise, batch, noise_levels=levels)
-        return bits_per_dim(terms.total, PIXELS).mean()
-
-    updates, state = adam.update(jax.grad(loss)(params), state)
-    return optax.apply_updates(params, updates), state
+def look_at(key, n):
+    """Noise levels by p(λ) ∝ sigmoid(λ), evenly spread over the batch."""
+    return noise_levels.sigmoid_law(noise_levels.low_discrepancy(key, n), TOP, BOTTOM)
 
 
-state = adam.init(params)
-for key in jax.random.split(jax.random.key(1), NUM_STEPS):
-    params, state = train_step(params, state, key)
+params, _ = vdm.fit(
+    model,
+    model.init(jax.random.key(0), train[:1]),
+    train,
+    key=jax.random.key(1),
+    optimizer=optax.adam(optax.cosine_decay_schedule(5e-3, NUM_STEPS)),
+    num_steps=NUM_STEPS,
+    batch_size=BATCH,
+    noise_levels=look_at,
+)
 
 # %% [markdown]
 # The profile of its error on held-out digits, at 29 levels with two draws of the noise at each.
@@ -355,14 +367,11 @@ bits = np.asarray(bits_per_dim(known.mean, PIXELS))
 bits_error = float(bits_per_dim(known.standard_error[-1], PIXELS))
 
 vlb = jax.jit(model.vlb)
-estimates = [vlb(params, key, test) for key in jax.random.split(jax.random.key(3), 16)]
-drawn = np.array([[float(term.mean()) for term in one] for one in estimates])
-prior, reconstruction, whole = bits_per_dim(drawn, PIXELS).mean(axis=0)
-whole_error = bits_per_dim(drawn[:, 2], PIXELS).std(ddof=1) / math.sqrt(len(drawn))
+keys = jax.random.split(jax.random.key(3), 16)
+drawn = np.array([bits_per_dim(vlb(params, k, test).diffusion.mean(), PIXELS) for k in keys])
+whole, whole_error = drawn.mean(), drawn.std(ddof=1) / math.sqrt(len(drawn))
 print(f"area           {bits[-1]:.4f} ± {bits_error:.4f} bits per pixel")
 print(f"diffusion term {whole:.4f} ± {whole_error:.4f}")
-print(f"prior          {prior:.4f}")
-print(f"bound          {prior + reconstruction + whole:.4f}")
 assert abs(bits[-1] - whole) < 5 * math.hypot(bits_error, whole_error)
 
 # %% [markdown]
@@ -370,47 +379,22 @@ assert abs(bits[-1] - whole) < 5 * math.hypot(bits_error, whole_error)
 # why it pays to look more often there (`vdm.adaptive` does, without being told where).
 
 # %%
-quarter, half, most = (
-    float(np.interp(part * bits[-1], bits, levels)) for part in (0.25, 0.5, 0.75)
-)
-print(f"a quarter of the bits lies below λ = {quarter:.1f}, half below {half:.1f},")
-print(f"three quarters below {most:.1f}, between the ends {BOTTOM:g} and {TOP:g}")
+quarter, most = np.interp([0.25 * bits[-1], 0.75 * bits[-1]], bits, levels)
+print(f"half of the bits lies between λ = {quarter:.1f} and {most:.1f}, of {BOTTOM:g} to {TOP:g}")
 assert most - quarter < 0.45 * (TOP - BOTTOM)
 
-# %% [markdown]
-# ## The picture
-#
-# Left, the information about three kinds of data: lines by the denoiser's error, dots by the closed
-# forms, dashes at the entropies that discrete data saturate at. The dotted line is the linear
-# denoiser's claim about the binary pixel. Right, what each stretch of $\lambda$ adds for the
-# digits, and their running sum: the coarse form on the left, the last grey levels on the right,
-# where the sum begins to saturate as the pixels' values give themselves away.
-
-# %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-for colour, (name, found, truth) in enumerate(
-    [
-        ("Gaussian", of_normal, true_normal),
-        ("binary", of_binary, true_binary),
-        ("pixel, 8 levels", of_pixel, true_pixel),
-    ]
-):
-    left.plot(LOG_SNRS, found / math.log(2), color=f"C{colour}", label=name)
-    left.plot(LOG_SNRS[::38], truth[::38] / math.log(2), "o", color=f"C{colour}", markersize=4)
-left.plot(LOG_SNRS, of_linear / math.log(2), "k:", label="binary, linear denoiser")
-for height, name in ((1.0, "log 2"), (ENTROPY / math.log(2), "H(P)")):
-    left.axhline(height, color="grey", linestyle="--", linewidth=0.8)
-    left.annotate(name, (-9.8, height + 0.05), color="grey")
-left.set(xlabel="λ = log SNR", ylabel="I(x; z) in bits", ylim=(-0.1, 3.6), xlim=(-10, 9))
-left.legend(loc="center left", fontsize="small")
-
+figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
 edges, at_edges = np.asarray(levels[::2]), bits[::2]
-right.bar(edges[:-1], np.diff(at_edges), width=np.diff(edges), align="edge", edgecolor="white")
-right.set(xlabel="λ = log SNR", ylabel="bits per pixel in each unit of λ")
-sum_axis = right.twinx()
+axes.bar(edges[:-1], np.diff(at_edges), width=np.diff(edges), align="edge", edgecolor="white")
+axes.set(xlabel="λ = log SNR", ylabel="bits per pixel in each unit of λ")
+axes.set_title("handwritten digits")
+sum_axis = axes.twinx()
 sum_axis.plot(levels, bits, color="C1")
 sum_axis.set_ylabel("running sum, bits per pixel", color="C1")
 sum_axis.set_ylim(bottom=0.0)
-right.set_title("handwritten digits")
-left.set_title("data whose information is known")
 plt.show()
+
+# %% [markdown]
+# Bars: what each stretch of $\lambda$ adds. Line: the running sum. The coarse form of a digit is on
+# the left, the last grey levels on the right, where the sum begins to saturate as the pixels'
+# values give themselves away.

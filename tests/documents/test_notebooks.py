@@ -1,6 +1,7 @@
 """Notebooks are whole by their syntax, and the runner says what went wrong in one."""
 
 import ast
+import importlib.util
 import itertools
 import pathlib
 import re
@@ -34,12 +35,28 @@ def calls(source):
     return {func.attr for func in found if isinstance(func, ast.Attribute)}
 
 
-def run(tmp_path, code, *flags):
-    """Run title and code as a notebook; return the runner's result and the notebook's path."""
-    source, target = tmp_path / "sums.py", tmp_path / "out" / "sums.ipynb"
-    source.write_text(TITLE + code)
-    command = [sys.executable, str(NOTEBOOKS / "run.py"), str(source), str(target), *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300), target
+@pytest.fixture(scope="module")
+def main():
+    """The runner's `main`, imported once: a process of its own would import all of it anew."""
+    pytest.importorskip("nbclient", reason="needs the notebooks extra")
+    spec = importlib.util.spec_from_file_location("notebook_runner", NOTEBOOKS / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def run(main, tmp_path, capfd):
+    """Run title and code as a notebook; returns exit code, stdout, stderr and the target."""
+
+    def of(code, *flags):
+        source, target = tmp_path / "sums.py", tmp_path / "out" / "sums.ipynb"
+        source.write_text(TITLE + code)
+        returned = main([str(source), str(target), *flags])
+        said = capfd.readouterr()
+        return returned, said.out, said.err, target
+
+    return of
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -51,6 +68,18 @@ def test_a_notebook_has_one_title_and_headings_in_order(path):
     assert depths.count(1) == 1
     assert all(deeper <= depth + 1 for depth, deeper in itertools.pairwise(depths))
     assert not re.search(r"</?[a-z]+[ />]", text), "raw HTML"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_is_short_and_every_section_has_a_picture(path):
+    assert len(path.read_text().splitlines()) <= 400
+    pictures = [False]  # of what stands before the first section, and of every section
+    for cell in cells(path):
+        if cell.cell_type == "code":
+            pictures[-1] |= "show" in calls(cell.source)
+        else:
+            pictures += [False] * len(re.findall(r"^## ", cell.source, flags=re.MULTILINE))
+    assert all(pictures[1:]), pictures
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -66,10 +95,10 @@ def test_a_notebook_checks_its_claims_and_ends_in_a_picture(path):
     assert drawing and drawing[-1] >= max(printing, default=0)
 
 
-def test_a_good_notebook_keeps_its_text_and_its_outputs(tmp_path):
-    result, target = run(tmp_path, "import os\nprint(os.listdir())\n\n# %%\n" + PICTURE)
-    assert result.returncode == 0, result.stderr
-    assert re.fullmatch(r"sums … \d+ s\n", result.stdout)
+def test_a_good_notebook_keeps_its_text_and_its_outputs(run):
+    returned, out, err, target = run("import os\nprint(os.listdir())\n\n# %%\n" + PICTURE)
+    assert returned == 0, err
+    assert re.fullmatch(r"sums … \d+ s\n", out)
     text, files, picture = jupytext.read(target).cells
     assert text.source == "\n".join(line[2:] for line in TITLE.splitlines()[1:4])
     assert files.outputs[0].text == "[]\n"
@@ -95,19 +124,19 @@ def test_a_good_notebook_keeps_its_text_and_its_outputs(tmp_path):
     ],
     ids=["failing", "slow", "without a picture", "dead"],
 )
-def test_a_bad_notebook_is_named_and_not_written(tmp_path, code, flags, message):
-    result, target = run(tmp_path, code, *flags)
-    assert result.returncode == 1
-    assert re.fullmatch(message, result.stderr, flags=re.DOTALL), result.stderr
-    assert "nbclient" not in result.stderr
+def test_a_bad_notebook_is_named_and_not_written(run, code, flags, message):
+    returned, _, err, target = run(code, *flags)
+    assert returned == 1
+    assert re.fullmatch(message, err, flags=re.DOTALL), err
+    assert "nbclient" not in err
     assert not target.exists()
 
 
-def test_the_limit_is_for_the_whole_notebook(tmp_path):
+def test_the_limit_is_for_the_whole_notebook(run):
     sleeping = "import time\ntime.sleep(1.2)\n"
-    result, _ = run(tmp_path, "\n# %%\n".join([sleeping] * 3), "--timeout=3")
-    assert result.returncode == 1 and re.search("cell [34] of 4", result.stderr)
-    assert "still running after 3 s" in result.stderr
+    returned, _, err, _ = run("\n# %%\n".join([sleeping] * 3), "--timeout=3")
+    assert returned == 1 and re.search("cell [34] of 4", err)
+    assert "still running after 3 s" in err
 
 
 def test_a_missing_notebook_is_one_line(tmp_path):
