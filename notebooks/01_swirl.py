@@ -3,7 +3,7 @@
 #
 # What does it take to train a diffusion model whose likelihood can be trusted? Here is one of
 # points in the plane, in 40 lines. The points come from a law whose density is known, so that
-# everything the model says (its bound, its density, its samples) can be held against the truth.
+# everything the model says (its bound, its density, its samples) can be compared with the truth.
 
 # %%
 import math

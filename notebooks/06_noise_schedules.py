@@ -312,7 +312,7 @@ right.plot(list(expected.values()), list(expected), "k|", markersize=12, label="
 right.axvline(best_iid, color="black", linestyle=":", label="the least possible")
 right.set(xscale="log", xlabel="variance per batch slot (bits per dimension)²")
 right.invert_yaxis()
-right.legend(frameon=False)
+right.legend(loc=(0.35, 0.16), fontsize=8)
 plt.show()
 
 # %% [markdown]
@@ -370,5 +370,5 @@ plt.show()
 
 # %% [markdown]
 # Dotted: the limit of many levels, $\mathbb E_\lambda[\mathrm{Var}(\cdot|\lambda)]$ alone. What is
-# left is the noise's own, and that of where the law looks. The best law knows moments that depend
-# on data and denoiser, so it has to be learned: that is the next notebook.
+# left is the variance at each level, weighted by how often the law looks there. The best law knows
+# moments that depend on data and denoiser, so it has to be learned: that is the next notebook.

@@ -384,6 +384,6 @@ plt.show()
 #
 # At 5 calls the second-order sampler is nearer than the ancestral one, and more calls change its
 # distance little: what is left is not the sampler's error but the network's, and above the floor of
-# real digits. The ancestral chain, whose law is what the bound speaks of, needs several times as
+# real digits. The ancestral chain, whose law the bound describes, needs several times as
 # many calls. The noise that it puts in may let later steps correct what the network got wrong
 # earlier (Karras et al. 2022); the table's last column says whether it does here.

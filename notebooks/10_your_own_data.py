@@ -220,7 +220,8 @@ panel.legend()
 plt.show()
 
 # %% [markdown]
-# Points: the samples, ± two standard errors. Lines: the truth.
+# Points: the samples, ± two standard errors. Lines: the truth. The leftmost point of class 0 is far
+# off; the next section says why the bits do not show it.
 #
 # ## How good is it?
 #
