@@ -205,7 +205,7 @@ def test_an_exact_divergence_of_many_dimensions_is_refused(tmp_path, capsys):
     train.train(config, tmp_path / "run")
     command = ["evaluate", f"--workdir={tmp_path / 'run'}", "--bound=ode", "--divergence=exact"]
     assert cli.main(command) == cli.EXIT_USER_ERROR
-    assert "refused above 256 dimensions: got 257" in capsys.readouterr().err
+    assert "limited to 256 dimensions: got 257" in capsys.readouterr().err
     clip = ["evaluate", f"--workdir={tmp_path / 'run'}", "--clip_denoised"]
     assert cli.main(clip) == cli.EXIT_USER_ERROR
     assert "clip_denoised is for integer data" in capsys.readouterr().err
