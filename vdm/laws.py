@@ -108,7 +108,7 @@ class AdaptiveLaw:
     floor: float = 0.02
 
     def __post_init__(self) -> None:
-        # Beyond, float32 no longer tells the edges of neighbouring bins apart.
+        # Beyond that, the edges of neighbouring bins are equal in float32.
         if not (isinstance(self.num_bins, int) and 1 <= self.num_bins <= 10_000):
             raise ValueError(
                 f"num_bins must be a whole number from 1 to 10,000: got {self.num_bins}"

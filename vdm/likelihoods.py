@@ -84,7 +84,7 @@ class Discretised:
         self, x: Integer[Array, " b *d"], z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
     ) -> Float[Array, " b"]:
         self._check(x)
-        # Half precision would not tell neighbouring levels apart.
+        # In half precision neighbouring levels would be equal.
         z_0 = z_0.astype(jnp.promote_types(z_0.dtype, jnp.float32))
         x_hat = z_0 / alpha(expand(log_snr, z_0))
         nearest = jax.lax.stop_gradient(self._nearest(x_hat))

@@ -54,7 +54,7 @@ class Codec:
     `spacing` is the lattice's, in standard deviations of a step, and `seed` keys the seed bits.
 
     Words can be decoded by an equal codec alone: the same model, numbers and software on the
-    same kind of machine, which `fingerprint` tells beforehand. Every level copies the words that
+    same kind of machine, which `fingerprint` checks beforehand. Every level copies the words that
     are there already: millions of images are better coded in blocks, each on a stack of its own.
     Raises TypeError for a likelihood that is not a discretised one, ValueError for numbers
     out of range and for levels as `lattice` refuses them.
@@ -90,8 +90,8 @@ class Codec:
     ) -> Encoded:
         """Return the words of images [n, *shape] of any integer type, values below `levels`.
 
-        `cond` has one row per image, for a conditional model. `advance` is told after every batch
-        how many images are done. Raises TypeError or ValueError for
+        `cond` has one row per image, for a conditional model. `advance` is called after every batch
+        with the number of images done. Raises TypeError or ValueError for
         images that the model is not made for, conditions that do not fit, and a denoiser
         that returns numbers that are not finite.
         """
@@ -127,7 +127,7 @@ class Codec:
     ) -> Int[np.ndarray, " n *d"]:
         """Return the `num` images that the words were made of, of type int64.
 
-        `advance` is told after every batch how many images are done.
+        `advance` is called after every batch with the number of images done.
         Raises DamagedError for words that `encode` did not make of as many images with an equal
         codec and the same conditions: then the seed is not what is left in the end (but for a
         chance of about 2⁻⁶⁴).
