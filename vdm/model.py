@@ -301,7 +301,9 @@ class VDM:
 
         For integers it is an estimate of a lower bound of log P(x), tighter with more
         `num_samples`; for real data it is log p(x). This is another model than the bound's:
-        the ODE's, without a decoder. Options and errors are those of `log_weights`.
+        the ODE's, without a decoder. `divergence` is "exact", "hutchinson" or
+        `ode.hutchinson(num_probes)`; `steps` is None, a number of equal steps or
+        `ode.adaptive(rtol, atol)`. Options and errors are those of `log_weights`.
         """
         divergence, steps = of_keywords(divergence, steps, num_probes, rtol, atol, num_steps)
         found = self.log_weights(
@@ -334,8 +336,9 @@ class VDM:
     ) -> marginal.Draws:
         """Return the log-weights of the draws that `log_likelihood` averages, and their cost.
 
-        Options and errors are those of `marginal.log_weights` and `ode.solve`; with one key
-        per example, or one key for all, an example's result does not depend on the others'.
+        Options and errors are those of `marginal.log_weights` and `ode.solve`, the older
+        keywords `num_probes`, `rtol`, `atol` and `num_steps` included. With one key per
+        example, or one key for all, an example's result does not depend on the others'.
         """
         divergence, steps = of_keywords(divergence, steps, num_probes, rtol, atol, num_steps)
         x = jnp.asarray(x)

@@ -83,7 +83,7 @@ class Stack:
             words[bottom:top] ^= changes
             coder = _coder(words)
             drawn = coder.decode(_gaussian(normal), *rest)
-            # A coder that ran dry has less than two words and went on with zeros.
+            # A coder that ran dry has fewer than two words and took zeros instead.
             if coder.num_words() >= 2:
                 break
             self._add_seed(max(1, base.size // 32))

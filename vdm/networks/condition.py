@@ -1,4 +1,4 @@
-"""What a network may be conditioned on: its class, a vector, or that there is no condition.
+"""The condition that a network is given for an example: its class, a vector, or none.
 
 A class is a whole number from 0, a vector a row of floats. Where a network is built with
 `optional_cond`, an example can come without: class −1, or a row that is not a number. It is

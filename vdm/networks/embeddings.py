@@ -1,4 +1,4 @@
-"""The inputs of a network other than z: how noisy z is, z's finest digits, and a condition.
+"""What a network is given besides z: how noisy z is, z's finest digits, and a condition.
 
 The functions that make parameters are called inside a module's compact `__call__`, so
 their layers are children of that module.

@@ -31,10 +31,10 @@ def draw_probes(
 ) -> Float[Array, " b p *d"] | None:
     """Return the probes of one solve, entries ±1, or None where the trace is exact.
 
-    `shape` is that of z, batch axis first. They are drawn once for a whole solve: a probe
-    drawn again in every evaluation would give an adaptive solver a field that is not continuous
-    (Grathwohl et al. 2019, FFJORD). Raises ValueError for an unknown divergence, and for the exact
-    one of more than 256 dimensions.
+    `shape` is that of z, batch axis first. The probes are drawn once for a whole solve:
+    with a new one in every evaluation an adaptive solver would have a field that is not
+    continuous (Grathwohl et al. 2019, FFJORD). Raises ValueError for an unknown divergence,
+    and for the exact one above 256 dimensions.
     """
     estimate = (
         divergence

@@ -39,10 +39,10 @@ Path = Callable[[Float[Array, ""]], tuple[Float[Array, ""], Float[Array, ""], Fl
 class Solution(NamedTuple):
     """What a solve gives, per example.
 
-    `log_prob` is log p(z_0) in nats and `latent` z_1 at λ_min, NaN where the solve did not come
-    to its end; `nfe` the number of evaluations of ε̂ and its divergence. `standard_error`
-    of log_prob is over the probes: 0 for the exact divergence, NaN for one probe, which
-    cannot tell.
+    `log_prob` is log p(z_0) in nats and `latent` is z_1 at λ_min; both are NaN where the solve
+    did not come to its end. `nfe` is the number of evaluations of ε̂ and its divergence.
+    `standard_error` is that of log_prob over the probes, in nats: 0 for the exact divergence,
+    NaN for one probe.
     """
 
     log_prob: Float[Array, " b"]
@@ -92,7 +92,7 @@ def solve(
     atol: float | None = None,
     num_steps: int | None = None,
 ) -> Solution:
-    """Return log p(z_0) at λ_max, and the statistics of the solve.
+    """Return log p(z_0) at λ_max, its latent z_1, and what the solve cost.
 
     log p(z_0) = log N(z_1; 0, I) + log |∂z_1/∂z_0|, the last term being
     ∫ ½ σ (σ D − tr ∂ε̂/∂z) dλ from λ_max to λ_min (Song et al. 2021, appendix D.2).
@@ -150,7 +150,7 @@ def encode(
     atol: float | None = None,
     num_steps: int | None = None,
 ) -> Float[Array, " b *d"]:
-    """Return z_1 at λ_min, where the ODE carries z_0; steps and errors as in `solve`."""
+    """Return z_1 at λ_min, to which the ODE carries z_0; steps and errors as in `solve`."""
     _, steps = of_keywords(steps=steps, rtol=rtol, atol=atol, num_steps=num_steps)
     _check_order(log_snr_max, log_snr_min)
     path = _path(log_snr_max, log_snr_min, z_0.dtype)

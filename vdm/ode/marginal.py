@@ -16,7 +16,7 @@ from vdm.ode.options import Divergence, Steps
 class Draws(NamedTuple):
     """Draws of z_0 for every example, each entry [k, b].
 
-    `log_weights` are log p(z_0) + log_weight in nats, `nfe` and `standard_error` those of
+    `log_weights` are log p(z_0) + log_weight in nats. `nfe` and `standard_error` are those of
     `ode.Solution`.
     """
 
@@ -41,11 +41,11 @@ def log_weights(
     """Return K = num_samples draws of the likelihood of x, one after the other, in nats.
 
     The logarithm of their mean (`dequantisation.importance_weighted`) is a lower bound of
-    log P(x) for integers, and for real data, which has one draw, log p(x) itself. The draws
-    are those of `vdm.dequantisation`; "truncated_normal" is the default for integers, None all
-    there is for real data. The draws of one example share their Hutchinson probes: with
-    probes of their own the logarithm of the mean would turn noise of the divergence into
-    likelihood, and no bound would be left.
+    log P(x) for integers. Real data has one draw, and it is log p(x) itself. The draws are
+    those of `vdm.dequantisation`: "truncated_normal" is the default for integers, and None
+    is all there is for real data. `divergence` and `steps` are those of `ode.solve`. The draws
+    of one example share their Hutchinson probes: with probes of their own the logarithm of
+    the mean would turn noise of the divergence into likelihood, and no bound would be left.
     Raises ValueError for num_samples < 1, more than one sample of real data, and what
     `ode.solve` and `dequantisation.dequantiser` refuse.
     """

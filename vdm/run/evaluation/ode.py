@@ -87,6 +87,13 @@ def bound(weights: Weights, num_samples: int, num_dims: int) -> np.ndarray:
     return np.asarray(bits_per_dim(-log_means.mean(1), num_dims))
 
 
+def options(settings: EvaluateConfig) -> tuple[Divergence, Steps]:
+    """Return how the divergence is taken and which steps are made."""
+    hutchinson = settings.divergence == "hutchinson"
+    divergence = ode.hutchinson(settings.num_probes) if hutchinson else settings.divergence
+    return divergence, settings.ode_steps or ode.adaptive(settings.tolerance, settings.tolerance)
+
+
 def _bpd(done: np.ndarray, num_dims: int) -> float:
     return float(np.mean(bits_per_dim(-done, num_dims)))
 
@@ -99,13 +106,6 @@ def _row_fn(trained: Trained, settings: EvaluateConfig, dequantisation: str | No
         dequantisation=dequantisation,
         num_samples=max(parse.parse_counts(settings.num_samples)),
     )
-
-
-def _options(settings: EvaluateConfig) -> tuple[Divergence, Steps]:
-    """Return how the divergence is taken and which steps are made."""
-    hutchinson = settings.divergence == "hutchinson"
-    divergence = ode.hutchinson(settings.num_probes) if hutchinson else settings.divergence
-    return divergence, settings.ode_steps or ode.adaptive(settings.tolerance, settings.tolerance)
 
 
 def _row(
@@ -122,7 +122,7 @@ def _row(
 ) -> tuple[Float[Array, " r"], ...]:
     """Return the log-weights of an example's draws, evaluations per draw and their error; nats."""
     del row  # an example's draws follow each other, since they share their probes
-    divergence, steps = _options(settings)
+    divergence, steps = options(settings)
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(settings.seed), i))(example)
     draws = model.log_weights(
         params,
