@@ -13,6 +13,7 @@ import sys
 import textwrap
 from typing import Any
 
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.nodes import make_refnode
 
@@ -50,6 +51,16 @@ def to_rst(text: str) -> str:
 def skip(_app, _what, _name, obj, _skip, _options) -> bool | None:
     """Leave out the fields of NamedTuples: the signature has them, and they say no more."""
     return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def own_names(_app: Sphinx, doctree: Any) -> None:
+    """Let a type in a signature be the one that the object's own module calls by this name."""
+    for described in doctree.findall(addnodes.desc_signature):
+        module = sys.modules.get(described.get("module"))
+        for reference in described.findall(addnodes.pending_xref):
+            named = getattr(module, reference["reftarget"], None)
+            if inspect.isclass(named) and named.__module__.startswith("vdm."):
+                reference["py:module"] = named.__module__
 
 
 def resolve(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
@@ -119,5 +130,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-process-docstring", docstring)
     app.connect("autodoc-skip-member", skip)
+    app.connect("doctree-read", own_names)
     app.connect("missing-reference", resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
