@@ -9,7 +9,7 @@ import pytest
 
 import runs
 from exact_run import with_law
-from vdm import ode
+from vdm.ode import adaptive, hutchinson
 from vdm.run import cli, data, evaluate, train, trained
 from vdm.run.config import EvaluateConfig
 from vdm.run.errors import UserError
@@ -170,13 +170,13 @@ def test_a_solve_that_does_not_end_is_said(digits, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, (ode.hutchinson(1), ode.adaptive(1e-4, 1e-4))),
-        ({"num_probes": 3, "ode_steps": 9}, (ode.hutchinson(3), 9)),
-        ({"divergence": "exact", "tolerance": 1e-3}, ("exact", ode.adaptive(1e-3, 1e-3))),
+        ({}, (hutchinson(1), adaptive(1e-4, 1e-4))),
+        ({"num_probes": 3, "ode_steps": 9}, (hutchinson(3), 9)),
+        ({"divergence": "exact", "tolerance": 1e-3}, ("exact", adaptive(1e-3, 1e-3))),
     ],
 )
 def test_settings_are_the_values_of_a_solve(settings, expected):
-    assert flow.options(EvaluateConfig(**settings)) == expected
+    assert ode.options(EvaluateConfig(**settings)) == expected
 
 
 @pytest.mark.usefixtures("unchecked")
