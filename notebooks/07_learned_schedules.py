@@ -241,7 +241,7 @@ counted = {
 axes = panel("The histogram's density")
 for count, style in ((1, "C7--"), (10, "C1-"), (100, "C2-"), (500, "C3-")):
     law = histogram_law(counted[False], count, stratified=False)
-    show_law(axes, law, style, f"after {count} batches")
+    show_law(axes, law, style, f"after {64 * count:,} looks")
 axes.legend(frameon=False)
 plt.show()
 
