@@ -28,7 +28,8 @@ pytestmark = pytest.mark.float32
 # Joins the others, then runs commands one after the other and prints their exit codes.
 COMMANDS = """
 import json, sys
-from vdm.run import cli, processes
+from vdm.run import cli
+from vdm.run.system import processes
 address, index, commands = sys.argv[1:]
 processes.start(address, 2, int(index))
 print(json.dumps([cli.main(command) for command in json.loads(commands)]))
@@ -143,7 +144,7 @@ def test_two_processes_evaluate_and_sample_like_one_and_stop_together(
     def commands(workdir):
         return [
             [
-                *["evaluate", f"--workdir={workdir}", "--batch_size=999", "--num_steps=7,inf"],
+                *["evaluate", f"--workdir={workdir}", "--batch_size=999"],
                 *["--bound=vlb,ode", "--ode_steps=2"],
             ],
             ["sample", f"--workdir={workdir}", "--num=9", "--steps=3", f"--out={workdir}/x.npy"],
