@@ -114,7 +114,7 @@ def test_what_is_there_is_not_spoilt(workdir, digits, compressed, tmp_path, caps
         capsys, compress(tmp_path / "x.npy", tmp_path / "x.npy", workdir), "expected another OUT"
     )
     refused(
-        capsys, compress(tmp_path / "x.npy", tmp_path, workdir), "was not written by `vdm compress`"
+        capsys, compress(tmp_path / "x.npy", tmp_path, workdir), "exists already and is not a file"
     )
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), digits)
     (tmp_path / "link.vdm").symlink_to(tmp_path / "there.vdm")

@@ -37,7 +37,7 @@ def test_it_tells_parameters_work_and_memory():
     # Forward, gradient by the weights, gradient by the inputs: a product and a sum each.
     flops = 3 * 2 * 64 * sizes["network"]
     assert float(lines["FLOPs per step"]) == pytest.approx(flops, rel=0.1)
-    assert "kept" in lines["memory of a step, one device"]
+    assert "state" in lines["memory of a step, one device"]
     assert lines["bytes moved in a step, one device"].endswith("B")
 
 
