@@ -68,7 +68,11 @@ class ScheduleLaw:
         return noise_levels.from_times(log_snr_fn, u)
 
     def update(
-        self, state: Any, log_snr_fn: LogSnrFn, levels: NoiseLevels, diffusion: jax.Array
+        self,
+        state: Any,
+        log_snr_fn: LogSnrFn,
+        levels: NoiseLevels | jax.Array,  # times, where the bound has finitely many steps
+        diffusion: jax.Array,
     ) -> Any:
         del log_snr_fn, levels, diffusion
         return state
