@@ -136,7 +136,7 @@ def _means(values: dict[str, np.ndarray]) -> dict[str, float]:
     return {key: float(np.mean(value)) for key, value in values.items()}
 
 
-def _line(record: Mapping[str, float], num_steps: int) -> str:
+def _line(record: Mapping[str, int | float], num_steps: int) -> str:
     rate = record["steps_per_second"]
     eta = (num_steps - record["step"]) / rate
     return (

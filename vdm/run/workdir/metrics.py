@@ -28,7 +28,7 @@ class Writer:
             self.close()
             self._events = self._open(step)
 
-    def write(self, record: Mapping[str, float]) -> None:
+    def write(self, record: Mapping[str, int | float]) -> None:
         """Append a record; raises UserError when the disk is full."""
         try:
             with self._path.open("a") as file:
@@ -54,7 +54,7 @@ class Nowhere:
     def start(self, step: int) -> None:
         """Do nothing."""
 
-    def write(self, record: Mapping[str, float]) -> None:
+    def write(self, record: Mapping[str, int | float]) -> None:
         """Do nothing."""
 
     def close(self) -> None:
