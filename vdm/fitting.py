@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, Num
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vdm import noise_levels as levels
 from vdm.losses import bits_per_dim
@@ -58,7 +57,8 @@ def fit(
     step = functools.partial(_step, model=model, optimizer=optimizer, noise_levels=noise_levels)
     # The caller's own are not donated. Of a stated dtype, or a weak one would be traced again.
     params = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params)
-    state, losses = optimizer.init(params), []
+    # Copied: some optimisers keep the parameters, and a buffer is not donated twice.
+    state, losses = jax.tree.map(jnp.copy, optimizer.init(params)), []
     with _bar(num_steps, shown=progress) as advance:
         for n, index in enumerate(_batches(key_order, len(x), batch_size, num_steps)):
             params, state, loss = step(
@@ -138,6 +138,14 @@ def _bar(num_steps: int, *, shown: bool) -> Iterator[Callable[[jax.Array], None]
     if not shown:
         yield lambda loss: None
         return
+    from rich.progress import (  # late: who asks for no bar need not wait for it
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("fit"),
         BarColumn(),

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import vdm
@@ -125,6 +126,12 @@ def test_a_step_is_traced_once():
         counts.append(len(TRACED))
     # The first count holds the step's traces, all of them what it takes to make parameters.
     assert counts[0] > counts[1] == counts[2]
+
+
+def test_an_optimiser_that_keeps_the_parameters_is_taken():
+    before, after, _ = fit(model(), optimizer=optax.contrib.prodigy(), num_steps=3)
+    assert np.all(np.isfinite(after["network"]["mean"]))
+    np.testing.assert_array_equal(before["network"]["mean"], 0.0)
 
 
 def test_a_bar_shows_the_loss(capsys):

@@ -11,6 +11,8 @@ argument is compiled once for all of them.
 import dataclasses
 import math
 
+import numpy as np
+
 TOLERANCE = 1e-5
 
 
@@ -105,5 +107,5 @@ def of_keywords(
 
 def check_count(name: str, value: int) -> None:
     """Raise ValueError unless the value is a whole number of at least 1."""
-    if not (isinstance(value, int) and value >= 1):
+    if not (isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1):
         raise ValueError(f"{name} must be a whole number of at least 1: got {value!r}")

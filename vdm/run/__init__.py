@@ -13,7 +13,7 @@ def load(workdir: str | pathlib.Path, params: str = "ema") -> "Trained":
     The data set need not be available. `params` is "ema" for the averaged parameters or "raw" for
     the last ones. Raises UserError if there is no run, or for another value of params.
     """
-    # Imported late: config files import this package without needing JAX.
+    # Imported late: config files import this package, and orbax takes seconds.
     from vdm.run import trained
 
     return trained.load(workdir, params)

@@ -70,9 +70,8 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
     """
     sampler = checks.sampler(settings.sampler)
     checks.check_sampling(trained.model, settings)
-    for name, value in (("num", num), ("steps", settings.num_steps)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1: got {value}")
+    if num < 1:
+        raise UserError(f"num must be at least 1: got {num}")
     mesh = trained.mesh
     # The static settings of the compiled function; seed and batch size do not belong to it.
     fixed = dataclasses.replace(settings, seed=0, batch_size=1)

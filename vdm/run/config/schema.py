@@ -25,12 +25,13 @@ LAST_STEP = 2**31 - 1  # a state counts its steps in 32 bits
 STEPS = Number(1, MAX_STEPS)
 TRAINING_STEPS = Number(1, LAST_STEP)
 BATCH = Number(1, 2**20)
+ROWS = Number(1, LAST_STEP)  # of which no array has to be that long
 RATE = Number(above=0, at_most=1000)
 SHARE = Number(0, below=1)
 SEED = Number(0, 2**32 - 1)
 # For texts that hold several numbers.
 NUM_STEPS = Counts(1, MAX_STEPS, or_inf=True)
-NUM_SAMPLES = Counts(1, 10_000)
+NUM_SAMPLES = Counts(1, 1_000_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,7 @@ class TrainConfig:
     checkpoint_every: int = option(
         1000, "a checkpoint; also at the end and on SIGTERM", TRAINING_STEPS
     )
-    checkpoints_kept: int = option(2, "the latest ones", Number(1, 10_000))
+    checkpoints_kept: int = option(2, "the latest ones", Number(1, LAST_STEP))
     sample_every: int = option(0, "a grid of samples; 0 for never", Number(0, LAST_STEP))
     tensorboard: bool = option(False, "also write metrics as TensorBoard events")
     on_nan: str = option(
@@ -162,7 +163,7 @@ class EvaluateConfig:
     bound: str = option(
         "vlb", "which to measure: the variational bound, or that of the ODE", Words(words.BOUNDS)
     )
-    batch_size: int = option(256, "rows per call; no influence on results", BATCH)
+    batch_size: int = option(256, "rows per call; no influence on results", ROWS)
     levels_per_example: int = option(
         64,
         "stratified noise levels drawn for each example",
@@ -217,7 +218,7 @@ class EvaluateConfig:
 class SampleConfig:
     """How to draw samples."""
 
-    batch_size: int = option(64, "samples per call; no influence on results", BATCH)
+    batch_size: int = option(64, "samples per call; no influence on results", ROWS)
     num_steps: int = option(250, "steps from noise to data", STEPS, flag="steps")
     sampler: str = option(
         "ancestral",

@@ -72,7 +72,13 @@ def keep(dataset: Dataset, workdir: pathlib.Path) -> None:
 
 def kept(workdir: pathlib.Path) -> Kept:
     """Return what a workdir's run was trained on; raises UserError where it cannot be read."""
-    return document.load(Kept, workdir / DATA_FILE)
+    path = workdir / DATA_FILE
+    if not path.exists():
+        raise UserError(
+            f"{workdir} has no {DATA_FILE}, which says what its run was trained on: the same "
+            "`vdm train` again writes it"
+        )
+    return document.load(Kept, path)
 
 
 def kept_shape(workdir: pathlib.Path) -> tuple[int, ...]:

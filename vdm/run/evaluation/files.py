@@ -1,7 +1,7 @@
 """The files of an evaluation: evaluation.json, and the columns of every example.
 
 The top level of evaluation.json has the keys of the headline, `results` is the list of all results;
-the first versions wrote only a headline. Reading needs no JAX.
+the first versions wrote only a headline.
 """
 
 import pathlib

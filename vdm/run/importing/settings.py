@@ -80,6 +80,7 @@ def settle(
         config,
         # Without the conditioning an augmentation could not condition the network.
         data=dataclasses.replace(config.data, augment="none"),
+        train=dataclasses.replace(config.train, cond_dropout=0.0),
         model=dataclasses.replace(
             asked,
             schedule=schedule,

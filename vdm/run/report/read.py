@@ -1,4 +1,4 @@
-"""What a workdir holds, read without JAX: the records of training and evaluation."""
+"""What a workdir holds: the records of training and evaluation."""
 
 import dataclasses
 import json
@@ -102,6 +102,8 @@ def _metric(line: str, place: Place) -> dict[str, float]:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place.path} is damaged: {place.key}: {error}") from error
+    if isinstance(value, dict):  # what is not drawn may be anything
+        value = {name: value[name] for name in DRAWN if name in value}
     found = document.read(dict[str, float], value, place)
     for name in DRAWN:
         if name not in found:

@@ -40,6 +40,7 @@ def model(config: Config) -> VDM:
 
 def trainer(config: Config) -> Trainer:
     """Return the parts of a training step; raises UserError for parts that do not fit."""
+    fields.check(config.evaluate, "evaluate.")
     vdm = model(config)
     check_dropped(vdm.network, config)
     optimizer = optim.build(config.optimizer, config.train.num_steps)

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 import vdm
 from vdm.run.system import document
 from vdm.run.system.document import FLAT, Count, NotNegative, Whole
-from vdm.run.system.files import write_json
+from vdm.run.system.files import read_json, write_json
 
 SESSIONS_FILE = "sessions.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -70,7 +70,8 @@ class Session:
     def __init__(self, workdir: pathlib.Path, mesh: Mesh, step: int, started: float) -> None:
         """Add a record; `started` is the `time.perf_counter()` at which the session began."""
         self._path, self._started = workdir / SESSIONS_FILE, started
-        self._before = read(workdir)
+        read(workdir)  # refused here if it is of another form; kept as it is, with unknown keys
+        self._before = read_json(self._path) if self._path.exists() else []
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         self._record = SessionRecord(now, step, step, 0.0, made_with(mesh))
         self.reached(step)
@@ -79,7 +80,7 @@ class Session:
         """Record that the run is saved up to a step; raises UserError if it cannot be written."""
         seconds = time.perf_counter() - self._started
         self._record = dataclasses.replace(self._record, to_step=step, seconds=seconds)
-        write_json(self._path, document.plain((*self._before, self._record)))
+        write_json(self._path, [*self._before, document.plain(self._record)])
 
 
 class Nowhere:
