@@ -288,11 +288,14 @@ def test_the_model_codes_on_its_own_schedule():
     codec = digits_codec(5)
     grid = samplers.grids.uniform_in_time(model.log_snr(params), 5)
     np.testing.assert_array_equal(codec.log_snrs, grid)
-    clipped = digits_codec(5, clip_denoised=True)
-    assert clipped.fingerprint() != codec.fingerprint()
-    assert np.mean(clipped.encode(DIGITS[:5]).bound_bits) < np.mean(
-        codec.encode(DIGITS[:5]).bound_bits
+    assert digits_codec(5, clip_denoised=True).fingerprint() != codec.fingerprint()
+    # The paths differ, and what they cost by some 330 bits an image: the mean over 280 of them is
+    # lower by about five of its standard errors.
+    clipped, plain = (
+        digits_codec(5, clip_denoised=clip, batch_size=64).encode(DIGITS[:280]).bound_bits
+        for clip in (True, False)
     )
+    assert np.mean(clipped) < np.mean(plain)
 
 
 def test_a_guided_models_code_is_guided():

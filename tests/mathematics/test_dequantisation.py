@@ -146,6 +146,7 @@ class Odd:
     def draw(self, key, z_0, log_snr):
         return z_0
 
+    levels = None
     bounds = None
 
 
