@@ -134,7 +134,8 @@ class Discretised:
         least, most = jnp.iinfo(x.dtype).min, jnp.iinfo(x.dtype).max
         if isinstance(x, jax.core.Tracer) or (least >= 0 and most < self.levels) or not x.size:
             return
-        for value in (int(np.min(x)), int(np.max(x))):
+        values = np.asarray(x)  # NumPy's: a minimum of JAX would be traced where others are
+        for value in (int(values.min()), int(values.max())):
             if not 0 <= value < self.levels:
                 raise ValueError(
                     f"a discretised likelihood models the levels 0..{self.levels - 1}: got {value}"

@@ -159,9 +159,9 @@ def test_options_out_of_range_are_refused(workdir, digits, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("x", "pattern"),
     [
-        (np.zeros((2, 9, 8, 1), np.uint8), r"of examples \[8, 8, 1\]: got 2 of \[9, 8, 1\]"),
-        (np.full((2, 8, 8, 1), 17, np.uint8), r"levels 0..16: got 17 at \[0, 0, 0, 0\]"),
-        (np.full((2, 8, 8, 1), -1), r"levels 0..16: got -1"),
+        (np.zeros((2, 9, 8, 1), np.uint8), r"of shape \[8, 8, 1\]: got 2 of shape \[9, 8, 1\]"),
+        (np.full((2, 8, 8, 1), 17, np.uint8), r"from 0 to 16: got 17 at \[0, 0, 0, 0\]"),
+        (np.full((2, 8, 8, 1), -1), r"from 0 to 16: got -1"),
         (np.zeros((2, 8, 8, 1)), "expected integers"),
     ],
 )

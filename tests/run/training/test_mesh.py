@@ -113,7 +113,9 @@ def config(fsdp=1, **train):
 
 
 def test_what_does_not_divide_is_refused():
-    with pytest.raises(UserError, match=r"devices.fsdp is 3, which does not divide the 2 device"):
+    with pytest.raises(
+        UserError, match=r"devices.fsdp is 3, which does not divide the number of devices, 2"
+    ):
         meshes.for_training(config(fsdp=3))
     with pytest.raises(UserError, match=r"batch_size is 5, not a multiple of 2 devices$"):
         meshes.for_training(config(batch_size=5))
