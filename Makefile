@@ -6,6 +6,9 @@ INSTALLER ?= uv
 # One process a core; a file stays in one process, where its fixtures are made once.
 PYTEST_FLAGS ?= -q -n auto --dist loadfile
 BIN := .venv/bin
+# Where no bytecode is written, every one of a test run's processes compiles JAX again.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 # An sdist is without .ci.
 CODE := vdm tests experiments benchmarks notebooks docs $(wildcard .ci)
 NOTEBOOKS := $(wildcard notebooks/[0-9]*.py)

@@ -24,6 +24,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_traceback_in_locations_limit", 0)  # a tenth of the time of a small program
 # XLA's older code generator compiles in half the time; later versions do not have it, and end at
 # a flag that they do not know. Subprocesses inherit it.
 OLDER = "--xla_cpu_use_fusion_emitters=false"
