@@ -173,12 +173,16 @@ class Gaussian:
     def bounds(self) -> None:
         return None
 
-    def encode(self, x: Float[Array, " b *d"]) -> Float[Array, " b *d"]:
+    def encode(self, x: Float[Array | np.ndarray, " b *d"]) -> Float[Array, " b *d"]:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(
                 f"a Gaussian likelihood models real numbers: got {x.dtype} data "
                 "(use discretised(levels) for integers)"
             )
+        if isinstance(x, np.ndarray):  # in float64, before it becomes float32 on a device
+            exact = x.astype(np.float64)
+            near = (exact - np.asarray(self.mean)) / np.asarray(self.std)
+            return jnp.asarray(near.astype(jnp.promote_types(x.dtype, jnp.float32)))
         # Half precision would round the process itself: z, ε and the loss.
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return (x - self._last_axis(self.mean, x)) / self._last_axis(self.std, x)

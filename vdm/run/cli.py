@@ -38,6 +38,10 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"vdm: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except OSError as error:  # of the machine: a full disk, a name too long, no rights
+        named = "" if error.filename is None else f"{error.filename}: "
+        print(f"vdm: {named}{error.strerror or error}", file=sys.stderr)
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("vdm: interrupted; run the same command to start again or resume", file=sys.stderr)
         return EXIT_INTERRUPTED

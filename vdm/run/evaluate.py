@@ -20,7 +20,7 @@ from vdm.losses import bits_per_dim
 from vdm.run import mesh as meshes
 from vdm.run.config import EvaluateConfig, fields, parse
 from vdm.run.config.rules import split_words
-from vdm.run.data.dataset import Dataset, ids_checksum, settle
+from vdm.run.data.dataset import Dataset, ids_checksum, ids_of, settle
 from vdm.run.evaluation import bound, files, ode, profile, record
 from vdm.run.evaluation.record import (
     TERMS,
@@ -35,6 +35,7 @@ from vdm.run.evaluation.record import (
 )
 from vdm.run.system import processes
 from vdm.run.system.files import check_writable
+from vdm.run.system.progress import say
 from vdm.run.trained import Trained, dataset as dataset_of
 from vdm.run.training import checks
 from vdm.run.training.objective import for_evaluation
@@ -74,17 +75,21 @@ def measure(
     test = dataset_of(trained, split)
     subset = _subset(dataset_of(trained, "train"), len(test))
     _check(trained, test, settings, names)
+    if test.taken:
+        say(test.taken)
     results: list[Result] = []
-    kept: dict[str, np.ndarray] = {}
+    kept: files.Columns = {}
     for stored in [test] if split == "train" or "vlb" not in names else [test, subset]:
         dataset = settle(stored, where)  # it is read for every bound, and for its checksum
         origin = _origin(trained, dataset, settings)
+        if stored is test:
+            kept |= ids_of(dataset)
         for name in names if stored is test else ["vlb"]:
             bounds = _vlb if name == "vlb" else _ode
             for result, numbers in bounds(trained, dataset, settings, origin):
                 results.append(result)
                 if stored is test:
-                    kept |= dict(zip(files.columns(result), numbers.T, strict=True))
+                    kept |= numbers
             made = sessions.made_with(trained.mesh)
             taken = Taken(time.perf_counter() - began, made.versions, made.hardware)
             evaluation = Evaluation(record.headline(results), tuple(results), taken)
@@ -96,9 +101,9 @@ def measure(
 
 def _vlb(
     trained: Trained, dataset: Dataset, settings: EvaluateConfig, origin: Origin
-) -> list[tuple[Result, np.ndarray]]:
-    """Return a result for every T, plain and clipped, each with the terms of every example."""
-    found: list[tuple[Result, np.ndarray]] = []
+) -> list[tuple[Result, files.Columns]]:
+    """Return a result for every T, plain and clipped, each with the numbers of every example."""
+    found: list[tuple[Result, files.Columns]] = []
     along = _along_the_schedule(trained)
     law = laws.name_of(for_evaluation(settings.law, trained.law))
     levels = trained.model.likelihood.levels
@@ -133,15 +138,15 @@ def _vlb(
             if curve is not None and num_steps is not None and _is_linear(along):
                 predicted = profile.predicted_steps(curve, num_steps)
                 result = dataclasses.replace(result, diffusion_by_steps_law=predicted)
-            found.append((result, means))
+            found.append((result, files.numbers(result, means, _error(terms))))
     return found
 
 
 def _ode(
     trained: Trained, dataset: Dataset, settings: EvaluateConfig, origin: Origin
-) -> list[tuple[Result, np.ndarray]]:
+) -> list[tuple[Result, files.Columns]]:
     """Return a result for every dequantisation and number of draws, with each example's bound."""
-    found: list[tuple[Result, np.ndarray]] = []
+    found: list[tuple[Result, files.Columns]] = []
     probes = settings.num_probes if settings.divergence == "hutchinson" else None
     adaptive = settings.ode_steps == 0
     for dequantisation in _dequantisations(trained, settings):
@@ -162,8 +167,17 @@ def _ode(
                 ode_steps=None if adaptive else settings.ode_steps,
                 origin=origin,
             )
-            found.append((result, bpd[:, None]))
+            found.append((result, files.numbers(result, bpd[:, None])))
     return found
+
+
+def _error(terms: np.ndarray) -> np.ndarray | None:
+    """Return the Monte Carlo error of every example, [n], from the spread over its noise levels.
+
+    The levels are stratified, so the true error is smaller. None where there is one level.
+    """
+    levels = terms.shape[1]
+    return terms.sum(-1).std(1, ddof=1) / np.sqrt(levels) if levels > 1 else None
 
 
 def _check(

@@ -33,9 +33,10 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
     not fit, for a workdir that cannot take the run, and for a loss that is not finite: then the
     last good checkpoint stays the latest. After SIGTERM it ends its step, saves, raises Terminated.
     """
-    every, began = config.train, time.perf_counter()
-    made = processes.together(lambda: parts.prepare(config))
+    every, began, asked = config.train, time.perf_counter(), config
+    made = processes.together(lambda: parts.prepare(asked))
     dataset, trainer, condition, mesh, example = made
+    config = trainer.config
     program = programs.build(trainer, mesh, example)
     if every.sample_every:  # an error now, not at the first grid
         figures.kind(_grid(workdir, 0), dataset.shape, trainer.model.likelihood.levels)
@@ -47,8 +48,10 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         checkpoints = stack.enter_context(checkpoint.manager(workdir, kept=every.checkpoints_kept))
         state = _start(checkpoints, program)
         step, stop = int(state.step), terminated()
-        if step == 0 and (line := advice.advice(trainer.model)):
-            say(line)
+        if step == 0:
+            for line in (dataset.taken, *advice.lines(trainer.model, dataset)):
+                if line:
+                    say(line)
         dataset = processes.together(lambda: settle(dataset, config.data.in_memory))
         full_speed = throughput.full_speed(trainer, mesh, program.template, example)
         upcoming = on_devices(dataset, condition, config, mesh, step)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 Params = dict[str, dict[str, Array]]
 LogSnrFn = Callable[[Float[Array, "*b"]], Float[Array, "*b"]]
 BISECTIONS = 50
+LARGEST_LOG_SNR = 80.0  # exp of it, and of its negative, is a number in float32
 
 
 @runtime_checkable
@@ -76,13 +77,18 @@ def fixed_params() -> Params:
 
 
 def check_ends(log_snr_max: float, log_snr_min: float) -> None:
-    """Raise ValueError unless both ends are finite and in order."""
+    """Raise ValueError unless both ends are finite, in order and within ±80."""
     if not (math.isfinite(log_snr_max) and math.isfinite(log_snr_min)):
         raise ValueError(f"end points must be finite: got {log_snr_max} and {log_snr_min}")
     if not log_snr_max > log_snr_min:
         raise ValueError(
             f"log_snr_max must be above log_snr_min: got log_snr_max={log_snr_max}, "
             f"log_snr_min={log_snr_min} (λ falls with time; are the two reversed?)"
+        )
+    if max(abs(log_snr_max), abs(log_snr_min)) > LARGEST_LOG_SNR:
+        raise ValueError(
+            f"end points must be between -{LARGEST_LOG_SNR:.0f} and {LARGEST_LOG_SNR:.0f}, where "
+            f"float32 holds exp(λ): got {log_snr_max} and {log_snr_min}"
         )
 
 

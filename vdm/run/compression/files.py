@@ -151,6 +151,8 @@ def _png_files(root: pathlib.Path) -> list[str]:
             f"{root} holds {others[0]!r}: expected only .png images, since other files would be "
             "lost"
         )
+    if not_text := [name for name in found if not images.is_unicode(name)]:
+        raise UserError(f"the name of an image is not UTF-8: {not_text[0]!r}")
     return sorted(found)
 
 

@@ -40,6 +40,12 @@ class DataConfig:
 
     name: str = needed("a set of vdm.run.data, or an image set of tensorflow-datasets")
     path: str = option("", "file or folder of the user's own examples")
+    standardise: str = option(
+        "none",
+        "take mean and standard deviation of the training examples off real numbers: one pair for "
+        "all, or one for each entry of the last axis (per_feature); auto: per_feature of tables",
+        Word(words.STANDARDISE),
+    )
     augment: str = option(
         "none",
         "of images: every element of the group equally likely, or each kind with probability ½ "

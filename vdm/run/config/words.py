@@ -57,6 +57,7 @@ AUGMENTATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "vdm": lambda which: np.minimum(which, 1),  # whether there is one
 }
 
+STANDARDISE = ("none", "all", "per_feature", "auto")  # what shares a mean and a scale
 IN_MEMORY = ("auto", "yes", "no")  # where examples are: auto decides by their size
 DECAYS = ("constant", "cosine")  # of the learning rate, after the warm-up
 ON_NAN = ("stop", "roll_back")  # what to do when the loss is not finite

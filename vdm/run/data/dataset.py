@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vdm.run.data.moments import Moments
+
 # Sets up to this size are decoded once, into one array: that of 32×32 ImageNet is 3.7 GiB.
 MEMORY_LIMIT = 4 * 2**30
 CHUNK_BYTES = 2**22  # of examples that are read at a time
@@ -73,6 +75,8 @@ class Dataset:
     num_classes: int | None = None
     levels: int | None = None  # of integer data, where the set defines them
     largest: Largest | None = None  # of integer data, where nothing defines the levels
+    moments: Moments | None = None  # of real numbers
+    taken: str = ""  # what the user's files were taken for, in a line
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -163,6 +167,14 @@ def ids_checksum(dataset: Dataset) -> str:
             own = f"{index[i]}:{content_hash(x)}" if part.ids is None else str(part.ids[i])
             digest.update(f"{own}\n".encode())
     return digest.hexdigest()
+
+
+def ids_of(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Return what names every example: `id`, the set's own or the position, and `label` if any."""
+    parts = [(index, dataset.take(index)) for index in chunks(dataset.examples)]
+    found = {"id": np.concatenate([i if p.ids is None else p.ids for i, p in parts])}
+    labels = _join([part.labels for _, part in parts])
+    return found if labels is None else {**found, "label": labels}
 
 
 def content_hash(x: np.ndarray) -> str:

@@ -6,6 +6,7 @@ held out as test. Where every image of the data set lies in a subfolder, these a
 
 import functools
 import hashlib
+import io
 import os
 import pathlib
 from collections.abc import Iterator
@@ -16,8 +17,12 @@ from PIL import Image
 
 from vdm.run.data.dataset import Dataset, Examples, Stored, content_hash
 from vdm.run.errors import UserError
+from vdm.run.system.files import check_is_file
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# By its content Pillow takes a file for any of its formats, some of which start other programs.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+ORIENTATION = 0x0112  # the EXIF tag of how a camera was held; 1 is upright
 # The mode in which an image of each of Pillow's modes is read, without loss.
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "I;16": "I;16"}
 
@@ -59,6 +64,9 @@ def survey(path: str) -> Folder:
     if not root.is_dir():
         raise UserError(f"no folder {path!r} (data.path), relative to {root.cwd()}")
     everything = sorted(_images_below(root))
+    for file in everything:
+        if not is_unicode(file):
+            raise UserError(f"the name of an image is not UTF-8: {str(root / file)!r}")
     if (root / "train").is_dir() or (root / "test").is_dir():
         parts = {s: [f for f in everything if f.startswith(f"{s}/")] for s in ("train", "test")}
         depth = 1
@@ -121,7 +129,15 @@ def _head(file: pathlib.Path) -> tuple[tuple[int, int], str]:
                 f"{file} is an image of the kind {kind}: expected one frame, grey (8 or 16 bits) "
                 "or RGB (8 bits)"
             )
-        return image.size, MODES[image.mode]
+        return image.size, _mode(image)
+
+
+def _mode(image: Image.Image) -> str:
+    """Return the mode to read an image in: a palette of greys holds one channel, not three."""
+    palette = image.getpalette() if image.mode == "P" else None
+    if palette and palette[0::3] == palette[1::3] == palette[2::3]:
+        return "L"
+    return MODES.get(image.mode, image.mode)
 
 
 def _kind(image: Image.Image, file: pathlib.Path) -> str:
@@ -137,6 +153,14 @@ def _kind(image: Image.Image, file: pathlib.Path) -> str:
     # Pillow reads the upper half of these bits; only the decoder's argument shows it.
     if image.mode == "RGB" and any(";16" in str(tile) for tile in getattr(image, "tile", ())):
         return "RGB of 16 bits"
+    try:
+        # Pillow decodes a whole PNG to look for EXIF data behind the pixels.
+        has_exif = image.format != "PNG" or "exif" in image.info
+        turned = has_exif and image.getexif().get(ORIENTATION, 1) != 1
+    except Exception as error:
+        raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
+    if turned:
+        return f"{image.mode} to be turned as its EXIF orientation says"
     return image.mode
 
 
@@ -146,25 +170,43 @@ def _said(head: tuple[tuple[int, int], str]) -> str:
 
 
 def _opened(file: pathlib.Path) -> Image.Image:
+    check_is_file(file)
     try:
-        return Image.open(file)
+        return Image.open(file, formats=FORMATS)
     # Whatever error a damaged file causes in a decoder, the file is the cause.
     except Exception as error:
         raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
 
 
 def decode(file: pathlib.Path, folder: Folder) -> np.ndarray:
-    """Return an image [h, w, c]; raises UserError unless it has the folder's shape and type."""
-    with _opened(file) as image:
-        try:
-            mode = MODES.get(image.mode, image.mode)
+    """Return an image [h, w, c]; raises UserError unless it has the folder's shape and type.
+
+    Checksums are verified where the format has them, as PNG does.
+    """
+    check_is_file(file)
+    try:
+        content = file.read_bytes()
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            image.verify()
+        # An image that was verified has to be opened again.
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            mode = _mode(image)
             x = np.asarray(image if image.mode == mode else image.convert(mode))
-        except Exception as error:
-            raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
+    except Exception as error:
+        raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
     x = x.reshape(*x.shape[:2], -1)
     if x.shape != folder.shape or x.dtype != folder.dtype:
         raise UserError(f"the image {file} has changed while it was in use")
     return x
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a name can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _reason(error: Exception) -> str:

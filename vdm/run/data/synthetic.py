@@ -4,6 +4,7 @@ import importlib.resources
 
 import numpy as np
 
+from vdm.run.data import moments
 from vdm.run.data.dataset import Dataset, Examples
 
 
@@ -35,8 +36,8 @@ def swirl(split: str) -> Dataset:
     radius = np.sqrt(rng.uniform(0.04, 1.0, n))  # even along the spiral's length
     angle = 3.0 * np.pi * radius
     points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    points = 1.6 * points + 0.03 * rng.normal(size=(n, 2))
-    return Dataset("swirl", split, Examples(points.astype(np.float32)), "swirl:1")
+    points = (1.6 * points + 0.03 * rng.normal(size=(n, 2))).astype(np.float32)
+    return Dataset("swirl", split, Examples(points), "swirl:1", moments=moments.of(points))
 
 
 def mixture(split: str) -> Dataset:
@@ -52,7 +53,8 @@ def mixture(split: str) -> Dataset:
         size=(n, 2)
     )
     examples = Examples(points.astype(np.float32), component.astype(np.int32))
-    return Dataset("mixture", split, examples, "mixture:1", num_classes=3)
+    found = moments.of(examples.x)
+    return Dataset("mixture", split, examples, "mixture:1", num_classes=3, moments=found)
 
 
 def _toy_stream(split: str) -> tuple[np.random.RandomState, int]:

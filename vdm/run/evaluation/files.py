@@ -28,6 +28,7 @@ from vdm.run.system.document import Place
 from vdm.run.system.files import read_json, replacing, write_json
 
 RESULT_FILE = "evaluation.json"
+Columns = dict[str, np.ndarray]  # of every example, by name
 # The errors of numpy and zipfile for a file of another form, or with a changed byte.
 DAMAGE = (
     OSError,
@@ -87,13 +88,31 @@ def write(
     write_json(workdir / RESULT_FILE, to_json(evaluation))
 
 
+def numbers(result: Result, parts: np.ndarray, error: np.ndarray | None = None) -> Columns:
+    """Return the columns of every example for a result, in bits per dimension.
+
+    `parts` [n, k] are the summands of the bound: the three terms, or the ODE's one number. Of the
+    variational bound there is also the total, and the Monte Carlo error [n] if it is known.
+    """
+    found = dict(zip(columns(result), parts.T, strict=True))
+    if isinstance(result, VlbResult):
+        found[f"total_{_label(result)}"] = parts.sum(1)
+    if error is not None:
+        found[f"error_{_label(result)}"] = error
+    return found
+
+
 def columns(result: Result) -> tuple[str, ...]:
     """Return the names of the columns of every example whose sum is the result's bound."""
     if isinstance(result, OdeResult):
-        words = ("ode", result.dequantisation, str(result.num_samples))
-        return ("_".join(filter(None, words)),)
-    label = f"{result.num_steps}" + ("_clipped" if result.clip_denoised else "")
-    return tuple(f"{term}_{label}" for term in TERMS)
+        return (_label(result),)
+    return tuple(f"{term}_{_label(result)}" for term in TERMS)
+
+
+def _label(result: Result) -> str:
+    if isinstance(result, OdeResult):
+        return "_".join(filter(None, ("ode", result.dequantisation, str(result.num_samples))))
+    return f"{result.num_steps}" + ("_clipped" if result.clip_denoised else "")
 
 
 def of_examples(workdir: pathlib.Path, result: Result) -> np.ndarray | None:

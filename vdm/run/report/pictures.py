@@ -36,7 +36,7 @@ def while_training(
     for path in _some(grids, MOST_ROWS if cells else MOST_GRIDS):
         step = step_of(path)
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=["PNG"]) as image:
                 found = _cells(image, shape, step) if cells else _whole(image, step)
         except (OSError, SyntaxError):  # the second is Pillow's for a damaged PNG
             continue

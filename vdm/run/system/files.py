@@ -66,6 +66,12 @@ def read_json(path: pathlib.Path) -> Any:
         raise UserError(f"{path} is damaged: {error}") from error
 
 
+def check_is_file(path: pathlib.Path) -> None:
+    """Raise UserError for what is there and is no file: a pipe would be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a file: {'a folder' if path.is_dir() else 'a pipe, say'}")
+
+
 def check_writable(folder: pathlib.Path) -> None:
     """Raise UserError unless files can be made in the folder, which is made if necessary."""
     with replacing(folder / ".writable") as temporary:

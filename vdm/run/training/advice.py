@@ -11,6 +11,8 @@ from jax.scipy.special import ndtri
 from vdm.diffusion import alpha, sigma
 from vdm.losses import bits_per_dim
 from vdm.model import VDM
+from vdm.run.data.dataset import Dataset
+from vdm.run.training import scale
 
 NUM_QUANTILES = 64
 WORTH_SAYING = 0.1  # bits per dimension
@@ -26,8 +28,17 @@ def decoder_cost(model: VDM, log_snr_max: float) -> float:
     return float(_bits(model, log_snr_max))
 
 
+def lines(model: VDM, data: Dataset) -> tuple[str, ...]:
+    """Return what is worth saying of the two ends of λ before a training, a line each."""
+    line = advice(model)
+    return scale.advice(model, data) if line is None else (line,)
+
+
 def advice(model: VDM) -> str | None:
-    """Return a warning about λ_max where the decoder costs more than a tenth of a bit, or None."""
+    """Return a warning about λ_max where the decoder costs more than a tenth of a bit, or None.
+
+    Only of integers; see `vdm.run.training.scale` for real numbers.
+    """
     levels = model.likelihood.levels
     if levels is None:
         return None

@@ -13,6 +13,7 @@ from vdm.run.data import condition as conditions
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
+from vdm.run.training import scale
 from vdm.samplers import Sampler
 
 
@@ -43,6 +44,7 @@ def check_fit(vdm: VDM, condition: Condition, data: Dataset) -> None:
     """Raise UserError unless the model can take this data: levels, dtype, shape, classes."""
     conditions.check(condition, data)
     check_values(vdm, data)
+    scale.check(vdm, data)
     x = data.take(np.arange(1)).x
     with as_user_error(f"the model does not fit {data.version} {list(data.shape)}"):
         jax.eval_shape(vdm.init, jax.random.key(0), x, condition.of_samples(np.arange(1)))
