@@ -1,30 +1,37 @@
-"""Variational diffusion models, measured in bits."""
+"""Variational diffusion models, measured in bits.
 
-from vdm import (
-    adaptive,
-    codec,
-    control_variate,
-    ddpm,
-    denoisers,
-    dequantisation,
-    diffusion,
-    gaps,
-    information,
-    interop,
-    likelihoods,
-    losses,
-    networks,
-    noise_levels,
-    ode,
-    samplers,
-    schedules,
-    sde,
-    variance,
-    weightings,
-)
-from vdm.fitting import fit
-from vdm.losses import VLB, bits_per_dim
-from vdm.model import VDM
+Names are imported when they are first used: `vdm --help` needs none of them.
+"""
+
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from vdm import (
+        adaptive,
+        codec,
+        control_variate,
+        ddpm,
+        denoisers,
+        dequantisation,
+        diffusion,
+        gaps,
+        information,
+        interop,
+        likelihoods,
+        losses,
+        networks,
+        noise_levels,
+        ode,
+        samplers,
+        schedules,
+        sde,
+        variance,
+        weightings,
+    )
+    from vdm.fitting import fit
+    from vdm.losses import VLB, bits_per_dim
+    from vdm.model import VDM
 
 __version__ = "0.2.0.dev0"
 __all__ = [
@@ -53,3 +60,18 @@ __all__ = [
     "variance",
     "weightings",
 ]
+# What is not a module of its own.
+_FROM = {"VDM": "model", "VLB": "losses", "bits_per_dim": "losses", "fit": "fitting"}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'vdm' has no attribute {name!r}")
+    module = importlib.import_module(f"vdm.{_FROM.get(name, name)}")
+    value = getattr(module, name) if name in _FROM else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -2,6 +2,6 @@
 
 import sys
 
-from vdm.run.cli import main
+from vdm.run.start import main
 
 sys.exit(main())

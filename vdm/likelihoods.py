@@ -106,14 +106,20 @@ class Discretised:
         self, z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
     ) -> Int[Array, " b *d"]:
         x_hat = z_0 / alpha(expand(log_snr, z_0))
-        return self._nearest(x_hat).astype(jnp.int32)
+        return self._integer(self._nearest(x_hat), x_hat)
 
     def draw(
         self, key: Key[Array, "..."], z_0: Float[Array, " b *d"], log_snr: Float[Array, "..."]
     ) -> Int[Array, " b *d"]:
         x_hat = z_0 / alpha(expand(log_snr, z_0))
         logits = self._every(x_hat, jnp.exp(0.5 * log_snr))
-        return draws.categorical(key, logits).astype(jnp.int32)
+        return self._integer(draws.categorical(key, logits), x_hat)
+
+    def _integer(
+        self, level: Num[Array, " b *d"], x_hat: Float[Array, " b *d"]
+    ) -> Int[Array, " b *d"]:
+        # No integer is NaN: what is no number must not become a level.
+        return jnp.where(jnp.isnan(x_hat), -1, level.astype(jnp.int32))
 
     def _every(
         self, x_hat: Float[Array, " b *d"], precision: Float[Array, "..."]
@@ -223,8 +229,8 @@ def discretised(levels: int = 256) -> Discretised:
     encode(x) = (2x + 1)/levels − 1, the midpoint of x's bin in [−1, 1], and per
     dimension p(x|z_0) ∝ q(z_0|x) ∝ exp(−½ e^{λ_0} (z_0/α_0 − encode(x))²), normalised
     over the levels (VDM, section 3.3). `decode` takes the most probable level, `draw` one
-    by its probability; both are integers in 0..levels−1. The log-probability of an integer
-    outside them is −∞ under jit, where values cannot be looked at.
+    by its probability; both are integers in 0..levels−1, or −1 where z_0 is not a number. The
+    log-probability of an integer outside them is −∞ under jit, where values cannot be looked at.
     Raises ValueError if levels is not a whole number of at least 2; outside jit `encode` and
     `log_prob` raise ValueError for an integer outside the levels, and always TypeError for data
     that is not of an integer type.

@@ -153,9 +153,8 @@ class VDM:
         `num_steps` is T; None is T = ∞, and all finite T share one compilation.
         `noise_levels` says where the diffusion term is taken: times in [0, 1] on the
         schedule, or levels with their density from any law of `vdm.noise_levels`. By
-        default it is one low-discrepancy set of times over the batch (VDM, appendix I.1),
-        in its order, so that copies of an example are better spread than side by side; or with
-        one key per example one uniform time from each key.
+        default it is one low-discrepancy set of times over the batch (VDM, appendix I.1), in an
+        order drawn with the key; or with one key per example one uniform time from each key.
         For finite T a time t means the step ⌈tT⌉ (1 at t = 0). Each term is an unbiased estimate
         for uniform times, −VLB being their sum (VDM, eq. 11). `clip_denoised` is the bound of the
         model whose x̂ is clipped to the data's range, never a looser one. Raises TypeError for data
@@ -202,7 +201,8 @@ class VDM:
 
     def _default_times(self, key: Key[Array, "..."], n: int) -> Float[Array, " b"]:
         if key.ndim == 0:
-            return levels.low_discrepancy(key, n)
+            key_times, key_order = jax.random.split(key)
+            return jax.random.permutation(key_order, levels.low_discrepancy(key_times, n))
         return jax.vmap(lambda k: levels.uniform(k, 1)[0])(key)
 
     def sample(

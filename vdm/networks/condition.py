@@ -8,6 +8,7 @@ trained so by dropping conditions, and then gives the two denoisers of classifie
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 Condition = Int[Array, " b"] | Float[Array, " b c"]
@@ -38,7 +39,9 @@ def check_condition(
     """Raise TypeError or ValueError unless `cond` is what the network was built for.
 
     That is None without num_classes and cond_dim, integers of shape [b] with
-    num_classes, floats of shape [b, cond_dim] with cond_dim; with optional_cond None too.
+    num_classes, floats of shape [b, cond_dim] with cond_dim; with optional_cond None too. The
+    integers are 0..num_classes−1, with optional_cond −1 too; under jit, where values cannot be
+    looked at, the network's output for another one is not a number.
     """
     if num_classes is None and cond_dim is None:
         if cond is not None:
@@ -62,3 +65,8 @@ def check_condition(
         raise TypeError(f"{expected}: got {cond.dtype}")
     if cond.shape != shape:
         raise ValueError(f"{expected}: got shape {cond.shape}")
+    if num_classes is None or isinstance(cond, jax.core.Tracer) or not cond.size:
+        return
+    for value in (int(np.min(cond)), int(np.max(cond))):
+        if not -1 * optional_cond <= value < num_classes:
+            raise ValueError(f"{expected}: got {value}")

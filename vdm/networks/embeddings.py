@@ -85,7 +85,9 @@ def embed(
             embedding_init=nn.initializers.normal(1.0),
             name="class_embed",
         )
-        parts.append(table(jnp.where(cond < 0, num_classes, cond)))
+        of_class = table(jnp.where(cond < 0, num_classes, cond))
+        known = (cond >= -1 * optional_cond) & (cond < num_classes)
+        parts.append(jnp.where(known[:, None], of_class, jnp.nan))
     elif cond is not None and cond_dim is not None:
         if optional_cond:
             none = nn.Embed(1, cond_dim, name="no_cond_embed")(jnp.zeros(cond.shape[:1], int))

@@ -2,10 +2,11 @@
 
 import argparse
 import pathlib
+from typing import Any
 
-import vdm
 from vdm.run.config import CompressConfig, EvaluateConfig, SampleConfig, fields, words
 from vdm.run.config.rules import Number, Word
+from vdm.run.outline import COMMANDS, outline
 
 OF_THE_CONFIG = (
     "An option that is not given takes its value from the run's config; the defaults in brackets "
@@ -17,17 +18,9 @@ NUM_ON_PAGE = Number(0, 10_000)
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser; the parsed `command` is the command's name."""
-    whole = argparse.ArgumentParser(
-        prog="vdm",
-        description="Variational diffusion models, measured in bits.",
-        allow_abbrev=False,
-    )
-    whole.add_argument("--version", action="version", version=f"vdm {vdm.__version__}")
-    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    whole, commands = outline()
 
-    train = commands.add_parser(
-        "train", help="train a model, or resume its training", allow_abbrev=False
-    )
+    train = _command(commands, "train")
     train.add_argument("--config", help="a config file; a workdir that holds a run needs none")
     train.epilog = "Any value of the config can be set: --config.train.num_steps=2000"
     train.add_argument(
@@ -37,9 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(command="train")
 
-    evaluate = commands.add_parser(
-        "evaluate", help="measure bits per dimension on a split", allow_abbrev=False
-    )
+    evaluate = _command(commands, "evaluate")
     evaluate.add_argument(
         "--split",
         default="test",
@@ -53,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _add_settings(evaluate, EvaluateConfig)
     evaluate.set_defaults(command="evaluate")
 
-    sample = commands.add_parser("sample", help="draw samples", allow_abbrev=False)
+    sample = _command(commands, "sample")
     sample.add_argument(
         "--num", type=int, default=64, help=f"number of samples ({NUM_SAMPLES}; default 64)"
     )
@@ -63,9 +54,7 @@ def parser() -> argparse.ArgumentParser:
     _add_settings(sample, SampleConfig)
     sample.set_defaults(command="sample")
 
-    report = commands.add_parser(
-        "report", help="write an HTML page on one run, or compare several", allow_abbrev=False
-    )
+    report = _command(commands, "report")
     report.add_argument(
         "workdirs",
         nargs="*",
@@ -88,9 +77,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--workdir", type=pathlib.Path, help="the run's folder, in place of RUN")
     report.set_defaults(command="report")
 
-    bring = commands.add_parser(
-        "import", help="turn a checkpoint of other code into a run", allow_abbrev=False
-    )
+    bring = _command(commands, "import")
     bring.add_argument("path", type=pathlib.Path, metavar="PATH", help="the checkpoint file")
     bring.add_argument(
         "--format",
@@ -103,9 +90,7 @@ def parser() -> argparse.ArgumentParser:
     bring.epilog = "Any value of the config can be set: --config.data.name=cifar10"
     bring.set_defaults(command="import")
 
-    compress = commands.add_parser(
-        "compress", help="compress arrays or images into one file, without loss", allow_abbrev=False
-    )
+    compress = _command(commands, "compress")
     compress.add_argument(
         "source", metavar="IN", type=pathlib.Path, help=".npy, .npz, .png or a folder of .png"
     )
@@ -113,9 +98,7 @@ def parser() -> argparse.ArgumentParser:
     _add_settings(compress, CompressConfig)
     compress.set_defaults(command="compress")
 
-    decompress = commands.add_parser(
-        "decompress", help="restore what was compressed", allow_abbrev=False
-    )
+    decompress = _command(commands, "decompress")
     decompress.add_argument(
         "source", metavar="FILE", type=pathlib.Path, help="a file written by vdm compress"
     )
@@ -148,6 +131,10 @@ def parser() -> argparse.ArgumentParser:
         several.add_argument("--num_processes", type=int, help="number of processes")
         several.add_argument("--process_index", type=int, help="number of this process, from 0")
     return whole
+
+
+def _command(commands: Any, name: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=COMMANDS[name], allow_abbrev=False)
 
 
 def _add_settings(command: argparse.ArgumentParser, block: type) -> None:

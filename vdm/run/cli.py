@@ -1,6 +1,8 @@
 """The command line: train, evaluate, sample, report, import, compress, decompress."""
 
 import argparse
+import contextlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +16,7 @@ from vdm.run.config import flags, words as known
 from vdm.run.config.flags import read_config as read_config  # for scripts
 from vdm.run.config.rules import Number
 from vdm.run.errors import UserError
+from vdm.run.outline import COMMANDS
 from vdm.run.system import processes
 from vdm.run.system.files import check_writable
 from vdm.run.system.signals import Terminated, end_by_sigterm, sigterm_leaves
@@ -27,14 +30,14 @@ EXIT_TERMINATED = 143  # 128 + SIGTERM, which schedulers expect from a job that 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, 0 for success."""
-    options, rest = arguments.parser().parse_known_args(sys.argv[1:] if words is None else words)
-    addresses = (options.coordinator, options.num_processes, options.process_index)
     try:
+        options, rest = _parsed(sys.argv[1:] if words is None else words)
+        addresses = (options.coordinator, options.num_processes, options.process_index)
         if options.distributed or any(value is not None for value in addresses):
             processes.start(*addresses)
             if options.command != "train":
                 end_by_sigterm()
-        return COMMANDS[options.command](options, rest)
+        return RUN[options.command](options, rest)
     except UserError as error:
         print(f"vdm: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -48,6 +51,23 @@ def main(words: Sequence[str] | None = None) -> int:
     except Terminated as stop:
         print(f"vdm: {stop}; run the same command to resume from there", file=sys.stderr)
         return EXIT_TERMINATED
+
+
+def _parsed(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options and what is left of the words; raises UserError for a bad option."""
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        raise UserError(unknown("command", words[0], COMMANDS))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return arguments.parser().parse_known_args(words)
+    except SystemExit as stop:
+        if not stop.code:  # --help and --version
+            raise
+        # argparse prints all options before its one line.
+        line = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+        command = f" {words[0]}" if words and not words[0].startswith("-") else ""
+        raise UserError(f"{line}; see `vdm{command} --help`") from None
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
@@ -165,7 +185,7 @@ def _decompress(options: argparse.Namespace, rest: list[str]) -> int:
     return EXIT_INCOMPLETE
 
 
-COMMANDS = {
+RUN = {
     "train": _train,
     "evaluate": _evaluate,
     "sample": _sample,

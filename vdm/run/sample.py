@@ -65,8 +65,8 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
 
     A class-conditional model draws its classes in order: 0, 1, 2, ...; one that was trained with
     augmentation draws examples that are not augmented. Raises UserError for an unknown sampler,
-    grid or final, for fewer than one sample or step, and for guidance or clipping that does not fit
-    the model.
+    grid or final, for fewer than one sample or step, for guidance or clipping that does not fit
+    the model, and for samples that are not finite.
     """
     sampler = checks.sampler(settings.sampler)
     checks.check_sampling(trained.model, settings)
@@ -89,7 +89,13 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
             settings=fixed,
             mesh=mesh,
         )
-        yield np.asarray(drawn)
+        x = np.asarray(drawn)
+        if not np.all(x >= 0 if x.dtype.kind == "i" else np.isfinite(x)):
+            raise UserError(
+                f"samples of step {trained.step} are not finite: {settings.sampler}, "
+                f"{settings.num_steps} steps, guidance {settings.guidance:g}"
+            )
+        yield x
 
 
 # One function for all calls: the grids of samples of a training run are compiled once.

@@ -68,7 +68,7 @@ def _parse_flags(arguments: list[str], default: ConfigDict | None = None) -> Con
     except UserError:
         raise
     # The config file is the user's code: whatever it raises, the user has to fix.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[0]}"
         if "get_config" in reason:

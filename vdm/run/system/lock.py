@@ -30,9 +30,11 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
+            number = file.read().strip()
             raise UserError(
-                f"another run is training in {workdir} (process {file.read().strip()}): wait until "
-                "it ends, stop it, or use another --workdir"
+                f"another run is training in {workdir}"
+                f"{f' (process {number})' if number else ''}: wait until it ends, stop it, or use "
+                "another --workdir"
             ) from error
         except OSError as error:
             raise UserError(f"cannot lock {path}: {error.strerror}") from error

@@ -1,0 +1,28 @@
+"""The command line in outline: its commands, without their options and what these import."""
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+import vdm
+
+COMMANDS: Mapping[str, str] = {
+    "train": "train a model, or resume its training",
+    "evaluate": "measure bits per dimension on a split",
+    "sample": "draw samples",
+    "report": "write an HTML page on one run, or compare several",
+    "import": "turn a checkpoint of other code into a run",
+    "compress": "compress arrays or images into one file, without loss",
+    "decompress": "restore what was compressed",
+}
+
+
+def outline() -> tuple[argparse.ArgumentParser, Any]:
+    """Return the parser without its commands, and the object whose add_parser takes them."""
+    whole = argparse.ArgumentParser(
+        prog="vdm",
+        description="Variational diffusion models, measured in bits.",
+        allow_abbrev=False,
+    )
+    whole.add_argument("--version", action="version", version=f"vdm {vdm.__version__}")
+    return whole, whole.add_subparsers(required=True, metavar="COMMAND")
