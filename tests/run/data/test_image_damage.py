@@ -1,0 +1,99 @@
+"""Damaged, disguised and unusual image files: read as what they are, or refused."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from vdm.run.data import images
+from vdm.run.errors import UserError
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (32, 32, 3), np.uint8)
+
+
+def folder_of(root, **files):
+    """A folder of two plain images and some more."""
+    for name in ("a", "b"):
+        Image.fromarray(PIXELS).save(root / f"{name}.png")
+    for name, content in files.items():
+        (root / f"{name}.png").write_bytes(content)
+    images.survey.cache_clear()
+    return root
+
+
+def read(root):
+    images.survey.cache_clear()
+    return [images.load(str(root), split).x for split in ("train", "test")]
+
+
+@pytest.fixture(scope="module")
+def png(tmp_path_factory):
+    path = tmp_path_factory.mktemp("png") / "x.png"
+    Image.fromarray(PIXELS).save(path)
+    return path
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_of_a_png_is_refused_or_changes_nothing(png, where, bit):
+    whole = bytearray(png.read_bytes())
+    whole[int(where * len(whole))] ^= 1 << bit
+    damaged = png.with_name("damaged.png")
+    damaged.write_bytes(whole)
+    folder = images.Folder({}, None, PIXELS.shape, np.dtype(np.uint8))
+    try:
+        x = images.decode(damaged, folder)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        np.testing.assert_array_equal(x, PIXELS)
+
+
+def test_a_program_in_an_image_file_is_not_run(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    ran = tmp_path / "ran"
+    (tmp_path / "bin/gs").write_text(f"#!/bin/sh\ntouch {ran}\n")
+    (tmp_path / "bin/gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
+    (tmp_path / "x").mkdir()
+    with pytest.raises(UserError, match=r"cannot read the image .*p\.png"):
+        read(folder_of(tmp_path / "x", p=script))
+    assert not ran.exists()
+
+
+def test_a_palette_of_greys_is_one_channel(tmp_path):
+    grey = PIXELS[..., 0]
+    for name in ("a", "b"):
+        image = Image.fromarray(grey).convert("P")
+        image.putpalette(np.repeat(np.arange(256, dtype=np.uint8), 3).tobytes())
+        image.save(tmp_path / f"{name}.png")
+    for x in read(tmp_path):
+        np.testing.assert_array_equal(x[0, ..., 0], grey)
+        assert x.shape == (1, 32, 32, 1)
+
+
+def test_an_image_that_has_to_be_turned_is_refused(tmp_path):
+    folder_of(tmp_path)
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    Image.fromarray(PIXELS).save(tmp_path / "c.jpg", exif=exif)
+    with pytest.raises(UserError, match=r"c\.jpg is an image of the kind RGB to be turned"):
+        read(tmp_path)
+
+
+def test_a_name_that_is_not_utf_8_is_named(tmp_path):
+    folder_of(tmp_path)
+    os.rename(tmp_path / "a.png", os.fsencode(tmp_path) + b"/\xff\xfe.png")
+    with pytest.raises(UserError, match=r"is not UTF-8: .*\\udcff"):
+        read(tmp_path)
+
+
+def test_a_pipe_among_images_is_not_waited_for(tmp_path):
+    folder_of(tmp_path)
+    os.mkfifo(tmp_path / "c.png")
+    with pytest.raises(UserError, match=r"c\.png is not a file"):
+        read(tmp_path)
