@@ -3,7 +3,7 @@
     vdm train    --config=experiments/cifar10.py --workdir=runs/cifar10
     vdm evaluate --workdir=runs/cifar10 --split=test
 
-The set is prepared once by tensorflow-datasets (extra `tfds`); where it is not there, the
+The set is prepared once by tensorflow-datasets; where it is not there, the
 first command says how.
 
 Hardware and time: an accelerator, 20.5 TFLOP a step, 10 M steps of 128 images. The authors' code

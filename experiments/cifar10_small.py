@@ -4,7 +4,7 @@
     vdm evaluate --workdir=runs/cifar10_small --split=test
     python benchmarks/curve.py --workdir=runs/cifar10_small --out=docs/pictures/cifar10.png
 
-The set is prepared once by tensorflow-datasets (extra `tfds`); where it is not there, the
+The set is prepared once by tensorflow-datasets; where it is not there, the
 first command says how.
 
 Hardware and time: two CPU cores, 80 seconds, and 157 to evaluate.

@@ -9,7 +9,7 @@ about 0.25 for the same model: they never belong in one column. Results name the
     --config.data.name=downsampled_imagenet/32x32   van den Oord et al. 2016: the paper's, default
     --config.data.name=imagenet_resized/32x32       Chrabaszcz et al. 2017: newer, anti-aliased
 
-Both are prepared once by tensorflow-datasets (extra `tfds`); where one is not there, the first
+Both are prepared once by tensorflow-datasets; where one is not there, the first
 command says how. Neither has a split `test`: the one called so here is their `validation`, as in
 the literature. In memory either takes 3.7 GiB.
 

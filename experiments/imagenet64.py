@@ -8,7 +8,7 @@ Two sets go by this name too, and are not to be compared:
     --config.data.name=downsampled_imagenet/64x64   van den Oord et al. 2016: the paper's, default
     --config.data.name=imagenet_resized/64x64       Chrabaszcz et al. 2017: newer, anti-aliased
 
-Both are prepared once by tensorflow-datasets (extra `tfds`); where one is not there, the first
+Both are prepared once by tensorflow-datasets; where one is not there, the first
 command says how. Their split `validation` is the one called `test` here. Either is 15 GB when
 decoded and is therefore read while training (extra `stream`).
 

@@ -4,7 +4,7 @@
     vdm evaluate --workdir=runs/mnist --split=test
     vdm sample   --workdir=runs/mnist
 
-The set is prepared once by tensorflow-datasets (extra `tfds`); where it is not there, the
+The set is prepared once by tensorflow-datasets; where it is not there, the
 first command says how.
 
 Hardware and time: two CPU cores, 20 minutes, of which one core is enough: 19 minutes.

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import pathlib
+import shutil
 import time
 from collections.abc import Mapping
 
@@ -13,8 +14,9 @@ import orbax.checkpoint as ocp
 from vdm.run import config as configs, data, figures, sample
 from vdm.run.config import Config
 from vdm.run.data.dataset import settle
+from vdm.run.errors import UserError
 from vdm.run.system import disk, lock, processes, signals
-from vdm.run.system.files import check_writable
+from vdm.run.system.files import check_writable, sweep
 from vdm.run.system.progress import bar, say
 from vdm.run.trained import Trained
 from vdm.run.training import advice, finite, parts, program as programs, throughput
@@ -110,8 +112,28 @@ def _claim(
     made: Parts,
     template: TrainState,
 ) -> metrics.Writer:
-    """Take the workdir for this run, until the stack is left; returns where metrics go."""
+    """Take the workdir for this run, until the stack is left; returns where metrics go.
+
+    Raises UserError for a workdir that cannot take the run; a new one is then removed again.
+    """
+    fresh = not workdir.exists()
+    try:
+        return _claimed(stack, config, workdir, made, template)
+    except UserError:
+        if fresh:  # what was refused leaves nothing
+            shutil.rmtree(workdir, ignore_errors=True)
+        raise
+
+
+def _claimed(
+    stack: contextlib.ExitStack,
+    config: Config,
+    workdir: pathlib.Path,
+    made: Parts,
+    template: TrainState,
+) -> metrics.Writer:
     stack.enter_context(lock.held(workdir))
+    sweep(workdir)
     writer = metrics.Writer(workdir, tensorboard=config.train.tensorboard)
     stack.enter_context(contextlib.closing(writer))
     folder = checkpoint.folder_of(workdir)

@@ -58,7 +58,12 @@ def test_the_processor_is_named_as_the_system_names_it(tmp_path, monkeypatch):
     assert sessions.processor() in (platform.processor(), platform.machine()) != ""
 
 
-def test_a_damaged_file_is_named(tmp_path, two):
-    (tmp_path / sessions.SESSIONS_FILE).write_text("[")
-    with pytest.raises(UserError, match=r"sessions\.json is damaged"):
-        sessions.Session(tmp_path, two, 0, 0.0)
+@pytest.mark.parametrize("text", ["[", "{}", '[{"began": 3}]'])
+def test_a_damaged_file_is_set_aside(tmp_path, two, text, capsys):
+    (tmp_path / sessions.SESSIONS_FILE).write_text(text)
+    with pytest.raises(UserError):
+        sessions.read(tmp_path)
+    sessions.Session(tmp_path, two, 0, 0.0).reached(4)
+    assert "it is now sessions_damaged.json" in capsys.readouterr().err
+    assert (tmp_path / "sessions_damaged.json").read_text() == text
+    assert [record.to_step for record in sessions.read(tmp_path)] == [4]

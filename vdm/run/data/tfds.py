@@ -82,14 +82,8 @@ def load(name: str, split: str, others: Iterable[str]) -> Dataset:
 
 
 def _builder(name: str, others: list[str]) -> Any:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        hint = did_you_mean(name, others)
-        raise UserError(
-            f"unknown data set {name!r}: expected one of {', '.join(others)}, or a set of "
-            f"tensorflow-datasets, which needs the extra: pip install 'vdm-jax[tfds]'.{hint}"
-        ) from error
+    import tensorflow_datasets as tfds  # late: it takes a second
+
     # Read here, for tensorflow-datasets looks at the variable only once, when imported.
     data_dir = os.environ.get("TFDS_DATA_DIR")
     words = NAME.fullmatch(name)

@@ -93,7 +93,9 @@ def write(run: Imported, workdir: pathlib.Path) -> None:
     Raises UserError for a workdir that holds a run, is in use or cannot be written to.
     """
     with lock.held(workdir):
-        there = [workdir / configs.CONFIG_FILE, checkpoint.folder_of(workdir)]
+        # An empty folder of checkpoints is what a training leaves that was refused.
+        folder = checkpoint.folder_of(workdir)
+        there = [workdir / configs.CONFIG_FILE, *(folder.iterdir() if folder.is_dir() else ())]
         if taken := [path for path in there if path.exists()]:
             raise UserError(
                 f"{workdir} holds a run already ({taken[0].name}): use another --workdir"

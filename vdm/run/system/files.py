@@ -4,11 +4,16 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from vdm.run.errors import UserError
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")  # the names that `replacing` gives
+KEPT_SECONDS = 3600.0  # longer than a file is written
 
 
 @contextlib.contextmanager
@@ -41,6 +46,15 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: pathlib.Path) -> None:
+    """Remove the temporary files of `replacing` that a killed process left, after an hour."""
+    for path in folder.glob(".*"):
+        if TEMPORARY.fullmatch(path.name) and path.is_file():
+            with contextlib.suppress(OSError):  # another process may have been faster
+                if time.time() - path.stat().st_mtime > KEPT_SECONDS:
+                    path.unlink()
 
 
 def umask() -> int:

@@ -9,7 +9,7 @@ from vdm.run import data, mesh as meshes
 from vdm.run.config import Config
 from vdm.run.data import condition as conditions
 from vdm.run.data.condition import Condition
-from vdm.run.data.dataset import Dataset
+from vdm.run.data.dataset import Dataset, Stored, chunks
 from vdm.run.errors import UserError
 from vdm.run.training import build, checks, standardise
 from vdm.run.training.batches import make_batch
@@ -30,8 +30,18 @@ class Parts(NamedTuple):
 
 
 def prepare(config: Config) -> Parts:
-    """Return the parts of a run; raises UserError for every mistake that a config can have."""
-    return of(config, data.load(config.data, "train"))
+    """Return the parts of a run; raises UserError for every mistake that a config can have.
+
+    Of the user's own files also the test split is checked, which only an evaluation reads.
+    """
+    made = of(config, data.load(config.data, "train"))
+    if config.data.name in data.FILES:
+        test = data.load(config.data, "test")
+        checks.check_data(made.trainer.model, made.dataset.shape, made.condition, test)
+        if isinstance(test.examples, Stored) and config.data.name == "images":
+            for index in chunks(test.examples):
+                test.take(index)
+    return made
 
 
 def of(config: Config, dataset: Dataset) -> Parts:

@@ -153,9 +153,11 @@ def read(checkpoints: ocp.CheckpointManager, step: int, template: S) -> S:
     if processes.all_agree(problem is None):
         written = int(values.pop("checksum"))
         state = type(template)(*(values[name] for name in _named(template)))
-        if written == int(checksum(state)):
-            return state
         reason = "its checksum does not match"
+        if written == int(checksum(state)):
+            if int(state.step) == step:
+                return state
+            reason = f"it holds step {int(state.step)}; was its folder renamed?"
     else:
         reason = "another process could not read it" if problem is None else _first_line(problem)
     raise UserError(

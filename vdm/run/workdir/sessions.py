@@ -18,9 +18,11 @@ import jax
 from jax.sharding import Mesh
 
 import vdm
+from vdm.run.errors import UserError
 from vdm.run.system import document
 from vdm.run.system.document import FLAT, Count, NotNegative, Whole
 from vdm.run.system.files import read_json, write_json
+from vdm.run.system.progress import say
 
 SESSIONS_FILE = "sessions.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -70,8 +72,7 @@ class Session:
     def __init__(self, workdir: pathlib.Path, mesh: Mesh, step: int, started: float) -> None:
         """Add a record; `started` is the `time.perf_counter()` at which the session began."""
         self._path, self._started = workdir / SESSIONS_FILE, started
-        read(workdir)  # refused here if it is of another form; kept as it is, with unknown keys
-        self._before = read_json(self._path) if self._path.exists() else []
+        self._before = _kept_before(workdir)
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         self._record = SessionRecord(now, step, step, 0.0, made_with(mesh))
         self.reached(step)
@@ -81,6 +82,19 @@ class Session:
         seconds = time.perf_counter() - self._started
         self._record = dataclasses.replace(self._record, to_step=step, seconds=seconds)
         write_json(self._path, [*self._before, document.plain(self._record)])
+
+
+def _kept_before(workdir: pathlib.Path) -> list[object]:
+    """Return the earlier records as they are, with unknown keys; a bad file is set aside."""
+    path = workdir / SESSIONS_FILE
+    try:
+        return read_json(path) if read(workdir) else []
+    except UserError as error:
+        # A mere record must not stop a training.
+        aside = path.with_stem(f"{path.stem}_damaged")
+        path.replace(aside)
+        say(f"{error}; it is now {aside.name}, and the records begin anew")
+        return []
 
 
 class Nowhere:
