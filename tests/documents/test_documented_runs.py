@@ -6,8 +6,8 @@ the steps of sampling or of a code, five. All other words of a
 command stand as documented.
 Only parsed (test_documented_commands.py) are commands for several processes, which
 test_processes.py runs, those of runs on sets that have to be downloaded, whose configs
-test_experiments.py trains, and without --all `make demo` with another config. Where a page speaks of a run that another document makes, that
-document's command makes it.
+test_experiments.py trains, and without --all `make demo` with another config. Where a page
+speaks of a run that another document makes, that document's command makes it.
 """
 
 import json

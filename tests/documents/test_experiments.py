@@ -128,7 +128,10 @@ def small_form(path):
     [
         # The law, the weights and the network that the others do not have; those are traced below.
         "cifar10_fast",
-        *(pytest.param(n, marks=pytest.mark.long) for n in ("cifar10", "cifar10_aug", "imagenet32")),
+        *(
+            pytest.param(n, marks=pytest.mark.long)
+            for n in ("cifar10", "cifar10_aug", "imagenet32")
+        ),
     ],
 )
 def test_the_small_form_trains_two_steps(name, tmp_path, monkeypatch):
