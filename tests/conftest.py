@@ -36,7 +36,7 @@ if "VDM_TESTS_COMPILED" not in os.environ:
     _compiled = tempfile.TemporaryDirectory()
     os.environ["VDM_TESTS_COMPILED"] = _compiled.name
 jax.config.update("jax_compilation_cache_dir", os.environ["VDM_TESTS_COMPILED"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def pytest_addoption(parser):

@@ -2,8 +2,12 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
-from vdm.run import config as configs
+import jax
+
+from vdm.run import config as configs, train
 
 # Where prepared sets of tensorflow-datasets are, if there are any.
 BESIDE = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
@@ -53,6 +57,30 @@ def images(network=MLP, num_classes=None, **train):
             "sample": {"num_steps": 3},
         }
     )
+
+
+# Runs that many tests begin with, by their names.
+MADE = {
+    "points": points,
+    "images": images,
+    "classes": lambda: images(num_classes=10),
+}
+
+
+def copy_of(name, workdir):
+    """Copy a run of `MADE`, which is trained once in a whole test run; returns its workdir."""
+    assert not jax.config.jax_enable_x64, "these runs are of float32"
+    home = pathlib.Path(os.environ["VDM_TESTS_COMPILED"]) / "runs"
+    if not (home / name).exists():
+        home.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home) as folder:
+            new = pathlib.Path(folder) / "run"
+            train.train(MADE[name](), new)
+            try:
+                new.rename(home / name)
+            except OSError:  # another worker of pytest-xdist was first
+                assert (home / name).exists()
+    return shutil.copytree(home / name, workdir, dirs_exist_ok=True)
 
 
 CONFIG_FILE = """

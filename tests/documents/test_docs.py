@@ -11,7 +11,6 @@ import pytest
 import runs
 import vdm
 from vdm.run import arguments, config as configs
-from vdm.run.train import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -30,8 +29,7 @@ def run(tmp_path_factory):
     """What the pages call runs/digits, with the result of an evaluation."""
     from vdm.run import evaluate, trained
 
-    workdir = tmp_path_factory.mktemp("pages") / "runs/digits"
-    train(runs.images(), workdir)
+    workdir = runs.copy_of("images", tmp_path_factory.mktemp("pages") / "runs/digits")
     made = trained.load(workdir)
     evaluate.evaluate(made, "test", made.config.evaluate, workdir)
     return workdir

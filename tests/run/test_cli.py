@@ -21,7 +21,8 @@ pytestmark = pytest.mark.float32
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     runs.write_config_file(folder / "points.py", runs.points())
-    runs.write_config_file(folder / "images.py", runs.images(runs.UNET))
+    runs.write_config_file(folder / "images.py", runs.images())
+    runs.write_config_file(folder / "unet.py", runs.images(runs.UNET))
     flat = runs.points()
     flat.model.network.clear()
     flat.model.network.update(runs.UNET)
@@ -78,7 +79,7 @@ BAD_TRAINING = {
     "not finite": ("points", ["--config.optimizer.clip_norm=inf"], "must be finite"),
     "negative width": ("points", ["--config.model.network.width=-4"], "width must be"),
     "key of another network": (
-        "images",
+        "unet",
         ["--config.model.network.name=mlp"],
         "unknown argument of model.network mlp '",
     ),

@@ -4,6 +4,7 @@ import json
 import pathlib
 import pickle
 
+import chex
 import flax.serialization
 import numpy as np
 import pytest
@@ -117,6 +118,8 @@ def test_evaluation_measures_the_official_bound_of_the_averaged_parameters(workd
             assert abs(ours[name][i] - nats.mean() / bits) < 5 * error
 
 
+# That they are loaded is seen above, and that a command takes them in test_cli.py.
+@pytest.mark.long
 def test_the_raw_parameters_are_there_too(workdir, trees):
     arguments = ["--params=raw", "--levels_per_example=1"]
     assert cli.main(["evaluate", f"--workdir={workdir}", *arguments]) == 0
@@ -135,15 +138,20 @@ def test_samples_are_drawn(workdir, tmp_path):
     assert x.shape == (2, 6, 5, 3) and 0 <= x.min() < x.max() <= 255
 
 
-@pytest.mark.parametrize("kind", ["bare", "params", "joined"])
-def test_a_parameter_tree_alone_is_its_own_average(kind, folder, trees, tmp_path):
-    forms = {"bare": trees[0], "params": {"params": trees[0]}}
-    tree = (forms | {"joined": {"params": official.leaves(trees[0])}})[kind]
-    (folder / f"{kind}.flax").write_bytes(flax.serialization.msgpack_serialize(tree))
-    assert bring(folder, tmp_path / "run", path=f"{kind}.flax") == 0
+def test_a_parameter_tree_alone_is_its_own_average(folder, trees, tmp_path):
+    tree = trees[0]
+    joined = {"params": official.leaves(tree)}
+    for name, form in {"bare": tree, "params": {"params": tree}, "joined": joined}.items():
+        (folder / f"{name}.flax").write_bytes(flax.serialization.msgpack_serialize(form))
+    for name in ("bare", "params"):
+        step, *both = importing.read(folder / f"{name}.flax")
+        assert step == 0
+        for read in both:
+            chex.assert_trees_all_equal(read, tree)
+    assert bring(folder, tmp_path / "run", path="joined.flax") == 0
     run = trained.load(tmp_path / "run")
     assert run.step == 0
-    kernel = trees[0]["score_model"]["conv_in"]["kernel"]
+    kernel = tree["score_model"]["conv_in"]["kernel"]
     np.testing.assert_array_equal(run.params["network"]["conv_in"]["kernel"], kernel)
 
 

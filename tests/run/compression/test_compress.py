@@ -12,7 +12,7 @@ from PIL import Image
 
 import runs
 from vdm import codec
-from vdm.run import cli, compress as compressing, data
+from vdm.run import cli, compress as compressing, data, train
 from vdm.run.compression import format as file_format
 from vdm.run.config import DataConfig
 from vdm.run.system import files, signals
@@ -21,15 +21,9 @@ pytestmark = pytest.mark.float32
 STEPS = ["--steps=4", "--batch_size=8"]
 
 
-def trained(folder, config):
-    path = runs.write_config_file(folder / "config.py", config)
-    assert cli.main(["train", f"--config={path}", f"--workdir={folder / 'run'}"]) == 0
-    return folder / "run"
-
-
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("model"), runs.images())
+    return runs.copy_of("images", tmp_path_factory.mktemp("model") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -173,20 +167,19 @@ def test_examples_that_the_model_is_not_of_are_refused(x, pattern, workdir, tmp_
 
 def test_models_that_cannot_code_files_are_refused(tmp_path, digits, capsys):
     np.save(tmp_path / "x.npy", digits)
-    workdir = trained(tmp_path, runs.images(num_classes=10))
+    workdir = runs.copy_of("classes", tmp_path / "classes")
     capsys.readouterr()
     code = compress(tmp_path / "x.npy", tmp_path / "x.vdm", workdir)
     refused(capsys, code, "is conditioned on one of 10 classes")
-    points = tmp_path / "points"
-    points.mkdir()
-    workdir = trained(points, runs.points())
+    workdir = runs.copy_of("points", tmp_path / "points")
     capsys.readouterr()
     code = compress(tmp_path / "x.npy", tmp_path / "x.vdm", workdir)
     refused(capsys, code, "only integers can be compressed")
 
 
 def test_another_model_is_refused(compressed, workdir, tmp_path, capsys):
-    other = trained(tmp_path, runs.images(num_steps=4))
+    other = runs.copy_of("images", tmp_path / "other")
+    train.train(runs.images(num_steps=4), other)
     capsys.readouterr()
     code = decompress(compressed, tmp_path / "y.npy", other)
     refused(capsys, code, "compressed with another model: expected the fingerprint")

@@ -121,7 +121,8 @@ def test_a_value_is_found_where_it_is_in_the_file(rows, tmp_path, monkeypatch):
     [
         (FIELD, field_config, "samples.npy", []),
         (COUNTS, counts_config, "samples.npy", ["--config.data.in_memory=no"]),
-        (COUNTS[..., :3], counts_config, "samples.png", []),
+        # test_images.py takes the same path with colours.
+        pytest.param(*(COUNTS[..., :3], counts_config, "samples.png", []), marks=pytest.mark.long),
     ],
     ids=["field", "streamed counts", "colours"],
 )

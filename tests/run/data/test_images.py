@@ -192,7 +192,7 @@ def test_folders_that_are_missing_or_empty(tmp_path):
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("where", ["yes", "no"])
+@pytest.mark.parametrize("where", [pytest.param("yes", marks=pytest.mark.long), "no"])
 def test_the_whole_path_from_a_folder_to_samples(tmp_path, where, capsys):
     write(tmp_path / "own/train", pictures(9))
     write(tmp_path / "own/test", pictures(4, seed=1))

@@ -28,8 +28,7 @@ pytestmark = pytest.mark.float32
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    train.train(runs.images(num_classes=10), workdir)
+    workdir = runs.copy_of("classes", tmp_path_factory.mktemp("run"))
     return trained.load(workdir), workdir
 
 

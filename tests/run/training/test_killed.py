@@ -79,7 +79,7 @@ def unfinished(workdir):
 def test_kill_9_at_any_moment_loses_no_more_than_the_steps_since_the_last_checkpoint(
     lives, arguments, template, tmp_path, pytestconfig
 ):
-    moments, saves, steps = (20, 3, 5) if pytestconfig.getoption("--all") else (8, 1, 3)
+    moments, saves, steps = (20, 3, 5) if pytestconfig.getoption("--all") else (6, 1, 3)
     chance = random.Random(0)
     workdir, whole = tmp_path / "killed", tmp_path / "whole"
     left, during_save = {}, 0
