@@ -1,4 +1,4 @@
-"""Lossless compression by a diffusion model: bits-back coding whose length is the bound."""
+"""Lossless compression by a diffusion model: bits-back coding about as long as the bound."""
 
 from vdm.codec.codec import Codec, Encoded, batch_sizes
 from vdm.codec.stack import DamagedError
