@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import runs
 from vdm.run import cli, sample
@@ -87,3 +88,18 @@ def test_samples_that_are_not_finite_are_not_written(tmp_path, capsys, monkeypat
     assert cli.main(["sample", f"--workdir={tmp_path / 'run'}", "--num=4"]) == 2
     assert "samples of step 3 are not finite: ancestral, 3 steps" in capsys.readouterr().err
     assert not (tmp_path / "run/samples.png").exists()
+
+
+def test_samples_as_single_images(tmp_path, capsys):
+    run, out = runs.copy_of("images", tmp_path / "run"), tmp_path / "out/samples"
+    command = ["sample", f"--workdir={run}", "--num=5", f"--out={out}"]
+    assert cli.main(command) == 0
+    assert cli.main([*command[:-1], f"--out={tmp_path / 'x.npy'}"]) == 0
+    files = sorted(out.iterdir())
+    assert [file.name for file in files] == [f"{i:06}.png" for i in range(5)]
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    x = np.load(tmp_path / "x.npy")[..., 0]
+    np.testing.assert_array_equal(pixels, np.round(x * 255 / 16))
+    capsys.readouterr()
+    assert cli.main(command) == cli.EXIT_USER_ERROR
+    assert "exists already: expected a new folder" in capsys.readouterr().err

@@ -67,6 +67,7 @@ def check_condition(
         raise ValueError(f"{expected}: got shape {cond.shape}")
     if num_classes is None or isinstance(cond, jax.core.Tracer) or not cond.size:
         return
-    for value in (int(np.min(cond)), int(np.max(cond))):
+    values = np.asarray(cond)  # NumPy's: a minimum of JAX would be traced where others are
+    for value in (int(values.min()), int(values.max())):
         if not -1 * optional_cond <= value < num_classes:
             raise ValueError(f"{expected}: got {value}")

@@ -49,7 +49,10 @@ def parser() -> argparse.ArgumentParser:
         "--num", type=int, default=64, help=f"number of samples ({NUM_SAMPLES}; default 64)"
     )
     sample.add_argument(
-        "--out", type=pathlib.Path, help="a .png or .npy file (default: samples.png in the workdir)"
+        "--out",
+        type=pathlib.Path,
+        help="a .png or .npy file, or a new folder for a .png of each image (default: samples.png "
+        "in the workdir)",
     )
     _add_settings(sample, SampleConfig)
     sample.set_defaults(command="sample")

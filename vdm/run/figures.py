@@ -7,24 +7,29 @@ import numpy as np
 from PIL import Image
 
 from vdm.run.errors import UserError
-from vdm.run.system.files import replacing
+from vdm.run.system.files import new_folder, replacing
 
 MIN_IMAGE_SIZE = 48  # pixels of the picture; smaller images are enlarged by a whole factor
 
 
 def kind(path: pathlib.Path, shape: tuple[int, ...], levels: int | None) -> str:
-    """Return what to write to `path` for examples of a shape: "array", "grid" or "scatter".
+    """Return what to write for examples of a shape: "array", "grid", "folder" or "scatter".
 
-    A .npy holds any data; a .png shows integer images [h, w, 1 or 3] as a grid and points
-    [2] as a scatter. Raises UserError for another ending or shape.
+    A .npy holds any data; a .png shows integer images [h, w, 1 or 3] as a grid, a new folder (a
+    name without an ending) holds a .png of each, and a .png shows points [2] as a scatter. Raises
+    UserError for another ending or shape, and for a folder that exists.
     """
     if path.suffix == ".npy":
         return "array"
-    if path.suffix != ".png":
-        raise UserError(f"samples are written as .png or .npy: got {path.name!r}")
+    if path.suffix not in (".png", ""):
+        raise UserError(
+            f"samples are written as .png or .npy, or into a new folder: got {path.name!r}"
+        )
+    if path.suffix == "" and path.exists():
+        raise UserError(f"{path} exists already: expected a new folder")
     if levels is not None and len(shape) == 3 and shape[-1] in (1, 3):
-        return "grid"
-    if shape == (2,):
+        return "grid" if path.suffix else "folder"
+    if shape == (2,) and path.suffix:
         return "scatter"
     raise UserError(
         f"{'real numbers' if levels is None else 'integers'} of shape {list(shape)} cannot be "
@@ -40,6 +45,11 @@ def write(
     A scatter shows them with as many points of `data`, the training set, if given.
     """
     how = kind(path, x.shape[1:], levels)
+    if how == "folder" and levels is not None:
+        with new_folder(path) as folder:
+            for i, image in enumerate(eight_bit(x, levels)):
+                _image(image).save(folder / f"{i:06}.png")
+        return
     with replacing(path) as temporary:
         if how == "array":
             np.save(temporary, x)
@@ -79,7 +89,12 @@ def enlargement(height: int) -> int:
 def _to_image(x: np.ndarray, levels: int) -> Image.Image:
     factor = enlargement(x.shape[1])
     whole = grid(eight_bit(x, levels)).repeat(factor, axis=0).repeat(factor, axis=1)
-    return Image.fromarray(whole[..., 0] if whole.shape[-1] == 1 else whole)
+    return _image(whole)
+
+
+def _image(x: np.ndarray) -> Image.Image:
+    # Grey images have no axis of channels for Pillow.
+    return Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
 
 
 def _scatter(panels: dict[str, np.ndarray], path: pathlib.Path) -> None:

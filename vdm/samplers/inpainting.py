@@ -33,7 +33,8 @@ def inpaint(
     and missing parts are independent. `resample` > 1 takes each step that many times, going
     back in between by q(z_t|z_s), so that the missing part fits the known one; each repetition
     costs a step. For two normal numbers of correlation 0.8 the conditional mean is 40 % off with
-    1, the default, and 4 % with 8. What a multistep sampler remembers is the same for every repetition of a step.
+    1, the default, and 4 % with 8. What a multistep sampler remembers is the same for every
+    repetition of a step.
 
     Raises ValueError for a resample < 1, a mask whose shape is not x's, and as `sample` does.
     """

@@ -4,6 +4,7 @@ import hashlib
 import io
 import random
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -187,3 +188,16 @@ def test_a_file_that_is_not_there_or_empty_is_one_clear_line(tmp_path):
         file_format.survey(tmp_path / "none")
     with pytest.raises(UserError, match="not written by `vdm compress`"):
         survey(tmp_path, b"")
+
+
+def test_names_take_memory_only_where_they_are_as_many_as_the_examples(tmp_path, monkeypatch):
+    """261 kB of packed names would take 4.6 GB when they are split."""
+    header = HEADER._replace(kind="images", num_examples=5, names=("a",) * 2_000_000)
+    path = tmp_path / "x.vdm"
+    with path.open("wb") as file:
+        file_format.Writer(file, header).end()
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"is not valid .*(names take more|it has .* names)"):
+        file_format.survey(path)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()

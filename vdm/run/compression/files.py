@@ -13,8 +13,6 @@ else, hidden files and links to folders included; empty subfolders are lost.
 import contextlib
 import os
 import pathlib
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -25,7 +23,7 @@ from PIL import Image
 from vdm.run.compression.format import Header
 from vdm.run.data import arrays, images
 from vdm.run.errors import UserError
-from vdm.run.system.files import replacing, umask
+from vdm.run.system.files import new_folder, replacing
 
 Put = Callable[[range, np.ndarray], None]
 
@@ -81,7 +79,7 @@ def writing(path: pathlib.Path, header: Header) -> Iterator[Put]:
     """
     check_target(path, header)
     if header.kind == "images":
-        with _new_folder(path) as folder:
+        with new_folder(path) as folder:
             yield lambda rows, x: _write_images(folder, header, rows, x)
         return
     with replacing(path) as temporary:
@@ -169,20 +167,3 @@ def _write_image(file: pathlib.Path, image: np.ndarray) -> None:
     # Grey images have no axis of channels for Pillow.
     plain = image[..., 0] if image.shape[-1] == 1 else image
     Image.fromarray(plain).save(file, format="PNG", optimize=True)
-
-
-@contextlib.contextmanager
-def _new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    except OSError as error:
-        raise UserError(f"cannot write to {path.parent}: {error.strerror}") from error
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~umask())
-        temporary.rename(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

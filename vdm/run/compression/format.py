@@ -38,6 +38,7 @@ _BLOCK = struct.Struct("<II")  # number of the block, CRC-32 of its data
 _DIGEST_BYTES = 8
 _MAX_DIMS = 2**31  # of one example
 _MAX_NAMES = 2**28  # bytes of all names together
+_MAX_RATIO = 256  # to which names of one long folder may have been compressed
 
 
 class Header(NamedTuple):
@@ -210,7 +211,8 @@ def _read_header(body: bytes, path: pathlib.Path) -> Header:
         )
     try:
         values = dict(zip(Header._fields, msgpack.unpackb(body[1:]), strict=True))
-        names, shape = _unpack_names(values["names"]), tuple(values["shape"])
+        count = {"images": values["num_examples"], "npz": 1}.get(values["kind"], 0)
+        names, shape = _unpack_names(values["names"], count), tuple(values["shape"])
         header = Header(**{**values, "names": names, "shape": shape})
         _check(header)
     # Whatever is wrong: its checksum is right, so another program wrote it.
@@ -219,11 +221,18 @@ def _read_header(body: bytes, path: pathlib.Path) -> Header:
     return header
 
 
-def _unpack_names(packed: bytes) -> tuple[str, ...]:
+def _unpack_names(packed: bytes, count: int) -> tuple[str, ...]:
+    """Return the names; raises ValueError unless there are `count`, before they take memory."""
     if not packed:
         return ()
-    text = zlib.decompressobj().decompress(packed, _MAX_NAMES).decode(errors="surrogateescape")
-    return tuple(text.split("\0"))
+    most = min(_MAX_NAMES, _MAX_RATIO * len(packed))
+    unpacker = zlib.decompressobj()
+    text = unpacker.decompress(packed, most)
+    if unpacker.unconsumed_tail:
+        raise ValueError(f"its names take more than {most:,} bytes")
+    if (there := text.count(b"\0") + 1) != count:
+        raise ValueError(f"it has {there:,} names, expected {count:,}")
+    return tuple(text.decode(errors="surrogateescape").split("\0"))
 
 
 def _check(header: Header) -> None:
