@@ -118,6 +118,7 @@ LAWS = {name: from_schedule(schedule) for name, schedule in SCHEDULES.items()} |
     "adaptive iid": lambda u: adaptive.levels(some_histogram(), u, HIGH, LOW, stratified=False),
     "adaptive empty": lambda u: adaptive.levels(adaptive.init(5), u, HIGH, LOW),
 }
+LAWS = {name: jax.jit(law) for name, law in LAWS.items()}
 every_law = pytest.mark.parametrize("name", LAWS)
 
 

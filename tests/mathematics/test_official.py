@@ -238,7 +238,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+def shorter():
+    """The network schedule is in two of the cases."""
+    twice = "network schedule"
+    return [pytest.param(n, marks=pytest.mark.long) if n == twice else n for n in CASES]
+
+
+@pytest.mark.parametrize("name", shorter())
 def test_every_case_is_the_numpy_computation(name):
     layout, num_steps, arguments = CASES[name]
     groups = arguments.get("num_groups", 32)
