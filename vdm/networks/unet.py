@@ -96,7 +96,10 @@ class UNet(nn.Module):
         or TypeError for a condition that the network was not built for.
         """
         if z.ndim != 4:
-            raise ValueError(f"UNet expects images z of shape [b, h, w, c]: got shape {z.shape}")
+            hint = " (x[..., None] adds an axis of one channel)" if z.ndim == 3 else ""
+            raise ValueError(
+                f"UNet expects images z of shape [b, h, w, c]: got shape {z.shape}{hint}"
+            )
         check_log_snr(log_snr, z)
         check_condition(cond, z.shape[0], self.num_classes, self.cond_dim, self.optional_cond)
         level = embed(

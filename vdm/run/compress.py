@@ -108,7 +108,12 @@ def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: 
             f"intact{more}"
         )
     files.check_target(out, header)
-    if header.model != model_sum(run) or header.shape != run.shape:
+    if header.shape != run.shape:
+        raise UserError(
+            f"{path} was compressed with another model: expected examples of shape "
+            f"{list(run.shape)}, got {list(header.shape)}"
+        )
+    if header.model != model_sum(run):
         raise UserError(
             f"{path} was compressed with another model: expected the fingerprint "
             f"{model_sum(run).hex()}, got {header.model.hex()}"

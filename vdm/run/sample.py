@@ -20,11 +20,14 @@ from vdm.run.training import checks
 from vdm.samplers import Sampler
 
 GRID_SIZE = 64  # samples in a grid
+USUAL_GUIDANCE = 20.0  # beyond it samples saturate
 
 
 def sample(trained: Trained, num: int, settings: SampleConfig) -> np.ndarray:
     """Return `num` samples as data, with a bar; raises UserError as `chunks`."""
     drawn = []
+    if abs(settings.guidance) > USUAL_GUIDANCE:
+        say(f"guidance {settings.guidance:g} is far beyond what is usual, from 1 to about 8")
     with bar("sample", num) as advance:
         for chunk in chunks(trained, num, settings):
             drawn.append(chunk)

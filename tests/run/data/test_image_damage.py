@@ -97,3 +97,21 @@ def test_a_pipe_among_images_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "c.png")
     with pytest.raises(UserError, match=r"c\.png is not a file"):
         read(tmp_path)
+
+
+def test_a_fan_of_links_is_refused_at_once(tmp_path):
+    folder_of(tmp_path)
+    for i in range(12):
+        (tmp_path / f"d{i}").mkdir()
+        for j in range(12):
+            (tmp_path / f"d{i}/to_{j}").symlink_to(tmp_path / f"d{j}")
+    with pytest.raises(UserError, match="is behind more than 4 links"):
+        read(tmp_path)
+
+
+def test_deep_folders_are_read(tmp_path):
+    folder_of(tmp_path)
+    deep = tmp_path.joinpath(*["d"] * 300)
+    deep.mkdir(parents=True)
+    Image.fromarray(PIXELS).save(deep / "c.png")
+    assert sum(map(len, read(tmp_path))) == 3

@@ -22,6 +22,7 @@ from vdm.run.system.files import check_is_file
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # By its content Pillow takes a file for any of its formats, some of which start other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+MOST_LINKS = 4  # to folders, on the way to an image
 ORIENTATION = 0x0112  # the EXIF tag of how a camera was held; 1 is upright
 # The mode in which an image of each of Pillow's modes is read, without loss.
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "I;16": "I;16"}
@@ -89,18 +90,28 @@ def survey(path: str) -> Folder:
 
 
 def _images_below(root: pathlib.Path) -> Iterator[str]:
-    """Yield all images relative to the folder, through links too, but no hidden files."""
+    """Yield all images relative to the folder, through links too, but no hidden files.
+
+    A link back to a folder above is not followed, which would never end. Raises UserError for a
+    folder behind more links than MOST_LINKS, whose number can grow without bound.
+    """
+    above: dict[pathlib.Path, frozenset[pathlib.Path]] = {}  # real folders, the own one too
+    links = {root: 0}
     for folder, inner, names in os.walk(root, followlinks=True):
         here = pathlib.Path(folder)
-        # A link back to a folder above would never end.
-        above = {here.resolve()}
-        for parent in here.relative_to(root).parents:
-            above.add((root / parent).resolve())
+        above[here] = above.get(here.parent, frozenset()) | {here.resolve()}
         inner[:] = [
             name
             for name in inner
-            if not name.startswith(".") and (here / name).resolve() not in above
+            if not name.startswith(".") and (here / name).resolve() not in above[here]
         ]
+        for name in inner:
+            links[here / name] = links[here] + (here / name).is_symlink()
+            if links[here / name] > MOST_LINKS:
+                raise UserError(
+                    f"{here / name} is behind more than {MOST_LINKS} links to folders: expected a "
+                    "plainer tree of folders"
+                )
         for name in names:
             if name.lower().endswith(ENDINGS) and not name.startswith("."):
                 yield (here / name).relative_to(root).as_posix()
