@@ -117,31 +117,21 @@ def _claim(
     Raises UserError for a workdir that cannot take the run; a new one is then removed again.
     """
     fresh = not workdir.exists()
+    stack.enter_context(lock.held(workdir))  # what another run holds is not ours to remove
     try:
-        return _claimed(stack, config, workdir, made, template)
+        sweep(workdir)
+        writer = metrics.Writer(workdir, tensorboard=config.train.tensorboard)
+        stack.enter_context(contextlib.closing(writer))
+        folder = checkpoint.folder_of(workdir)
+        check_writable(folder)
+        disk.check_room(folder, disk.num_bytes(template), config.train.checkpoints_kept)
+        # Last: a run that was refused must leave nothing that the next run would have to match.
+        configs.keep(config, workdir)
+        data.keep(made.dataset, workdir)
     except UserError:
-        if fresh:  # what was refused leaves nothing
+        if fresh:
             shutil.rmtree(workdir, ignore_errors=True)
         raise
-
-
-def _claimed(
-    stack: contextlib.ExitStack,
-    config: Config,
-    workdir: pathlib.Path,
-    made: Parts,
-    template: TrainState,
-) -> metrics.Writer:
-    stack.enter_context(lock.held(workdir))
-    sweep(workdir)
-    writer = metrics.Writer(workdir, tensorboard=config.train.tensorboard)
-    stack.enter_context(contextlib.closing(writer))
-    folder = checkpoint.folder_of(workdir)
-    check_writable(folder)
-    disk.check_room(folder, disk.num_bytes(template), config.train.checkpoints_kept)
-    # Last: a run that was refused must leave nothing that the next run would have to match.
-    configs.keep(config, workdir)
-    data.keep(made.dataset, workdir)
     return writer
 
 

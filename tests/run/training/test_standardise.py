@@ -76,6 +76,7 @@ def test_bits_and_samples_are_in_the_users_unit(tmp_path, capsys):
         assert cli.main(command) == 0
         # It resumes, although the run's config now has mean and std.
         assert cli.main([*command, "--config.train.num_steps=6"]) == 0
+        assert cli.main(["train", f"--workdir={run}"]) == 0
         assert cli.main(["evaluate", f"--workdir={run}"]) == 0
         out = run / "samples.npy"
         assert cli.main(["sample", f"--workdir={run}", "--num=9", f"--out={out}"]) == 0
@@ -144,6 +145,11 @@ def test_the_cost_of_the_clean_end_is_a_divergence_of_two_normals(log_snr_max, w
     far = 12 * noise.std()
     nats, _ = integrate.quad(integrand, -far, far, epsabs=1e-12)
     assert scale.decoder_cost(log_snr_max, width) == pytest.approx(nats / math.log(2), rel=1e-6)
+
+
+def test_a_scale_without_measure_costs_without_bound():
+    assert scale.decoder_cost(8.0, 1e-200) == np.inf
+    assert scale.decoder_cost(8.0, math.exp(-4)) == pytest.approx(0, abs=1e-12)
 
 
 def test_costs_are_said_before_training(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import runs
 from vdm.run import cli, trained
 from vdm.run.errors import UserError
-from vdm.run.system import disk, files
+from vdm.run.system import disk, files, lock
 
 pytestmark = pytest.mark.float32
 
@@ -24,6 +24,20 @@ def test_a_refused_training_leaves_no_new_workdir(tmp_path, monkeypatch, capsys)
     (run / "notes.txt").write_text("mine")
     assert cli.main(["train", f"--config={file}", f"--workdir={run}"]) == 2
     assert (run / "notes.txt").read_text() == "mine" and not (run / "config.json").exists()
+
+
+def test_what_another_run_has_just_taken_is_not_removed(tmp_path, monkeypatch):
+    file = runs.write_config_file(tmp_path / "c.py", runs.points())
+    run = tmp_path / "run"
+
+    def taken(workdir):
+        run.mkdir()
+        (run / "of_the_other").touch()
+        raise UserError("another run is training")
+
+    monkeypatch.setattr(lock, "held", taken)
+    assert cli.main(["train", f"--config={file}", f"--workdir={run}"]) == 2
+    assert [path.name for path in run.iterdir()] == ["of_the_other"]
 
 
 def refuse(*args):

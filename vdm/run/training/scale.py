@@ -18,6 +18,7 @@ from vdm.run.errors import UserError
 WORTH_SAYING, REFUSED = 0.1, 1.0
 # The encoded mean square that is worth a line.
 SMALL, LARGE = 0.1, 10.0
+LARGEST = 700.0  # whose exponential is a float64
 ROUNDING = 0.1  # of float32, in units of the likelihood's scale
 
 
@@ -99,5 +100,7 @@ def decoder_cost(log_snr_max: float, scale: float) -> float:
     It is KL(N(0, e^{−λ_max}) ‖ N(0, scale²)), by which the bound of a perfect network is above the
     entropy of data that are smooth on both scales.
     """
-    ratio = math.exp(-log_snr_max) / scale**2
-    return 0.5 * (ratio - 1 - math.log(ratio)) / math.log(2)
+    log_ratio = -log_snr_max - 2 * math.log(scale)
+    if log_ratio > LARGEST:
+        return math.inf
+    return 0.5 * (math.expm1(log_ratio) - log_ratio) / math.log(2)
