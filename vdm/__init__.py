@@ -4,6 +4,7 @@ Names are imported when they are first used: `vdm --help` needs none of them.
 """
 
 import importlib
+import importlib.util
 import typing
 
 if typing.TYPE_CHECKING:
@@ -64,14 +65,16 @@ __all__ = [
 _FROM = {"VDM": "model", "VLB": "losses", "bits_per_dim": "losses", "fit": "fitting"}
 
 
-def __getattr__(name: str) -> typing.Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'vdm' has no attribute {name!r}")
-    module = importlib.import_module(f"vdm.{_FROM.get(name, name)}")
-    value = getattr(module, name) if name in _FROM else module
-    globals()[name] = value
-    return value
+if not typing.TYPE_CHECKING:  # a type checker would take any name for known
 
+    def __getattr__(name: str) -> typing.Any:
+        where = f"vdm.{_FROM.get(name, name)}"
+        if name.startswith("_") or importlib.util.find_spec(where) is None:
+            raise AttributeError(f"module 'vdm' has no attribute {name!r}")
+        module = importlib.import_module(where)
+        value = getattr(module, name) if name in _FROM else module
+        globals()[name] = value
+        return value
 
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

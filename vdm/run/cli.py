@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import io
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,11 @@ from vdm.run.system.files import check_writable
 from vdm.run.system.signals import Terminated, end_by_sigterm, sigterm_leaves
 from vdm.run.training import checks
 
+# A full disk, no rights, a name too long, too many files: not our mistakes.
+OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.EPIPE),
+}
 EXIT_INCOMPLETE = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -41,7 +47,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"vdm: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except OSError as error:  # of the machine: a full disk, a name too long, no rights
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
         named = "" if error.filename is None else f"{error.filename}: "
         print(f"vdm: {named}{error.strerror or error}", file=sys.stderr)
         return EXIT_USER_ERROR

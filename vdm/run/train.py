@@ -98,7 +98,10 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                 run = Trained(
                     config, trainer.model, mesh, state.ema, step, dataset.shape, condition
                 )
-                sample.write(run, sample.GRID_SIZE, config.sample, _grid(workdir, step))
+                try:
+                    sample.write(run, sample.GRID_SIZE, config.sample, _grid(workdir, step))
+                except UserError as error:  # a picture on the way must not end the training
+                    say(f"no grid of samples at step {step}: {error}")
                 started += time.perf_counter() - before  # not counted in the rate of training
     if step < every.num_steps:
         raise signals.Terminated(f"stopped by SIGTERM at step {step}")

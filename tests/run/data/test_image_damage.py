@@ -76,6 +76,38 @@ def test_a_palette_of_greys_is_one_channel(tmp_path):
         assert x.shape == (1, 32, 32, 1)
 
 
+def test_a_palette_of_greys_among_colours_is_colour(tmp_path):
+    grey, colour = Image.fromarray(PIXELS[..., 0]).convert("P"), Image.fromarray(PIXELS)
+    grey.putpalette(np.repeat(np.arange(256, dtype=np.uint8), 3).tobytes())
+    grey.save(tmp_path / "a.png")
+    colour.save(tmp_path / "b.png")
+    colour.quantize(16).save(tmp_path / "c.png")
+    whole = np.concatenate(read(tmp_path))
+    assert whole.shape == (3, 32, 32, 3)
+    assert any(np.array_equal(x, np.repeat(PIXELS[..., :1], 3, axis=-1)) for x in whole)
+    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "d.png")
+    with pytest.raises(UserError, match="expected one size and one kind"):
+        read(tmp_path)
+
+
+def test_a_damaged_palette_image_is_named(tmp_path):
+    for name in ("a", "b"):
+        Image.fromarray(PIXELS).quantize(16).save(tmp_path / f"{name}.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:-40])
+    with pytest.raises(UserError, match=r"cannot read the image .*a\.png"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("upright", [0, 1])
+def test_an_upright_image_is_read(tmp_path, upright):
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = upright
+    for name in ("a", "b"):
+        Image.fromarray(PIXELS).save(tmp_path / f"{name}.jpg", exif=exif)
+    assert sum(map(len, read(tmp_path))) == 2
+
+
 def test_an_image_that_has_to_be_turned_is_refused(tmp_path):
     folder_of(tmp_path)
     exif = Image.Exif()

@@ -24,8 +24,10 @@ def test_rounding_is_what_float32_loses():
 
 
 def test_a_constant_has_the_spread_one():
-    x = np.full((100, 1), 0.1)
-    found = moments.of(x)
-    assert moments.spread(float(found.mean[0]), float(found.variance[0])) == 1.0
-    assert moments.spread(0.0, 0.0) == 1.0
-    assert moments.spread(5.0, 4.0) == 2.0
+    parts = [moments.of(np.full((n, 1), 1e8 + 0.1)) for n in (100, 7)]
+    found = moments.join(*parts)
+    assert found.mean[0] == 1e8 + 0.1 and found.variance[0] == 0 and found.is_constant[0]
+    assert moments.spread(0.0) == 1.0 and moments.spread(4.0) == 2.0
+    # Little of a large number is no constant.
+    both = np.array([[1e8 + 0.1, 1000.0], [1e8 + 0.1, 1000.0001]])
+    assert moments.of(both).is_constant.tolist() == [True, False]

@@ -27,7 +27,7 @@ TABLE = RNG.normal([1000.0, -3.0, 0.02], [50.0, 2.0, 1e-3], (300, 3)).astype(np.
 def config_of(path, standardise="none", likelihood=None, **train):
     config = runs.points(**train)
     model = dataclasses.replace(config.model, likelihood=likelihood or config.model.likelihood)
-    where = DataConfig("arrays", str(path), standardise)
+    where = DataConfig("arrays", str(path), standardise=standardise)
     return dataclasses.replace(config, data=where, model=model)
 
 
@@ -93,7 +93,7 @@ def test_bits_and_samples_are_in_the_users_unit(tmp_path, capsys):
 def test_what_cannot_be_meant_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", TABLE)
     own = {"name": "gaussian", "scale": 0.02, "mean": 3.0}
-    with pytest.raises(UserError, match=r"likelihood.mean is 3, and data.standardise='all' finds"):
+    with pytest.raises(UserError, match=r"likelihood.mean is 3, but data.standardise='all' finds"):
         parts.prepare(config_of(tmp_path / "x.npy", "all", own))
     config = runs.images()
     data = dataclasses.replace(config.data, standardise="all")
@@ -117,6 +117,23 @@ def test_structure_that_float32_loses_is_refused(tmp_path):
         parts.prepare(config_of(tmp_path / "x.npy", likelihood=own))
     np.save(tmp_path / "near.npy", 60 * RNG.normal(size=(400, 2)))
     parts.prepare(config_of(tmp_path / "near.npy", likelihood={**own, "mean": 0.0}))
+
+
+def test_a_constant_loses_nothing_and_a_little_of_much_is_lost(tmp_path):
+    x = np.stack([np.full(400, 1e8 + 0.1), RNG.normal(size=400)], axis=1)
+    np.save(tmp_path / "constant.npy", x)
+    parts.prepare(config_of(tmp_path / "constant.npy", "auto"))
+    x[:, 0] = 1000 + 5e-5 * RNG.normal(size=400)
+    np.save(tmp_path / "little.npy", x)
+    with pytest.raises(UserError, match="float32 moves numbers"):
+        parts.prepare(config_of(tmp_path / "little.npy", "auto"))
+
+
+def test_the_wrong_number_of_means_is_one_line(tmp_path):
+    np.save(tmp_path / "three.npy", TABLE)
+    own = {"name": "gaussian", "scale": 0.02, "mean": (0.0, 1.0)}
+    with pytest.raises(UserError, match="the model does not fit"):
+        parts.prepare(config_of(tmp_path / "three.npy", likelihood=own))
 
 
 def test_the_likelihood_takes_the_mean_off_before_it_rounds():

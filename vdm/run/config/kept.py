@@ -65,10 +65,16 @@ def keep(config: Config, workdir: pathlib.Path) -> None:
             key = fixed[0]
             more = f" (and {len(fixed) - 1} more)" if len(fixed) > 1 else ""
             raise UserError(
-                f"{workdir} holds a run with another config: {key} is {old.get(key)!r} there and "
-                f"{new.get(key)!r} here{more}. Use another --workdir, or the same config to resume"
+                f"{workdir} holds a run with another config: {key} is {_said(old.get(key))} there "
+                f"and {_said(new.get(key))} here{more}. Use another --workdir, or the same "
+                "config to resume"
             )
     write_json(path, to_dict(config))
+
+
+def _said(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _may_change(key: str, config: Config, longer: bool) -> bool:

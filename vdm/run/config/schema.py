@@ -40,12 +40,6 @@ class DataConfig:
 
     name: str = needed("a set of vdm.run.data, or an image set of tensorflow-datasets")
     path: str = option("", "file or folder of the user's own examples")
-    standardise: str = option(
-        "none",
-        "take mean and standard deviation of the training examples off real numbers: one pair for "
-        "all, or one for each entry of the last axis (per_feature); auto: per_feature of tables",
-        Word(words.STANDARDISE),
-    )
     augment: str = option(
         "none",
         "of images: every element of the group equally likely, or each kind with probability ½ "
@@ -54,6 +48,12 @@ class DataConfig:
     )
     in_memory: str = option(
         "auto", "whether examples are kept in memory or read while training", Word(words.IN_MEMORY)
+    )
+    standardise: str = option(
+        "none",
+        "take mean and standard deviation of the training examples off real numbers: one pair for "
+        "all, or one for each entry of the last axis (per_feature); auto: per_feature of tables",
+        Word(words.STANDARDISE),
     )
 
 

@@ -106,7 +106,7 @@ def _open(path: pathlib.Path) -> Mapping[str, np.ndarray]:
         arrays = read_file(path)
         _check_names(arrays, ("x", "labels") if "x" in arrays else ("x", *SPLIT_NAMES), path)
         return arrays
-    files = sorted(file for file in path.iterdir() if file.suffix in (".npy", ".npz"))
+    files = sorted(file for file in path.iterdir() if _is_array(file))
     _check_names([file.stem for file in files], SPLIT_NAMES, path)
     joined: dict[str, np.ndarray] = {}
     for file in files:
@@ -121,6 +121,10 @@ def _open(path: pathlib.Path) -> Mapping[str, np.ndarray]:
                 raise UserError(f"{path} has {name} twice: in {file.name} and in another file")
             joined[name] = value
     return joined
+
+
+def _is_array(file: pathlib.Path) -> bool:
+    return file.suffix in (".npy", ".npz") and not file.name.startswith(".")
 
 
 def _check_names(names: Collection[str], known: tuple[str, ...], where: pathlib.Path) -> None:

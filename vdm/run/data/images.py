@@ -24,6 +24,7 @@ ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MOST_LINKS = 4  # to folders, on the way to an image
 ORIENTATION = 0x0112  # the EXIF tag of how a camera was held; 1 is upright
+GREYS = "palette of greys"
 # The mode in which an image of each of Pillow's modes is read, without loss.
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "I;16": "I;16"}
 
@@ -119,17 +120,21 @@ def _images_below(root: pathlib.Path) -> Iterator[str]:
 
 def common(root: pathlib.Path, files: list[str]) -> tuple[tuple[int, int, int], np.dtype]:
     """Return the shape and type that all images have; raises UserError naming two that differ."""
-    first = _head(root / files[0])
-    for file in files[1:]:
-        head = _head(root / file)
-        if head != first:
+    heads = [_head(root / file) for file in files]
+    # A palette of greys is grey among greys, and colour among colours.
+    modes = {mode for _, mode in heads} - {GREYS}
+    (size, mode), known = heads[0], modes.pop() if len(modes) == 1 else GREYS
+    for file, head in zip(files, heads, strict=True):
+        fits = head[1] == mode or (GREYS in (head[1], mode) and known in ("L", "RGB"))
+        if head[0] != size or not fits:
             raise UserError(
-                f"the images in {str(root)!r} differ: {files[0]} is {_said(first)}, {file} is "
+                f"the images in {str(root)!r} differ: {files[0]} is {_said(heads[0])}, {file} is "
                 f"{_said(head)}; expected one size and one kind"
             )
-    (width, height), mode = first
-    channels = 3 if mode == "RGB" else 1
-    return (height, width, channels), np.dtype(np.uint16 if mode == "I;16" else np.uint8)
+    width, height = size
+    final = "L" if known == GREYS else known
+    dtype = np.dtype(np.uint16 if final == "I;16" else np.uint8)
+    return (height, width, 3 if final == "RGB" else 1), dtype
 
 
 def _head(file: pathlib.Path) -> tuple[tuple[int, int], str]:
@@ -144,11 +149,16 @@ def _head(file: pathlib.Path) -> tuple[tuple[int, int], str]:
 
 
 def _mode(image: Image.Image) -> str:
-    """Return the mode to read an image in: a palette of greys holds one channel, not three."""
-    palette = image.getpalette() if image.mode == "P" else None
-    if palette and palette[0::3] == palette[1::3] == palette[2::3]:
-        return "L"
-    return MODES.get(image.mode, image.mode)
+    return GREYS if _has_greys(image) else MODES.get(image.mode, image.mode)
+
+
+def _has_greys(image: Image.Image) -> bool:
+    """Return whether an image has a palette of nothing but greys; its pixels are not decoded."""
+    palette = image.palette if image.mode == "P" else None
+    if palette is None or (palette.rawmode or palette.mode) not in ("RGB", "BGR"):
+        return False
+    values = bytes(palette.palette)
+    return values[0::3] == values[1::3] == values[2::3]
 
 
 def _kind(image: Image.Image, file: pathlib.Path) -> str:
@@ -167,7 +177,7 @@ def _kind(image: Image.Image, file: pathlib.Path) -> str:
     try:
         # Pillow decodes a whole PNG to look for EXIF data behind the pixels.
         has_exif = image.format != "PNG" or "exif" in image.info
-        turned = has_exif and image.getexif().get(ORIENTATION, 1) != 1
+        turned = has_exif and image.getexif().get(ORIENTATION) in range(2, 9)
     except Exception as error:
         raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
     if turned:
@@ -201,7 +211,9 @@ def decode(file: pathlib.Path, folder: Folder) -> np.ndarray:
             image.verify()
         # An image that was verified has to be opened again.
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            mode = _mode(image)
+            mode = MODES.get(image.mode, image.mode)
+            if folder.shape[-1] == 1 and _has_greys(image):
+                mode = "L"
             x = np.asarray(image if image.mode == mode else image.convert(mode))
     except Exception as error:
         raise UserError(f"cannot read the image {file}: {_reason(error)}") from error

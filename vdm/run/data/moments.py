@@ -18,6 +18,11 @@ class Moments(NamedTuple):
     rounding: np.ndarray
 
     @property
+    def is_constant(self) -> np.ndarray:
+        """Which of the entries are constant."""
+        return self.variance == 0
+
+    @property
     def of_all(self) -> tuple[float, float]:
         """Mean and variance of all numbers together."""
         return float(self.mean.mean()), float(self.variance.mean() + self.mean.var())
@@ -28,7 +33,8 @@ def of(x: np.ndarray) -> Moments:
     rows = x.reshape(-1, x.shape[-1])
     exact = rows.astype(np.float64)
     rounding = np.abs(exact - rows.astype(np.float32)).max(axis=0)
-    return Moments(len(rows), exact.mean(axis=0), exact.var(axis=0), rounding)
+    apart = exact - exact[0]  # so that a constant has no variance at all
+    return Moments(len(rows), exact[0] + apart.mean(axis=0), apart.var(axis=0), rounding)
 
 
 def join(one: Moments, other: Moments) -> Moments:
@@ -41,6 +47,6 @@ def join(one: Moments, other: Moments) -> Moments:
     return Moments(size, one.mean + share * apart, variance, rounding)
 
 
-def spread(mean: float, variance: float) -> float:
-    """Return the standard deviation; 1 of a constant, whose variance is rounding."""
-    return 1.0 if variance <= (1e-7 * mean) ** 2 else math.sqrt(variance)
+def spread(variance: float) -> float:
+    """Return the standard deviation; 1 of a constant."""
+    return math.sqrt(variance) if variance > 0 else 1.0

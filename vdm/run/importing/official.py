@@ -24,7 +24,7 @@ from vdm.run.importing.checkpoint_file import Checkpoint, read
 from vdm.run.importing.settings import SCHEDULES, settle
 from vdm.run.system import lock
 from vdm.run.system.files import check_writable
-from vdm.run.training import parts, program as programs
+from vdm.run.training import parts, program as programs, standardise
 from vdm.run.training.step import Batch, TrainState
 from vdm.run.workdir import checkpoint
 
@@ -69,6 +69,7 @@ def prepare(path: pathlib.Path, config: Config, stated: Collection[str]) -> Impo
             f"{path} models images [height, width, {channels}]: got {dataset.version} of shape "
             f"{list(dataset.shape)}"
         )
+    config = standardise.resolved(config, dataset)
     trainer, condition = parts.fitted(config, dataset)
     one = np.arange(1)
     example = Batch(dataset.take(one).x, condition.of_samples(one))

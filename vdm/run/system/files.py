@@ -105,7 +105,8 @@ def read_json(path: pathlib.Path) -> Any:
 def check_is_file(path: pathlib.Path) -> None:
     """Raise UserError for what is there and is no file: a pipe would be waited for without end."""
     if path.exists() and not path.is_file():
-        raise UserError(f"{path} is not a file: {'a folder' if path.is_dir() else 'a pipe, say'}")
+        what = "a folder" if path.is_dir() else "a pipe or a device"
+        raise UserError(f"{path} is not a file: it is {what}")
 
 
 def check_writable(folder: pathlib.Path) -> None:

@@ -44,10 +44,10 @@ def check_fit(vdm: VDM, condition: Condition, data: Dataset) -> None:
     """Raise UserError unless the model can take this data: levels, dtype, shape, classes."""
     conditions.check(condition, data)
     check_values(vdm, data)
-    scale.check(vdm, data)
     x = data.take(np.arange(1)).x
     with as_user_error(f"the model does not fit {data.version} {list(data.shape)}"):
         jax.eval_shape(vdm.init, jax.random.key(0), x, condition.of_samples(np.arange(1)))
+    scale.check(vdm, data)
 
 
 def check_data(vdm: VDM, shape: tuple[int, ...], condition: Condition, data: Dataset) -> None:

@@ -31,7 +31,9 @@ def check(model: VDM, data: Dataset) -> None:
     found, likelihood = data.moments, model.likelihood
     if found is None or not isinstance(likelihood, Gaussian):
         return
-    worst = float(np.max(found.rounding / (likelihood.scale * np.asarray(likelihood.std))))
+    # Of a constant nothing is lost.
+    lost = np.where(found.is_constant, 0.0, found.rounding)
+    worst = float(np.max(lost / (likelihood.scale * np.asarray(likelihood.std))))
     if worst > ROUNDING:
         raise UserError(
             f"float32 moves numbers of {data.version} by up to {found.rounding.max():.2g}, "
@@ -41,10 +43,12 @@ def check(model: VDM, data: Dataset) -> None:
     square = mean_square(likelihood, found)
     cost = prior_cost(model.schedule.log_snr_min, square)
     if cost > REFUSED:
+        cure = "Use data.standardise=auto, or mean and std of model.likelihood"
+        if square < LARGE:
+            cure = "Use a lower model.schedule.log_snr_min"
         raise UserError(
             f"the encoded data have the mean square {square:.3g}, where the process expects about "
-            f"1: at λ_min the prior term alone is {cost:.3g} bits per dimension. Use "
-            "data.standardise=auto, or mean and std of model.likelihood"
+            f"1: at λ_min the prior term alone is {cost:.3g} bits per dimension. {cure}"
         )
 
 
@@ -58,7 +62,7 @@ def advice(model: VDM, data: Dataset) -> tuple[str, ...]:
     if not SMALL < square < LARGE:
         said.append(
             f"the encoded data have the mean square {square:.3g}, where the process expects about "
-            "1: data.standardise=auto takes care of it"
+            "1: mean and std of model.likelihood, or data.standardise=auto, take care of it"
         )
     cost = prior_cost(model.schedule.log_snr_min, square)
     if cost > WORTH_SAYING:
@@ -69,11 +73,14 @@ def advice(model: VDM, data: Dataset) -> tuple[str, ...]:
     log_snr_max, scale = model.schedule.log_snr_max, likelihood.scale
     cost = decoder_cost(log_snr_max, scale)
     if cost > WORTH_SAYING:
+        best = -2 * math.log(scale)
+        cure = f"with model.schedule.log_snr_max = {best:.1f} it costs nothing"
+        if best <= 0:
+            cure = "a smaller scale costs less"
         said.append(
             f"the likelihood's scale is {scale:.3g} and the noise at λ_max "
             f"{math.exp(-0.5 * log_snr_max):.3g}, which costs {cost:.2f} bits per dimension, "
-            f"whatever the network learns: with model.schedule.log_snr_max = "
-            f"{-2 * math.log(scale):.1f} it costs nothing"
+            f"whatever the network learns: {cure}"
         )
     return tuple(said)
 

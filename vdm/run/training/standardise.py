@@ -34,19 +34,18 @@ def resolved(config: Config, data: Dataset) -> Config:
     found: dict[str, float | tuple[float, ...]]
     if how == "all":
         mean, variance = data.moments.of_all
-        found = {"mean": mean, "std": moments.spread(mean, variance)}
+        found = {"mean": mean, "std": moments.spread(variance)}
     else:
-        pairs = list(zip(data.moments.mean.tolist(), data.moments.variance.tolist(), strict=True))
         found = {
-            "mean": tuple(mean for mean, _ in pairs),
-            "std": tuple(moments.spread(mean, variance) for mean, variance in pairs),
+            "mean": tuple(data.moments.mean.tolist()),
+            "std": tuple(map(moments.spread, data.moments.variance.tolist())),
         }
     block = dict(config.model.likelihood)
     for name, value in found.items():
         if name in block and not _equal(block[name], value):
             raise UserError(
-                f"model.likelihood.{name} is {_short(block[name])}, and data.standardise={how!r} "
-                f"finds {_short(value)}: expected only one of the two"
+                f"model.likelihood.{name} is {_short(block[name])}, but data.standardise={how!r} "
+                f"finds {_short(value)}: the data have changed, or {name} was set beside it"
             )
     block |= found
     return dataclasses.replace(config, model=dataclasses.replace(config.model, likelihood=block))
@@ -58,5 +57,5 @@ def _equal(one: float | tuple[float, ...], other: float | tuple[float, ...]) -> 
 
 def _short(value: float | tuple[float, ...]) -> str:
     numbers = value if isinstance(value, tuple) else (value,)
-    text = ", ".join(f"{number:.4g}" for number in numbers[:3])
+    text = ", ".join(f"{number:.7g}" for number in numbers[:3])
     return f"{text}, ..." if len(numbers) > 3 else text
