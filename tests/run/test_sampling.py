@@ -8,7 +8,7 @@ import pytest
 
 import runs
 from vdm import samplers, sde
-from vdm.run import cli, train
+from vdm.run import cli, sample, train
 from vdm.run.config import SampleConfig
 from vdm.run.errors import UserError
 from vdm.run.training import build, checks
@@ -114,3 +114,20 @@ def test_a_model_is_not_guided_or_clipped_without_what_that_takes():
     ):
         with pytest.raises(UserError, match=message):
             checks.check_sampling(model, dataclasses.replace(SampleConfig(), **settings))
+
+
+def test_a_grid_that_cannot_be_drawn_does_not_end_a_training(tmp_path, monkeypatch, capsys):
+    def nothing(*args):
+        raise UserError("samples are not finite")
+
+    monkeypatch.setattr(sample, "write", nothing)
+    state = train.train(runs.images(sample_every=1), tmp_path / "run")
+    assert int(state.step) == 3
+    assert capsys.readouterr().err.count("no grid of samples at step") == 3
+
+
+def test_guidance_far_beyond_use_is_said(workdir, tmp_path, capsys):
+    command = ["sample", f"--workdir={workdir}", "--num=1", f"--out={tmp_path / 'x.npy'}"]
+    for guidance, said in ((100, True), (4, False)):
+        assert cli.main([*command, f"--guidance={guidance}"]) == 0
+        assert ("far beyond what is usual" in capsys.readouterr().err) == said

@@ -48,7 +48,7 @@ def test_temporary_files_of_a_killed_process_are_swept_after_an_hour(tmp_path):
     with pytest.raises(KeyboardInterrupt), files.replacing(tmp_path / "a.json") as temporary:
         name = temporary.name
         raise KeyboardInterrupt
-    old, young, other = (tmp_path / n for n in (name, f"{name[:-6]}x.json", ".hidden"))
+    old, young, other = (tmp_path / n for n in (name, ".b.json.abcdefgh.json", ".hidden"))
     for path in (old, young, other):
         path.write_text("")
     long_ago = time.time() - 2 * files.KEPT_SECONDS
