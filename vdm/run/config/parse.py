@@ -28,7 +28,7 @@ def parse_counts(text: str) -> tuple[int, ...]:
     return tuple(number for number in NUM_SAMPLES.values(text) if number is not None)
 
 
-def from_dict(values: Mapping[str, Any]) -> Config:
+def from_dict(values: object) -> Config:
     """Return the checked Config; raises UserError for a key or a value that is not valid."""
     config = _build(Config, values, prefix="")
     _check_pairs(config)
