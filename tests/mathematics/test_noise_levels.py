@@ -3,6 +3,7 @@
 Laws of λ: each is the density it says, so that no integral over λ changes its value.
 """
 
+import functools
 import itertools
 
 import jax
@@ -18,6 +19,7 @@ from oracles import (
     gaussian_diffusion,
     interval,
     keys,
+    mixture_draws,
     mutual_information,
     within,
 )
@@ -47,8 +49,17 @@ def test_stratified_has_one_time_in_each_stratum(n):
     np.testing.assert_array_equal(np.sort(np.floor(t * n)), np.arange(n))
 
 
+strata_of_seven = jax.jit(jax.vmap(lambda key: noise_levels.stratified(key, 7)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def times_of_many(draw, many):
+    """[key, 49]"""
+    return jax.vmap(lambda key: draw(key, 49))(many)
+
+
 def test_strata_come_in_random_order():
-    t = np.asarray(jax.vmap(lambda key: noise_levels.stratified(key, 7))(keys(4, 2000)))
+    t = np.asarray(strata_of_seven(keys(4, 2000)))
     place = np.floor(7 * t).astype(int)
     for example in (0, 3, 6):
         assert stats.chisquare(np.bincount(place[:, example], minlength=7)).pvalue > 1e-4
@@ -57,20 +68,20 @@ def test_strata_come_in_random_order():
 @pytest.mark.parametrize("draw", ALL)
 @pytest.mark.parametrize("position", [0, 30, 48])
 def test_each_time_is_uniform_by_itself(draw, position):
-    t = jax.vmap(lambda key: draw(key, 49)[position])(keys(1, 2000))
-    assert stats.kstest(np.asarray(t), "uniform").pvalue > 1e-4
+    t = np.asarray(times_of_many(draw, keys(1, 2000)))[:, position]
+    assert stats.kstest(t, "uniform").pvalue > 1e-4
 
 
 def test_stratified_times_are_uniform_in_their_strata():
-    t = jax.vmap(lambda key: noise_levels.stratified(key, 7))(keys(2, 2000))
-    assert stats.kstest(np.mod(7 * np.asarray(t[:, 3]), 1), "uniform").pvalue > 1e-4
+    t = np.asarray(strata_of_seven(keys(2, 2000)))
+    assert stats.kstest(np.mod(7 * t[:, 3], 1), "uniform").pvalue > 1e-4
 
 
 @pytest.mark.parametrize("draw", [noise_levels.low_discrepancy, noise_levels.stratified])
 def test_spread_times_estimate_an_integral_far_better(draw):
     def estimates(draw):
-        means = jax.vmap(lambda key: jnp.mean(jnp.exp(2 * draw(key, 49))))(keys(3, 500))
-        return np.asarray(means) - (np.exp(2) - 1) / 2
+        means = np.exp(2 * np.asarray(times_of_many(draw, keys(3, 2000))[:500])).mean(1)
+        return means - (np.exp(2) - 1) / 2
 
     spread, independent = estimates(draw), estimates(noise_levels.uniform)
     assert abs(spread.mean()) < 5 * spread.std() / np.sqrt(500)
@@ -106,10 +117,15 @@ def some_histogram(seed=0, bins=13):
 
 def from_schedule(schedule):
     def law(u):
-        params = schedule.init(jax.random.key(0))
+        params = fresh(schedule)
         return noise_levels.from_times(lambda t: schedule.log_snr(params, t), u)
 
     return law
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def fresh(schedule):
+    return schedule.init(jax.random.key(0))
 
 
 LAWS = {name: from_schedule(schedule) for name, schedule in SCHEDULES.items()} | {
@@ -118,7 +134,6 @@ LAWS = {name: from_schedule(schedule) for name, schedule in SCHEDULES.items()} |
     "adaptive iid": lambda u: adaptive.levels(some_histogram(), u, HIGH, LOW, stratified=False),
     "adaptive empty": lambda u: adaptive.levels(adaptive.init(5), u, HIGH, LOW),
 }
-LAWS = {name: jax.jit(law) for name, law in LAWS.items()}
 every_law = pytest.mark.parametrize("name", LAWS)
 
 
@@ -131,38 +146,61 @@ def integral(fn):
     return weights @ fn(nodes)
 
 
+probabilities = jax.jit(adaptive.probabilities, static_argnames="stratified")
+
+
 def breaks(name):
     """Where a law is not smooth in u; only to place the nodes of a quadrature."""
     if not name.startswith("adaptive"):
         return [0.0, 1.0]
     state = adaptive.init(5) if name.endswith("empty") else some_histogram()
-    probs = adaptive.probabilities(state, stratified=name != "adaptive iid")
+    probs = probabilities(state, stratified=name != "adaptive iid")
     return np.append(0, np.cumsum(np.asarray(probs)))
+
+
+def quadrature(name):
+    rules = [interval(200, *edge) for edge in itertools.pairwise(breaks(name))]
+    return [np.concatenate(part) for part in zip(*rules, strict=True)]
+
+
+COARSE, STEP, FINE = np.linspace(0.003, 0.991, 40), 1e-7, (np.arange(200_000) + 0.5) / 200_000
+DRAWS = (600, 49)
+
+
+@functools.cache
+def levels_of(name):
+    """λ and 1/p(λ) at the times of every test: of a law one program is compiled."""
+    u = {
+        "quadrature": quadrature(name)[0],
+        "after": COARSE + STEP,
+        "before": COARSE - STEP,
+        "coarse": COARSE,
+        "fine": FINE,
+        "drawn": np.asarray(times_of_many(noise_levels.stratified, keys(6, DRAWS[0]))).ravel(),
+    }
+    cuts = np.cumsum([len(part) for part in u.values()])[:-1]
+    found = jax.jit(LAWS[name])(np.concatenate(list(u.values())))
+    parts = zip(*(np.split(np.asarray(field), cuts) for field in found), strict=True)
+    return {key: type(found)(*part) for key, part in zip(u, parts, strict=True)}
 
 
 @every_law
 def test_every_law_leaves_an_integral_unchanged(name):
-    at = breaks(name)
-    rules = [interval(200, *edge) for edge in itertools.pairwise(at)]
-    u, weights = (np.concatenate(part) for part in zip(*rules, strict=True))
-    levels = LAWS[name](jnp.asarray(u))
+    levels, weights = levels_of(name)["quadrature"], quadrature(name)[1]
     assert np.all(levels.inverse_density > 0)
-    got = weights @ (bump(np.asarray(levels.log_snr)) * np.asarray(levels.inverse_density))
+    got = weights @ (bump(levels.log_snr) * levels.inverse_density)
     np.testing.assert_allclose(got, integral(bump), rtol=1e-8)
 
 
 @every_law
 def test_the_density_is_that_of_the_levels(name):
     """p(λ) = |du/dλ|, by finite differences of the levels themselves, and ∫ p dλ = 1."""
-    u, h = np.linspace(0.003, 0.991, 40), 1e-7
-    after, before = (np.asarray(LAWS[name](jnp.asarray(u + d)).log_snr) for d in (h, -h))
-    inverse = np.asarray(LAWS[name](jnp.asarray(u)).inverse_density)
-    np.testing.assert_allclose((before - after) / (2 * h), inverse, rtol=1e-5)
-    fine = (np.arange(200_000) + 0.5) / 200_000
-    levels = LAWS[name](jnp.asarray(fine))
-    order = np.argsort(np.asarray(levels.log_snr))
-    log_snr, density = np.asarray(levels.log_snr)[order], 1 / np.asarray(levels.inverse_density)
-    np.testing.assert_allclose(np.trapezoid(density[order], log_snr), 1, atol=2e-4)
+    levels = levels_of(name)
+    slope = (levels["before"].log_snr - levels["after"].log_snr) / (2 * STEP)
+    np.testing.assert_allclose(slope, levels["coarse"].inverse_density, rtol=1e-5)
+    order = np.argsort(levels["fine"].log_snr)
+    log_snr, inverse_density = (field[order] for field in levels["fine"])
+    np.testing.assert_allclose(np.trapezoid(1 / inverse_density, log_snr), 1, atol=2e-4)
 
 
 def test_sigmoid_law_is_a_sigmoid():
@@ -176,7 +214,7 @@ def test_sigmoid_law_is_a_sigmoid():
 @every_law
 def test_levels_stay_between_the_ends_in_float32(name):
     u = np.append(np.linspace(0, 1, 4097, dtype=np.float32)[:-1], np.float32(1 - 2**-24))
-    levels = LAWS[name](jnp.asarray(u))
+    levels = jax.jit(LAWS[name])(jnp.asarray(u))
     assert levels.log_snr.dtype == levels.inverse_density.dtype == jnp.float32
     assert np.all((levels.log_snr >= LOW - 1e-4) & (levels.log_snr <= HIGH + 1e-4))
     assert np.all(np.isfinite(levels.inverse_density) & (levels.inverse_density > 0))
@@ -190,16 +228,13 @@ def test_every_law_estimates_the_same_bound(name, data):
         truth = gaussian_diffusion(data.widths[0], HIGH, LOW)
     else:
         truth = mutual_information(data, HIGH, 4000) - mutual_information(data, LOW)
-    weights, means, widths = (jnp.asarray(field) for field in data)
+    n, draws = np.prod(DRAWS), np.random.default_rng(6)
+    x = mixture_draws(data, n)[draws.permutation(n)]
+    levels = levels_of(name)["drawn"]
+    loss = loss_of(data)(x, type(levels)(*map(jnp.asarray, levels)), draws.normal(size=(n, 1)))
+    assert within(np.asarray(loss).reshape(DRAWS).mean(1), truth)
 
-    @jax.jit
-    @jax.vmap
-    def estimates(key):
-        key_u, key_k, key_x, key_eps = jax.random.split(key, 4)
-        k = jax.random.categorical(key_k, jnp.log(weights), shape=(49,))
-        x = means[k] + widths[k][:, None] * jax.random.normal(key_x, (49, 1))
-        levels = LAWS[name](noise_levels.stratified(key_u, 49))
-        eps = jax.random.normal(key_eps, (49, 1))
-        return jnp.mean(losses.diffusion_loss_at(x, levels, eps, exact_eps(data)))
 
-    assert within(estimates(keys(6, 600)), truth)
+@functools.cache
+def loss_of(data):
+    return jax.jit(lambda *args: losses.diffusion_loss_at(*args, exact_eps(data)))

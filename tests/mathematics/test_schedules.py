@@ -1,5 +1,7 @@
 """Schedules: exact ends, a strict fall between them, and an honest rate and inverse."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,48 +48,76 @@ with_unpinned = pytest.mark.parametrize(
 )
 
 
+# Compiled once for a schedule, a shape and a precision: a step at a time costs twenty times that.
+@functools.partial(jax.jit, static_argnums=0)
+def fresh(schedule):
+    return schedule.init(jax.random.key(0))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def levels(schedule, params, t):
+    return schedule.log_snr(params, t)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def levels_and_rates(schedule, params, t):
+    return schedules.log_snr_and_rate(functools.partial(schedule.log_snr, params), t)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def times(schedule, params, log_snr):
+    return schedule.inverse(params, log_snr)
+
+
 def curve(schedule):
-    return jax.jit(lambda t: schedule.log_snr(schedule.init(jax.random.key(0)), t))
+    params = fresh(schedule)
+    return lambda t: levels(schedule, params, t)
+
+
+@functools.cache
+def fine_curve(schedule):
+    """4097 even times in the precision of the test, which is float32."""
+    return curve(schedule)(np.linspace(0.0, 1.0, 4097, dtype=np.float32))
 
 
 @every
 @pytest.mark.float32
 def test_ends_are_kept_in_float32(schedule):
-    ends = curve(schedule)(jnp.asarray([0.0, 1.0]))
+    ends = np.asarray(fine_curve(schedule))[[0, -1]]
     assert ends.dtype == jnp.float32
     expected = np.asarray([schedule.log_snr_max, schedule.log_snr_min], np.float32)
     units = 0 if isinstance(schedule, Linear) else 8
-    np.testing.assert_array_max_ulp(np.asarray(ends), expected, units)
+    np.testing.assert_array_max_ulp(ends, expected, units)
 
 
 @with_unpinned
 @pytest.mark.float32
 def test_falls_strictly_in_float32(schedule):
-    log_snr = curve(schedule)(jnp.linspace(0.0, 1.0, 4097))
-    assert np.all(np.diff(log_snr) < 0)
+    assert np.all(np.diff(fine_curve(schedule)) < 0)
 
 
 @with_unpinned
 def test_inverse_gives_the_time_back(schedule):
-    params = schedule.init(jax.random.key(0))
-    t = jnp.linspace(0.0, 1.0, 49).reshape(7, 7)
-    back = jax.jit(lambda t: schedule.inverse(params, schedule.log_snr(params, t)))(t)
+    params = fresh(schedule)
+    t = np.linspace(0.0, 1.0, 49).reshape(7, 7)
+    back = times(schedule, params, levels(schedule, params, t))
     np.testing.assert_allclose(back, t, atol=1e-10)
 
 
 @with_unpinned
 def test_rate_is_the_slope_of_each_time(schedule):
-    t, h = jnp.linspace(0.0101, 0.9907, 49), 1e-6
-    log_snr, rate = schedules.log_snr_and_rate(curve(schedule), t)
-    slope = (curve(schedule)(t + h) - curve(schedule)(t - h)) / (2 * h)
+    t, h = np.linspace(0.0101, 0.9907, 49), 1e-6
+    log_snr, rate = levels_and_rates(schedule, fresh(schedule), t)
+    at, ahead, behind = (np.asarray(curve(schedule)(t + d)) for d in (0.0, h, -h))
     assert np.all(rate < 0)
-    np.testing.assert_allclose(rate, slope, rtol=1e-6)
-    np.testing.assert_allclose(log_snr, curve(schedule)(t), rtol=1e-13)
+    np.testing.assert_allclose(rate, (ahead - behind) / (2 * h), rtol=1e-6)
+    np.testing.assert_allclose(log_snr, at, rtol=1e-13)
 
 
 def test_the_rate_of_edm_where_both_tails_weigh_the_same():
-    log_snr, rate = schedules.log_snr_and_rate(
-        curve(schedules.edm(12.4, -7.6)), jnp.asarray([0.5 - 1e-6, 0.5, 0.5 + 1e-6])
+    schedule = schedules.edm(12.4, -7.6)
+    log_snr, rate = levels_and_rates(
+        schedule, fresh(schedule), jnp.asarray([0.5 - 1e-6, 0.5, 0.5 + 1e-6])
     )
     np.testing.assert_allclose(log_snr[1], 2.4, atol=1e-9)
     np.testing.assert_allclose(rate[1], rate[0], rtol=1e-6)
@@ -144,7 +174,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_fixed_schedules_are_the_published_ones(name):
-    t = np.linspace(0, 1, 51)
+    t = np.linspace(0, 1, 49)
     ours = curve(getattr(schedules, name)(13.3, -13.3))(jnp.asarray(t))
     np.testing.assert_allclose(ours, PUBLISHED[name](t), atol=1e-8)
 
@@ -161,13 +191,13 @@ def test_both_tails_are_kept_in_float32(name):
 
 
 def test_edm_law_of_other_arguments():
-    t = np.linspace(0, 1, 51)
+    t = np.linspace(0, 1, 49)
     ours = curve(schedules.edm(9.0, -4.0, mean=-1.0, std=3.0))(jnp.asarray(t))
     np.testing.assert_allclose(ours, quantile(-1.0, 3.0, 9.0, -4.0)(t), atol=1e-8)
 
 
 def test_beta_linear_is_that_of_the_paper():
-    t = np.linspace(0, 1, 51)
+    t = np.linspace(0, 1, 49)
     ours = curve(schedules.beta_linear())(jnp.asarray(t))
     np.testing.assert_allclose(ours, -np.log(np.expm1(1e-4 + 10 * t**2)), atol=1e-10)
 
@@ -176,16 +206,17 @@ def test_ddpm_chain_is_the_product_of_its_betas():
     schedule = schedules.from_betas(DDPM)
     kept = np.cumprod(1 - DDPM)
     expected = np.log(kept / (1 - kept))
-    ours = curve(schedule)(jnp.arange(1000) / 999)
-    np.testing.assert_allclose(ours, expected, atol=1e-9)
-    between = curve(schedule)((jnp.arange(999) + 0.25) / 999)
+    at, between = np.split(
+        np.asarray(curve(schedule)(np.append(np.arange(1000), np.arange(999) + 0.25) / 999)), [1000]
+    )
+    np.testing.assert_allclose(at, expected, atol=1e-9)
     np.testing.assert_allclose(between, 0.75 * expected[:-1] + 0.25 * expected[1:], atol=1e-9)
     assert (schedule.log_snr_max, schedule.log_snr_min) == pytest.approx(expected[[0, -1]])
 
 
 def test_the_rate_at_a_step_of_a_chain_is_that_of_the_interval_it_begins():
     schedule = Chain((6.0, 5.0, 1.0, -3.0, -4.0))
-    _, rate = schedules.log_snr_and_rate(curve(schedule), jnp.arange(5) / 4)
+    _, rate = levels_and_rates(schedule, fresh(schedule), np.arange(5) / 4)
     np.testing.assert_allclose(rate, [-4, -16, -16, -4, -4], rtol=1e-12)
 
 
@@ -216,7 +247,7 @@ def test_bad_betas(betas, message, unchecked):
 def shaken(schedule, size, ends=0.05, steps=1000, seed=0):
     """Parameters after many noisy updates of every one of them."""
     rng = np.random.default_rng(seed)
-    params = jax.tree.map(np.asarray, schedule.init(jax.random.key(0)))
+    params = jax.tree.map(np.asarray, fresh(schedule))
     for _ in range(steps):
         for group, scale in (("shape", size), ("ends", ends)):
             params[group] = {
@@ -230,13 +261,19 @@ def shaken(schedule, size, ends=0.05, steps=1000, seed=0):
 def optimised(request):
     """Compile as users do, or as the other tests do; each rounds in its own way."""
     jax.config.update("jax_disable_most_optimizations", not request.param)
-    yield
+    yield compiled(request.param)
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@functools.cache
+def compiled(optimised):
+    """Compile `levels` once more: what is compiled already is not looked up by how it was."""
+    return jax.jit(lambda *args: levels.__wrapped__(*args), static_argnums=0)
 
 
 @pytest.mark.float32
 @pytest.mark.parametrize("learn_ends", [True, False])
-@pytest.mark.parametrize("size", [0.01, pytest.param(0.3, marks=pytest.mark.long), 3.0])
+@pytest.mark.parametrize("size", [0.01, 0.3, 3.0])
 def test_learned_monotone_after_a_thousand_noisy_updates(size, learn_ends, optimised):
     schedule = schedules.learned_monotone(*ENDS, width=257, learn_ends=learn_ends)
     high, low = np.asarray(ENDS, np.float32)
@@ -246,26 +283,28 @@ def test_learned_monotone_after_a_thousand_noisy_updates(size, learn_ends, optim
             low = np.asarray(params["ends"]["log_snr_min"])
             high = np.asarray(low + (learned.MIN_RANGE + jax.nn.softplus(params["ends"]["width"])))
             assert high > low and low != -5.0
-        for fn in (schedule.log_snr, jax.jit(schedule.log_snr)):
-            for shape in ((2,), (4097,), (7, 7)):
-                t = jnp.linspace(0.0, 1.0, int(np.prod(shape))).reshape(shape)
-                log_snr = np.asarray(fn(params, t)).ravel()
+        jitted = functools.partial(optimised, schedule)
+        # Step by step, too, where there is most to see.
+        for fn, shapes in ((schedule.log_snr, [(4097,)]), (jitted, [(2,), (4097,), (7, 7)])):
+            for shape in shapes:
+                t = np.linspace(0.0, 1.0, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+                log_snr = np.asarray(fn(params, jnp.asarray(t))).ravel()
                 assert log_snr.dtype == np.float32
                 np.testing.assert_array_equal(log_snr[[0, -1]], [high, low])
                 assert np.all(np.diff(log_snr) < 0)
-            np.testing.assert_array_equal(fn(params, jnp.asarray(0.0)), high)
-            np.testing.assert_array_equal(fn(params, jnp.asarray(1.0)), low)
+        np.testing.assert_array_equal(jitted(params, jnp.asarray(0.0)), high)
+        np.testing.assert_array_equal(jitted(params, jnp.asarray(1.0)), low)
 
 
 @pytest.mark.float32
 @pytest.mark.parametrize("value", [-200.0, -30.0, 30.0])
 def test_a_shape_of_extreme_parameters_is_still_a_schedule(value):
     schedule = schedules.learned_monotone(*ENDS, width=16)
-    params = schedule.init(jax.random.key(0))
-    params["shape"] = jax.tree.map(lambda p: jnp.full_like(p, value), params["shape"])
-    log_snr = schedule.log_snr(params, jnp.linspace(0.0, 1.0, 257))
+    params = fresh(schedule)
+    params["shape"] = jax.tree.map(lambda p: np.full_like(p, value), params["shape"])
+    log_snr = np.asarray(levels(schedule, params, np.linspace(0.0, 1.0, 257, dtype=np.float32)))
     assert np.all(np.diff(log_snr) < 0)
-    np.testing.assert_allclose(log_snr[jnp.asarray([0, -1])], ENDS, atol=1e-5)
+    np.testing.assert_allclose(log_snr[[0, -1]], ENDS, atol=1e-5)
 
 
 def test_learned_monotone_is_the_network_of_the_paper():
@@ -284,7 +323,7 @@ def test_learned_monotone_is_the_network_of_the_paper():
 
     t = np.linspace(0, 1, 49)
     position = (network(t) - network(0.0)) / (network(1.0) - network(0.0))
-    ours = schedule.log_snr(params, jnp.asarray(t))
+    ours = levels(schedule, params, t)
     np.testing.assert_allclose(ours, high + (low - high) * position, atol=1e-9)
 
 
@@ -294,14 +333,13 @@ def test_ends_and_interior_are_learned_apart():
 
     def position(params):
         high, here, low = schedule.log_snr(params, jnp.asarray([0.0, 0.3, 1.0]))
-        return (high - here) / (high - low)
+        return (high - here) / (high - low), (high, low)
 
-    slope = jax.grad(position)(params)
+    slope = jax.jit(jax.grad(lambda params: position(params)[0]))(params)
     for gradient in slope["ends"].values():
         np.testing.assert_allclose(gradient, 0.0, atol=1e-14)
     assert all(np.any(np.abs(gradient) > 1e-4) for gradient in slope["shape"].values())
-    for t in (0.0, 1.0):
-        at_end = jax.grad(lambda p, t=t: schedule.log_snr(p, jnp.asarray(t)))(params)
+    for at_end in jax.jit(jax.jacrev(lambda params: position(params)[1]))(params):
         for gradient in at_end["shape"].values():
             np.testing.assert_allclose(gradient, 0.0, atol=1e-12)
 
@@ -329,15 +367,14 @@ def test_learned_unpinned_is_the_published_network():
 
 
 def test_learned_unpinned_starts_near_its_ends_with_many_small_units():
-    params = schedules.learned_unpinned(*ENDS).init(jax.random.key(0))
-    ends = params["ends"]
+    schedule = schedules.learned_unpinned(*ENDS)
+    ends = jax.tree.map(np.asarray, fresh(schedule)["ends"])
     assert not np.any(ends["hidden_bias"]) and ends["hidden_bias"].shape == (1024,)
     for name in ("hidden_slope", "hidden_weight"):
         # The standard deviation of 1024 draws is known to 1/√2048; five of these.
         np.testing.assert_allclose(np.std(ends[name]), 0.01, rtol=5 / np.sqrt(2048))
     assert abs(np.corrcoef(ends["hidden_slope"], ends["hidden_weight"])[0, 1]) < 5 / 32
-    at_ends = schedules.learned_unpinned(*ENDS).log_snr(params, jnp.asarray([0.0, 1.0]))
-    np.testing.assert_allclose(at_ends, ENDS, atol=1e-4)
+    np.testing.assert_allclose(curve(schedule)(np.asarray([0.0, 1.0])), ENDS, atol=1e-4)
 
 
 @pytest.mark.parametrize("learned_schedule", [schedules.learned_linear, schedules.learned_monotone])
@@ -346,11 +383,11 @@ def test_learned_unpinned_starts_near_its_ends_with_many_small_units():
 @pytest.mark.parametrize("low", [-40.0, 25.0])
 def test_learned_ends_stay_in_order(learned_schedule, width, low, precision):
     schedule = learned_schedule(*ENDS)
-    params = schedule.init(jax.random.key(0))
+    params = fresh(schedule)
     params["ends"] = {"log_snr_min": low, "width": width}
-    params = jax.tree.map(lambda p: jnp.asarray(p, precision), params)
-    high, low = schedule.log_snr(params, jnp.asarray([0.0, 1.0], precision))
-    assert high - low >= 0.0099
+    params = jax.tree.map(lambda p: np.asarray(p, precision), params)
+    high, low = np.asarray(levels(schedule, params, np.asarray([0.0, 1.0], precision)))
+    assert high.dtype == precision and high - low >= 0.0099
 
 
 @pytest.mark.parametrize("learned_schedule", [schedules.learned_linear, schedules.learned_monotone])
@@ -380,13 +417,14 @@ def test_bad_edm_law(law):
 
 def test_learned_parameters_are_the_ends_alone():
     schedule = schedules.learned_linear(*ENDS)
-    params = schedule.init(jax.random.key(0))
+    params = fresh(schedule)
     assert set(params["ends"]) == {"log_snr_min", "width"} and params["shape"] == {}
-    at = lambda t: jax.grad(lambda p: schedule.log_snr(p, jnp.asarray(t)))(params)["ends"]  # noqa: E731
     slope = 1 / (1 + np.exp(-float(params["ends"]["width"])))
+    gradient = jax.jit(jax.grad(schedule.log_snr))
     for t in (0.0, 0.25, 1.0):
-        np.testing.assert_allclose(at(t)["log_snr_min"], 1.0, rtol=1e-12)
-        np.testing.assert_allclose(at(t)["width"], (1 - t) * slope, rtol=1e-12)
+        at = gradient(params, jnp.asarray(t))["ends"]
+        np.testing.assert_allclose(at["log_snr_min"], 1.0, rtol=1e-12)
+        np.testing.assert_allclose(at["width"], (1 - t) * slope, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "edm", "flow_matching", "from_betas"])
