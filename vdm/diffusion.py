@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+LARGEST_LOG_SNR = 80.0  # exp of it, and of its negative, is a number in float32
 PREDICTIONS = ("eps", "x", "v", "score")
 
 

@@ -16,9 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Integer, Key, Num
 
 from vdm import draws, level_sum
-from vdm.diffusion import alpha, expand
-
-LARGEST_LOG_SNR = 80.0  # exp of it is a number in float32
+from vdm.diffusion import LARGEST_LOG_SNR, alpha, expand
 
 
 @runtime_checkable
@@ -248,7 +246,8 @@ def gaussian(
     encode(x) = (x − mean)/std, where mean and std are numbers or one number per entry of
     the last axis; log_prob is the density of x itself, so it contains −Σ log std. The
     noise that z_0 carries is e^{−λ_max/2} in the same units: a scale of that size wastes
-    the least. Raises ValueError for a scale or std that is not positive and finite;
-    `encode` raises TypeError for data that is not of a floating type.
+    the least. NumPy data are encoded in float64 and then rounded. Raises ValueError for a scale or
+    std that is not positive and finite; `encode` raises TypeError for data that is not of a
+    floating type.
     """
     return Gaussian(scale, mean, std)

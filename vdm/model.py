@@ -257,8 +257,8 @@ class VDM:
     ) -> Codec:
         """Return the lossless code of images of this shape, about as long as the bound at T steps.
 
-        T is `num_steps`, on the schedule at even times; with few steps the lattice of the latents
-        makes it up to some percent shorter than the sum of its own steps. `guidance` and
+        T is `num_steps`, on the schedule at even times; the lattice of the latents makes
+        its length differ a little from the bound. `guidance` and
         `clip_denoised` are those of `denoiser`, the rest is `codec.Codec`'s, and so are the errors.
         """
 

@@ -47,8 +47,8 @@ def write(
     how = kind(path, x.shape[1:], levels)
     if how == "folder" and levels is not None:
         with new_folder(path) as folder:
-            for i, image in enumerate(eight_bit(x, levels)):
-                _image(image).save(folder / f"{i:06}.png")
+            for i, one in enumerate(eight_bit(x, levels)):
+                image(one).save(folder / f"{i:06}.png")
         return
     with replacing(path) as temporary:
         if how == "array":
@@ -65,9 +65,9 @@ def grid(x: np.ndarray) -> np.ndarray:
     across = columns(n)
     rows = math.ceil(n / across)
     whole = np.zeros((rows * (h + 1) + 1, across * (w + 1) + 1, c), x.dtype)
-    for i, image in enumerate(x):
+    for i, one in enumerate(x):
         top, left = 1 + (i // across) * (h + 1), 1 + (i % across) * (w + 1)
-        whole[top : top + h, left : left + w] = image
+        whole[top : top + h, left : left + w] = one
     return whole
 
 
@@ -89,10 +89,11 @@ def enlargement(height: int) -> int:
 def _to_image(x: np.ndarray, levels: int) -> Image.Image:
     factor = enlargement(x.shape[1])
     whole = grid(eight_bit(x, levels)).repeat(factor, axis=0).repeat(factor, axis=1)
-    return _image(whole)
+    return image(whole)
 
 
-def _image(x: np.ndarray) -> Image.Image:
+def image(x: np.ndarray) -> Image.Image:
+    """Return integers [h, w, 1 or 3] as an image of Pillow's."""
     # Grey images have no axis of channels for Pillow.
     return Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
 

@@ -32,9 +32,9 @@ def inpaint(
     the known part through its noised draw only. It is as exact as the sampler where known
     and missing parts are independent. `resample` > 1 takes each step that many times, going
     back in between by q(z_t|z_s), so that the missing part fits the known one; each repetition
-    costs a step. For two normal numbers of correlation 0.8 the conditional mean is 40 % off with
-    1, the default, and 4 % with 8. What a multistep sampler remembers is the same for every
-    repetition of a step.
+    costs a step. For two normal numbers of correlation 0.8, with the exact denoiser and 100
+    ancestral steps, the conditional mean is 39 % off with 1, the default, and 5 % with 8. What a
+    multistep sampler remembers is the same for every repetition of a step.
 
     Raises ValueError for a resample < 1, a mask whose shape is not x's, and as `sample` does.
     """

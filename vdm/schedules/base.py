@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from vdm.diffusion import LARGEST_LOG_SNR
+
 Params = dict[str, dict[str, Array]]
 LogSnrFn = Callable[[Float[Array, "*b"]], Float[Array, "*b"]]
 BISECTIONS = 50
-LARGEST_LOG_SNR = 80.0  # exp of it, and of its negative, is a number in float32
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vdm import VLB
+from vdm.run import evaluate
 from vdm.run.errors import UserError
 from vdm.run.evaluation import files, record
 from vdm.run.evaluation.record import Estimate, Nfe, OdeResult, Origin, Terms, VlbResult
@@ -174,3 +175,11 @@ def test_there_may_be_no_file(tmp_path):
     assert files.read(tmp_path) is None
     (tmp_path / files.RESULT_FILE).write_text(json.dumps(FLOW))
     assert files.read(tmp_path).headline.num_samples == 5
+
+
+def test_the_error_of_an_example_is_that_of_a_mean_of_independent_levels():
+    levels = np.random.default_rng(0).normal(3.0, 2.0, (500, 16, 3))
+    error = evaluate._error(levels)
+    # σ√3/√16; 7,500 degrees of freedom give it to 0.8 %, here within five of these.
+    assert np.sqrt(np.mean(error**2)) == pytest.approx(2 * np.sqrt(3 / 16), rel=0.04)
+    assert evaluate._error(levels[:, :1]) is None

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from vdm.run import figures
 from vdm.run.compression.format import Header
 from vdm.run.data import arrays, images
 from vdm.run.errors import UserError
@@ -164,6 +164,4 @@ def _write_images(folder: pathlib.Path, header: Header, rows: range, x: np.ndarr
 
 
 def _write_image(file: pathlib.Path, image: np.ndarray) -> None:
-    # Grey images have no axis of channels for Pillow.
-    plain = image[..., 0] if image.shape[-1] == 1 else image
-    Image.fromarray(plain).save(file, format="PNG", optimize=True)
+    figures.image(image).save(file, format="PNG", optimize=True)
