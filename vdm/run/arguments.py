@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 from vdm.run.config import CompressConfig, EvaluateConfig, SampleConfig, fields, words
@@ -13,6 +14,8 @@ OF_THE_CONFIG = (
     "are those of a config without it."
 )
 NUM_SAMPLES = Number(1, 2**31 - 1)  # sample i is drawn from i, a number of 32 bits
+# What one score for an example leaves no choice of.
+NOT_SCORED = ("num_steps", "clip_denoised")
 NUM_ON_PAGE = Number(0, 10_000)
 
 
@@ -43,6 +46,26 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_settings(evaluate, EvaluateConfig)
     evaluate.set_defaults(command="evaluate")
+
+    score = _command(commands, "score")
+    score.add_argument(
+        "source",
+        metavar="IN",
+        type=pathlib.Path,
+        help=".npy, .npz with x (and labels), an image or a folder of images",
+    )
+    score.add_argument(
+        "--params",
+        default="ema",
+        help=f"parameters: averaged, or of the last step ({Word(words.PARAMS)}; default ema)",
+    )
+    score.add_argument(
+        "--out",
+        type=pathlib.Path,
+        help="a .csv or .npz file with a row for each example (default: scores.csv in the workdir)",
+    )
+    _add_settings(score, EvaluateConfig, left_out=NOT_SCORED)
+    score.set_defaults(command="score")
 
     sample = _command(commands, "sample")
     sample.add_argument(
@@ -116,10 +139,10 @@ def parser() -> argparse.ArgumentParser:
     )
     decompress.set_defaults(command="decompress")
 
-    for command in (report, bring, compress, decompress):
+    for command in (score, report, bring, compress, decompress):
         command.set_defaults(distributed=False, coordinator=None)
         command.set_defaults(num_processes=None, process_index=None)
-    for command in (train, evaluate, sample, bring, compress, decompress):
+    for command in (train, evaluate, score, sample, bring, compress, decompress):
         command.add_argument("--workdir", type=pathlib.Path, required=True, help="the run's folder")
     for command in (train, evaluate, sample):
         several = command.add_argument_group("several processes, each running this command")
@@ -140,13 +163,15 @@ def _command(commands: Any, name: str) -> argparse.ArgumentParser:
     return commands.add_parser(name, help=COMMANDS[name], allow_abbrev=False)
 
 
-def _add_settings(command: argparse.ArgumentParser, block: type) -> None:
+def _add_settings(
+    command: argparse.ArgumentParser, block: type, left_out: Collection[str] = ()
+) -> None:
     """Give a command an option for every field of a block of the config, which replaces its value.
 
-    Without the option the value is None; see `vdm.run.overrides`.
+    Some fields may be left out. Without the option the value is None; see `vdm.run.overrides`.
     """
     command.epilog = OF_THE_CONFIG
-    for field in fields.of(block):
+    for field in (field for field in fields.of(block) if field.name not in left_out):
         flag, text = f"--{field.flag}", _help(field)
         if field.kind is bool:
             switch = argparse.BooleanOptionalAction

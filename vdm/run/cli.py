@@ -1,9 +1,10 @@
-"""The command line: train, evaluate, sample, report, import, compress, decompress."""
+"""The command line: train, evaluate, score, sample, report, import, compress, decompress."""
 
 import argparse
 import contextlib
 import errno
 import io
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from vdm.run import arguments, overrides
 from vdm.run.compression import outcome
 from vdm.run.config import flags, words as known
 from vdm.run.config.flags import read_config as read_config  # for scripts
-from vdm.run.config.rules import Number
+from vdm.run.config.rules import Number, split_words
 from vdm.run.errors import UserError
 from vdm.run.outline import COMMANDS
 from vdm.run.system import processes
@@ -98,6 +99,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     from vdm.run import evaluate, trained
     from vdm.run.evaluation import files, table as tables
 
+    _check_split(options)
     run = trained.load(options.workdir, options.params)
     settings = overrides.override(run.config.evaluate, options)
     overrides.check_used(settings, options, integers=run.model.likelihood.bounds is not None)
@@ -105,6 +107,23 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     if processes.is_first():
         tables.show(evaluation.results)
     _say(f"written to {options.workdir / files.RESULT_FILE}")
+    return 0
+
+
+def _score(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from vdm.run import score, trained
+    from vdm.run.scoring import files, scores, summary
+
+    out = options.out or options.workdir / "scores.csv"
+    files.check_target(out, options.source)
+    run = trained.load(options.workdir, options.params)
+    bound = options.bound or split_words(run.config.evaluate.bound)[0]
+    settings = overrides.override(scores.settings_of(run, bound, {}), options)
+    overrides.check_used(settings, options, integers=run.model.likelihood.bounds is not None)
+    scored = score.score(run, options.source, out, settings, options.workdir)
+    summary.show(*scored)
+    _say(f"written to {out}")
     return 0
 
 
@@ -196,12 +215,22 @@ def _decompress(options: argparse.Namespace, rest: list[str]) -> int:
 RUN = {
     "train": _train,
     "evaluate": _evaluate,
+    "score": _score,
     "sample": _sample,
     "report": _report,
     "import": _import,
     "compress": _compress,
     "decompress": _decompress,
 }
+
+
+def _check_split(options: argparse.Namespace) -> None:
+    """Raise UserError for a file in place of a split, with the command that takes it."""
+    if "/" in options.split or pathlib.Path(options.split).suffix:
+        raise UserError(
+            f"--split names a split of the run's data set: got {options.split!r}, a path, which is "
+            f"for `vdm score {options.split} --workdir={options.workdir}`"
+        )
 
 
 def _check_num(rule: Number, num: int) -> None:

@@ -33,17 +33,17 @@ from vdm.run.evaluation.record import (
     Terms,
     VlbResult,
 )
+from vdm.run.run import Run, dataset as dataset_of
 from vdm.run.system import processes
 from vdm.run.system.files import check_writable
 from vdm.run.system.progress import say
-from vdm.run.trained import Trained, dataset as dataset_of
 from vdm.run.training import checks
 from vdm.run.training.objective import for_evaluation
 from vdm.run.workdir import sessions
 
 
 def evaluate(
-    trained: Trained, split: str, settings: EvaluateConfig, workdir: pathlib.Path
+    trained: Run, split: str, settings: EvaluateConfig, workdir: pathlib.Path
 ) -> dict[str, Any]:
     """Return and write the evaluation of a split: bpd with its terms, standard error and n.
 
@@ -54,7 +54,7 @@ def evaluate(
 
 
 def measure(
-    trained: Trained, split: str, settings: EvaluateConfig, workdir: pathlib.Path
+    trained: Run, split: str, settings: EvaluateConfig, workdir: pathlib.Path
 ) -> Evaluation:
     """Return and write the evaluation of a split, with a result for every bound asked for.
 
@@ -62,9 +62,9 @@ def measure(
     the train split, and also with clipped x̂ if asked for; the ODE bound with every dequantisation
     and number of draws, on the split. The headline is the result for the split by the bound named
     first, at the largest T or the most draws. It replaces the record of an earlier evaluation; the
-    numbers for each example are kept in evaluation_<split>.npz. Raises UserError for an unknown
-    split or bound, settings that do not fit the data, a folder that cannot be written to or a
-    result that is not finite.
+    numbers for each example, of the subset too, are kept in evaluation_<split>.npz. Raises
+    UserError for an unknown split or bound, settings that do not fit the data, a folder that cannot
+    be written to or a result that is not finite.
     """
     began = time.perf_counter()
     fields.check(settings, "evaluate.")
@@ -78,29 +78,27 @@ def measure(
     if test.taken:
         say(test.taken)
     results: list[Result] = []
-    kept: files.Columns = {}
+    kept: dict[str, files.Columns] = {}  # by split
     for stored in [test] if split == "train" or "vlb" not in names else [test, subset]:
         dataset = settle(stored, where)  # it is read for every bound, and for its checksum
         origin = _origin(trained, dataset, settings)
-        if stored is test:
-            kept |= ids_of(dataset)
+        columns = kept.setdefault(split if stored is test else "train", ids_of(dataset))
         for name in names if stored is test else ["vlb"]:
             bounds = _vlb if name == "vlb" else _ode
             for result, numbers in bounds(trained, dataset, settings, origin):
                 results.append(result)
-                if stored is test:
-                    kept |= numbers
+                columns |= numbers
             made = sessions.made_with(trained.mesh)
             taken = Taken(time.perf_counter() - began, made.versions, made.hardware)
             evaluation = Evaluation(record.headline(results), tuple(results), taken)
             # After each bound: the next one may take hours and fail.
-            write = functools.partial(files.write, workdir, evaluation, kept, split)
+            write = functools.partial(files.write, workdir, evaluation, kept)
             processes.first_alone(write)
     return evaluation
 
 
 def _vlb(
-    trained: Trained, dataset: Dataset, settings: EvaluateConfig, origin: Origin
+    trained: Run, dataset: Dataset, settings: EvaluateConfig, origin: Origin
 ) -> list[tuple[Result, files.Columns]]:
     """Return a result for every T, plain and clipped, each with the numbers of every example."""
     found: list[tuple[Result, files.Columns]] = []
@@ -138,12 +136,12 @@ def _vlb(
             if curve is not None and num_steps is not None and _is_linear(along):
                 predicted = profile.predicted_steps(curve, num_steps)
                 result = dataclasses.replace(result, diffusion_by_steps_law=predicted)
-            found.append((result, files.numbers(result, means, _error(terms))))
+            found.append((result, files.numbers(result, means, bound.error(terms))))
     return found
 
 
 def _ode(
-    trained: Trained, dataset: Dataset, settings: EvaluateConfig, origin: Origin
+    trained: Run, dataset: Dataset, settings: EvaluateConfig, origin: Origin
 ) -> list[tuple[Result, files.Columns]]:
     """Return a result for every dequantisation and number of draws, with each example's bound."""
     found: list[tuple[Result, files.Columns]] = []
@@ -171,18 +169,7 @@ def _ode(
     return found
 
 
-def _error(terms: np.ndarray) -> np.ndarray | None:
-    """Return the Monte Carlo error of every example, [n], from the spread over its noise levels.
-
-    The levels are stratified, so the true error is smaller. None where there is one level.
-    """
-    levels = terms.shape[1]
-    return terms.sum(-1).std(1, ddof=1) / np.sqrt(levels) if levels > 1 else None
-
-
-def _check(
-    trained: Trained, test: Dataset, settings: EvaluateConfig, names: Collection[str]
-) -> None:
+def _check(trained: Run, test: Dataset, settings: EvaluateConfig, names: Collection[str]) -> None:
     """Raise UserError for settings that the data cannot satisfy."""
     checks.check_clip(trained.model, settings.clip_denoised)
     if "ode" in names:
@@ -190,13 +177,13 @@ def _check(
             ode.check(trained, test, settings, dequantisation)
 
 
-def _dequantisations(trained: Trained, settings: EvaluateConfig) -> list[str | None]:
+def _dequantisations(trained: Run, settings: EvaluateConfig) -> list[str | None]:
     if trained.model.likelihood.levels is None:
         return [None]
     return list(split_words(settings.dequantisation))
 
 
-def _along_the_schedule(trained: Trained) -> np.ndarray:
+def _along_the_schedule(trained: Run) -> np.ndarray:
     """Return λ at even times from 0 to 1."""
     along = jax.jit(
         lambda params, t: trained.model.log_snr(params)(t),
@@ -216,7 +203,7 @@ def _subset(dataset: Dataset, n: int) -> Dataset:
     return dataset.subset(index)
 
 
-def _origin(trained: Trained, dataset: Dataset, settings: EvaluateConfig) -> Origin:
+def _origin(trained: Run, dataset: Dataset, settings: EvaluateConfig) -> Origin:
     return Origin(
         dataset=dataset.name,
         dataset_version=dataset.version,

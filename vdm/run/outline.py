@@ -9,6 +9,7 @@ import vdm
 COMMANDS: Mapping[str, str] = {
     "train": "train a model, or resume its training",
     "evaluate": "measure bits per dimension on a split",
+    "score": "measure the bits of every example of a file",
     "sample": "draw samples",
     "report": "write an HTML page on one run, or compare several",
     "import": "turn a checkpoint of other code into a run",

@@ -3,19 +3,23 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from numpy.typing import ArrayLike
 
 from vdm.model import VDM, Params
-from vdm.run import figures, mesh as meshes
+from vdm.run import figures, keys, mesh as meshes
 from vdm.run.config import SampleConfig
+from vdm.run.data import condition as conditions
 from vdm.run.errors import UserError
+from vdm.run.keys import Key
+from vdm.run.run import Run, dataset
 from vdm.run.system import processes
 from vdm.run.system.progress import bar, say
-from vdm.run.trained import Trained, dataset
 from vdm.run.training import checks
 from vdm.samplers import Sampler
 
@@ -23,7 +27,7 @@ GRID_SIZE = 64  # samples in a grid
 USUAL_GUIDANCE = 20.0  # beyond it samples saturate
 
 
-def sample(trained: Trained, num: int, settings: SampleConfig) -> np.ndarray:
+def sample(trained: Run, num: int, settings: SampleConfig) -> np.ndarray:
     """Return `num` samples as data, with a bar; raises UserError as `chunks`."""
     drawn = []
     if abs(settings.guidance) > USUAL_GUIDANCE:
@@ -36,13 +40,32 @@ def sample(trained: Trained, num: int, settings: SampleConfig) -> np.ndarray:
     return np.concatenate(drawn)[:num]
 
 
-def write(trained: Trained, num: int, settings: SampleConfig, path: pathlib.Path) -> None:
+def of_keys(
+    trained: Run, num: int, cond: ArrayLike | None, *, key: Key, asked: Mapping[str, Any]
+) -> np.ndarray:
+    """Return samples of a key; what is `asked` for and not None replaces values of config.sample.
+
+    `cond` is the class of each sample of a class-conditional model. Raises UserError for another
+    class, and as `chunks`.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
+    settings = dataclasses.replace(trained.config.sample, **given)
+    classes, known = None, trained.condition.num_classes
+    if cond is not None:
+        if known is None:
+            raise UserError("cond is given, but this model has no classes: expected none")
+        classes = conditions.checked(cond, known, num, "cond")
+    drawn = list(chunks(trained, num, settings, key=key, classes=classes))
+    return np.concatenate(drawn)[:num]
+
+
+def write(trained: Run, num: int, settings: SampleConfig, path: pathlib.Path) -> None:
     """Write `num` samples as a picture or an array; see `save`."""
     x = np.concatenate(list(chunks(trained, num, settings)))[:num]
     save(x, trained, path)
 
 
-def save(x: np.ndarray, trained: Trained, path: pathlib.Path) -> None:
+def save(x: np.ndarray, trained: Run, path: pathlib.Path) -> None:
     """Write the samples; points are drawn with as many points of the data set, if available.
 
     Only the first of several processes writes.
@@ -54,7 +77,7 @@ def save(x: np.ndarray, trained: Trained, path: pathlib.Path) -> None:
         figures.write(x, path, levels=levels, data=some)
 
 
-def _data_points(trained: Trained, num: int) -> np.ndarray | None:
+def _data_points(trained: Run, num: int) -> np.ndarray | None:
     try:
         examples = dataset(trained, "train")
     except UserError as error:
@@ -63,10 +86,18 @@ def _data_points(trained: Trained, num: int) -> np.ndarray | None:
     return examples.take(np.arange(min(num, len(examples)))).x
 
 
-def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.ndarray]:
-    """Yield `num` samples or a few more, as data; sample i depends only on the seed and i.
+def chunks(
+    trained: Run,
+    num: int,
+    settings: SampleConfig,
+    *,
+    key: Key | None = None,
+    classes: np.ndarray | None = None,
+) -> Iterator[np.ndarray]:
+    """Yield `num` samples or a few more, as data; sample i depends only on the key and i.
 
-    A class-conditional model draws its classes in order: 0, 1, 2, ...; one that was trained with
+    The key is that of the settings' seed where none is given. A class-conditional model draws the
+    `classes` [num], or its classes in order: 0, 1, 2, ...; one that was trained with
     augmentation draws examples that are not augmented. Raises UserError for an unknown sampler,
     grid or final, for fewer than one sample or step, for guidance or clipping that does not fit
     the model, and for samples that are not finite.
@@ -76,16 +107,20 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
     if num < 1:
         raise UserError(f"num must be at least 1: got {num}")
     mesh = trained.mesh
-    # The static settings of the compiled function; seed and batch size do not belong to it.
+    # The static settings of the compiled function; key and batch size do not belong to it.
     fixed = dataclasses.replace(settings, seed=0, batch_size=1)
     size = meshes.padded(mesh, min(num, settings.batch_size))
     here = meshes.rows_here(mesh, size)
+    numbers = keys.data(settings.seed if key is None else key)
     for start in range(0, num, size):
         index = start + here
+        cond = trained.condition.of_samples(index)
+        if classes is not None:
+            cond = trained.condition.of(len(index), classes[np.minimum(index, num - 1)])
         drawn = _draw(
             trained.params,
-            np.uint32(settings.seed),  # an int would have to fit into 31 bits
-            *meshes.put(mesh, size, here, (index, trained.condition.of_samples(index))),
+            numbers,
+            *meshes.put(mesh, size, here, (index, cond)),
             model=trained.model,
             shape=(size, *trained.shape),
             sampler=sampler,
@@ -105,7 +140,7 @@ def chunks(trained: Trained, num: int, settings: SampleConfig) -> Iterator[np.nd
 @functools.partial(jax.jit, static_argnames=("model", "shape", "sampler", "settings", "mesh"))
 def _draw(
     params: Params,
-    seed: jax.Array | int,
+    key: jax.Array | np.ndarray,
     index: jax.Array,
     cond: jax.Array | None,
     *,
@@ -115,10 +150,10 @@ def _draw(
     settings: SampleConfig,
     mesh: Mesh,
 ) -> jax.Array:
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(index)
+    own_keys = jax.vmap(lambda i: jax.random.fold_in(keys.of(key), i))(index)
     x = model.sample(
         params,
-        keys,
+        own_keys,
         shape,
         num_steps=settings.num_steps,
         sampler=sampler,

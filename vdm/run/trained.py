@@ -1,7 +1,7 @@
-"""A trained run, read back from its workdir: the start of evaluation, sampling and coding.
+"""A trained run, read back from its workdir: to score, to sample, to evaluate and to code.
 
-Nothing here needs the data set: the shape of an example is kept in the workdir, and its condition
-follows from the config.
+Nothing here but `dataset` needs the data set: the shape of an example is kept in the workdir, and
+its condition follows from the config.
 """
 
 import pathlib
@@ -11,18 +11,23 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from numpy.typing import ArrayLike
 
 from vdm.choices import unknown
 from vdm.laws import Law, LawState, ScheduleLaw
+from vdm.losses import VLB
 from vdm.model import VDM, Params
-from vdm.run import config as configs, data, mesh as meshes
+from vdm.run import config as configs, data, mesh as meshes, sample as samples
 from vdm.run.config import Config
 from vdm.run.config.words import PARAMS as PARAMS
 from vdm.run.data import condition as conditions
 from vdm.run.data.condition import Condition
-from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError
-from vdm.run.training import build, checks, program as programs
+from vdm.run.keys import Key
+from vdm.run.run import dataset as dataset
+from vdm.run.scoring import scores
+from vdm.run.scoring.scores import Scores
+from vdm.run.training import build, program as programs
 from vdm.run.training.step import Batch
 from vdm.run.workdir import checkpoint
 
@@ -40,6 +45,79 @@ class Trained(NamedTuple):
     kind: str = "ema"
     law: Law = ScheduleLaw()  # of λ in training; its last state is law_state
     law_state: LawState = ()
+
+    def score(
+        self,
+        x: ArrayLike,
+        cond: ArrayLike | None = None,
+        *,
+        key: Key,
+        bound: str = "vlb",
+        levels_per_example: int | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> Scores:
+        """Return the bits per dimension of every example x [n, *shape], with their errors.
+
+        The `bound` is the variational one in continuous time, or "ode", that of the
+        probability-flow ODE. Every example gets `levels_per_example` noise levels, spread evenly.
+        Their offset and all noise follow from the key, a seed or a typed key, and the example's
+        position: the `batch_size` and the number of devices have no influence. Both numbers and
+        all other options are by default those of config.evaluate, but two levels at least. With its
+        seed as the key the scores of a split are the columns that `vdm evaluate` keeps. `cond` is
+        the class of each example of a class-conditional model; without it a model that was trained
+        with and without classes gives its unconditional bound. `progress` shows a bar. No data set
+        is needed. Raises UserError for examples, classes or options that do not fit the run.
+        """
+        return scores.score(
+            self,
+            x,
+            cond,
+            key=key,
+            bound=bound,
+            levels_per_example=levels_per_example,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def sample(
+        self,
+        num: int,
+        cond: ArrayLike | None = None,
+        *,
+        key: Key,
+        sampler: str | None = None,
+        num_steps: int | None = None,
+        grid: str | None = None,
+        guidance: float | None = None,
+        clip_denoised: bool | None = None,
+        final: str | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Return `num` samples as data, [num, *shape]; sample i depends only on the key and on i.
+
+        What is not given is as in config.sample. `cond` is the class of each sample of a
+        class-conditional model, by default 0, 1, 2, ... in order. Raises UserError as `vdm sample`.
+        """
+        asked = {
+            "sampler": sampler,
+            "num_steps": num_steps,
+            "grid": grid,
+            "guidance": guidance,
+            "clip_denoised": clip_denoised,
+            "final": final,
+            "batch_size": batch_size,
+        }
+        return samples.of_keys(self, num, cond, key=key, asked=asked)
+
+    def vlb(self, x: ArrayLike, cond: ArrayLike | None = None, *, key: Key) -> VLB:
+        """Return one estimate of the bound's terms for every example x [n, *shape], in nats.
+
+        It is `vdm.VDM.vlb` with the run's parameters: one noise level for each example, spread
+        evenly over the batch under the run's law of λ. `score` tells more of a single example.
+        Classes and errors are as in `score`.
+        """
+        return scores.vlb(self, x, cond, key=key)
 
 
 def load(
@@ -76,16 +154,6 @@ def load(
         law=trainer.objective.law,
         law_state=state.law_state,
     )
-
-
-def dataset(run: Trained, split: str) -> Dataset:
-    """Return a split of the run's data set, whose examples are of the kind that it models.
-
-    Raises UserError where the data set is not at hand, or holds examples of another kind by now.
-    """
-    found = data.load(run.config.data, split)
-    checks.check_data(run.model, run.shape, run.condition, found)
-    return found
 
 
 def one_device() -> Sequence[jax.Device]:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from vdm import VLB
-from vdm.run import evaluate
 from vdm.run.errors import UserError
-from vdm.run.evaluation import files, record
+from vdm.run.evaluation import bound, files, record
 from vdm.run.evaluation.record import Estimate, Nfe, OdeResult, Origin, Terms, VlbResult
 
 ORIGIN = Origin(dataset="digits", split="test", num_dims=64, step=3)
@@ -179,7 +178,7 @@ def test_there_may_be_no_file(tmp_path):
 
 def test_the_error_of_an_example_is_that_of_a_mean_of_independent_levels():
     levels = np.random.default_rng(0).normal(3.0, 2.0, (500, 16, 3))
-    error = evaluate._error(levels)
+    error = bound.error(levels)
     # σ√3/√16; 7,500 degrees of freedom give it to 0.8 %, here within five of these.
     assert np.sqrt(np.mean(error**2)) == pytest.approx(2 * np.sqrt(3 / 16), rel=0.04)
-    assert evaluate._error(levels[:, :1]) is None
+    assert bound.error(levels[:, :1]) is None

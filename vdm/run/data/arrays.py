@@ -49,7 +49,7 @@ def load(path: str, split: str) -> Dataset:
             )
     for name, labels_name in pairs.items():
         _check_shape(arrays[name], f"{path} ({name})")
-        _check_labels(arrays.get(labels_name), len(arrays[name]), f"{path} ({labels_name})")
+        check_labels(arrays.get(labels_name), len(arrays[name]), f"{path} ({labels_name})")
     if len({(_is_real(arrays[name]), arrays[name].shape[1:]) for name in pairs}) > 1:
         both = " and ".join(f"{arrays[n].dtype} {list(arrays[n].shape[1:])}" for n in pairs)
         raise UserError(f"{path}: training and test examples differ in kind: {both}")
@@ -79,6 +79,22 @@ def load(path: str, split: str) -> Dataset:
     )
 
 
+def given(x: np.ndarray, labels: np.ndarray | None, what: str) -> Dataset:
+    """Return all examples of an array, with none held out; `what` names it in messages.
+
+    Raises UserError for real numbers that are not finite and for negative integers.
+    """
+    _check_shape(x, what)
+    dtype, largest, found = _numbers(x, np.arange(len(x)), what)
+
+    def take(index: np.ndarray) -> Examples:
+        part = None if labels is None else labels[index]
+        return Examples(np.asarray(x[index]).astype(dtype, copy=False), part)
+
+    stored = Stored(len(x), x.shape[1:], dtype, take)
+    return Dataset("arrays", "all", stored, version=what, largest=largest, moments=found)
+
+
 def _taken(
     path: str,
     arrays: Mapping[str, np.ndarray],
@@ -104,17 +120,17 @@ def _open(path: pathlib.Path) -> Mapping[str, np.ndarray]:
         raise UserError(f"no file or folder {str(path)!r} (data.path), relative to {path.cwd()}")
     if not path.is_dir():
         arrays = read_file(path)
-        _check_names(arrays, ("x", "labels") if "x" in arrays else ("x", *SPLIT_NAMES), path)
+        check_names(arrays, ("x", "labels") if "x" in arrays else ("x", *SPLIT_NAMES), path)
         return arrays
     files = sorted(file for file in path.iterdir() if _is_array(file))
-    _check_names([file.stem for file in files], SPLIT_NAMES, path)
+    check_names([file.stem for file in files], SPLIT_NAMES, path)
     joined: dict[str, np.ndarray] = {}
     for file in files:
         found = read_file(file)
         if file.suffix == ".npz":
             if file.stem not in ("train", "test"):
                 raise UserError(f"{path} is read as {file.stem}.npy: got {file.name}")
-            _check_names(found, ("x", "labels"), file)
+            check_names(found, ("x", "labels"), file)
         for key, value in found.items():
             name = file.stem if key == "x" else f"{file.stem}_labels"
             if name in joined:
@@ -127,7 +143,7 @@ def _is_array(file: pathlib.Path) -> bool:
     return file.suffix in (".npy", ".npz") and not file.name.startswith(".")
 
 
-def _check_names(names: Collection[str], known: tuple[str, ...], where: pathlib.Path) -> None:
+def check_names(names: Collection[str], known: tuple[str, ...], where: pathlib.Path) -> None:
     """Raise UserError for an array that nothing would be done with."""
     for name in names:
         if name not in known:
@@ -172,7 +188,8 @@ def _check_shape(x: np.ndarray, what: str) -> None:
         )
 
 
-def _check_labels(labels: np.ndarray | None, size: int, what: str) -> None:
+def check_labels(labels: np.ndarray | None, size: int, what: str) -> None:
+    """Raise UserError unless there are no labels, or a class for each of `size` examples."""
     if labels is None:
         return
     if labels.shape != (size,) or labels.dtype.kind not in "iu" or labels.min() < 0:

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vdm.run.data import augment
 from vdm.run.data.dataset import Dataset
@@ -52,6 +53,18 @@ def build(num_classes: int | None, shape: tuple[int, ...], augmentation: str) ->
             f"{num_classes}"
         )
     return Condition(num_classes // num_flags, num_flags)
+
+
+def checked(classes: ArrayLike, known: int, size: int, what: str) -> np.ndarray:
+    """Return the class of each of `size` examples as int32; raises UserError for another form."""
+    found = np.asarray(classes)
+    expected = f"{what} must be a class from 0 to {known - 1} for each of the {size} examples"
+    if found.shape != (size,) or found.dtype.kind not in "iu":
+        raise UserError(f"{expected}: got {found.dtype} of shape {list(found.shape)}")
+    if np.any(bad := (found < 0) | (found >= known)):
+        first = int(np.argmax(bad))
+        raise UserError(f"{expected}: got {found[first]} for example {first}")
+    return found.astype(np.int32)
 
 
 def check(condition: Condition, dataset: Dataset) -> None:

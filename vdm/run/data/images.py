@@ -65,11 +65,8 @@ def survey(path: str) -> Folder:
     root = pathlib.Path(path)
     if not root.is_dir():
         raise UserError(f"no folder {path!r} (data.path), relative to {root.cwd()}")
-    everything = sorted(_images_below(root))
-    for file in everything:
-        if not is_unicode(file):
-            raise UserError(f"the name of an image is not UTF-8: {str(root / file)!r}")
-    if (root / "train").is_dir() or (root / "test").is_dir():
+    everything = images_in(root)
+    if has_splits(root):
         parts = {s: [f for f in everything if f.startswith(f"{s}/")] for s in ("train", "test")}
         depth = 1
     else:
@@ -85,9 +82,28 @@ def survey(path: str) -> Folder:
                 f"{', '.join(ENDINGS)} in train/ and test/, or at least two in the folder itself"
             )
     shape, dtype = common(root, [*parts["train"], *parts["test"]])
-    names = [file.split("/")[depth:] for files in parts.values() for file in files]
-    classes = tuple(sorted({n[0] for n in names})) if all(len(n) > 1 for n in names) else None
+    classes = classes_of([file for files in parts.values() for file in files], depth)
     return Folder({s: tuple(files) for s, files in parts.items()}, classes, shape, dtype)
+
+
+def images_in(root: pathlib.Path) -> list[str]:
+    """Return all images in a folder, sorted; raises UserError for a name that is not UTF-8."""
+    found = sorted(_images_below(root))
+    for file in found:
+        if not is_unicode(file):
+            raise UserError(f"the name of an image is not UTF-8: {str(root / file)!r}")
+    return found
+
+
+def has_splits(root: pathlib.Path) -> bool:
+    """Return whether a folder has a subfolder of a split, train/ or test/."""
+    return (root / "train").is_dir() or (root / "test").is_dir()
+
+
+def classes_of(files: list[str], depth: int) -> tuple[str, ...] | None:
+    """Return the names of the subfolders, below those of splits, if every image lies in one."""
+    names = [file.split("/")[depth:] for file in files]
+    return tuple(sorted({n[0] for n in names})) if all(len(n) > 1 for n in names) else None
 
 
 def _images_below(root: pathlib.Path) -> Iterator[str]:

@@ -7,18 +7,24 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num, PyTree
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Num, PyTree, UInt32
 
 from vdm.laws import Law
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
 from vdm.noise_levels import NoiseLevels
+from vdm.run import keys
 from vdm.run.config import EvaluateConfig
 from vdm.run.data.dataset import Dataset
 from vdm.run.evaluation import rows
 from vdm.run.evaluation.rows import RowFn
-from vdm.run.trained import Trained
+from vdm.run.run import Run
 from vdm.run.training.objective import for_evaluation
+
+# Parameters, the law's state, T and a key's numbers.
+State = tuple[Params, PyTree, int | Int[Array, ""] | None, UInt32[Array | np.ndarray, " k"]]
+NOT_FINITE = "the bound is not finite"
 
 
 class AtLevels(NamedTuple):
@@ -31,22 +37,35 @@ class AtLevels(NamedTuple):
     log_snr: np.ndarray
 
 
-def row_fn(trained: Trained, settings: EvaluateConfig, *, clip_denoised: bool) -> RowFn:
-    """Return the function of a row, one noise level of one example, compiled once for all T."""
-    fn = functools.partial(
-        _row,
-        model=trained.model,
-        law=for_evaluation(settings.law, trained.law),
+def row_fn(trained: Run, settings: EvaluateConfig, *, clip_denoised: bool) -> RowFn:
+    """Return the function of a row, one noise level of one example; see `compiled`."""
+    return compiled(
+        trained.model,
+        for_evaluation(settings.law, trained.law),
+        trained.mesh,
         num_levels=settings.levels_per_example,
-        seed=settings.seed,
         clip_denoised=clip_denoised,
     )
-    return rows.compiled(fn, trained.mesh)
+
+
+def compiled(
+    model: VDM, law: Law, mesh: Mesh, *, num_levels: int, clip_denoised: bool = False
+) -> RowFn:
+    """Return the function of a row, compiled once for all T and all keys; it is given a `state`."""
+    fn = functools.partial(
+        _row, model=model, law=law, num_levels=num_levels, clip_denoised=clip_denoised
+    )
+    return rows.compiled(fn, mesh)
+
+
+def state(trained: Run, num_steps: int | None, key: np.ndarray) -> State:
+    """Return what all rows share: parameters, the law's state, T, and the key of all noise."""
+    return trained.params, trained.law_state, num_steps, key
 
 
 def measure(
     fn: RowFn,
-    trained: Trained,
+    trained: Run,
     dataset: Dataset,
     settings: EvaluateConfig,
     num_steps: int | None,
@@ -54,26 +73,40 @@ def measure(
     """Return the bound of every example, at every one of its noise levels; T = num_steps."""
     found = rows.of_examples(
         fn,
-        (trained.params, trained.law_state, num_steps),
+        state(trained, num_steps, keys.data(settings.seed)),
         trained.mesh,
         dataset,
         trained.condition,
         per_example=settings.levels_per_example,
         batch_size=settings.batch_size,
         what=f"evaluate {dataset.split} T={'inf' if num_steps is None else num_steps}",
-        show=lambda done: f"{_bpd(done[:, :3], dataset.num_dims):.3f} bpd",
-        problem="the bound is not finite",
+        show=lambda done: so_far(done, dataset.num_dims),
+        problem=NOT_FINITE,
     )
-    terms = bits_per_dim(found[..., :3], dataset.num_dims)
-    return AtLevels(np.asarray(terms), found[..., 3])
+    return at_levels(found, dataset.num_dims)
 
 
-def _bpd(done: np.ndarray, num_dims: int) -> float:
-    return float(np.mean(bits_per_dim(done.sum(-1), num_dims)))
+def at_levels(found: np.ndarray, num_dims: int) -> AtLevels:
+    """Return what rows have computed, [n, levels, 4] with the terms in nats, in bits."""
+    return AtLevels(np.asarray(bits_per_dim(found[..., :3], num_dims)), found[..., 3])
+
+
+def so_far(done: np.ndarray, num_dims: int) -> str:
+    """Return the mean of the rows [r, 4] done so far as a text."""
+    return f"{float(np.mean(bits_per_dim(done[:, :3].sum(-1), num_dims))):.3f} bpd"
+
+
+def error(terms: np.ndarray) -> np.ndarray | None:
+    """Return the Monte Carlo error of every example, [n], from the spread over its noise levels.
+
+    The levels are stratified, so the true error is smaller. None where there is one level.
+    """
+    levels = terms.shape[1]
+    return terms.sum(-1).std(1, ddof=1) / np.sqrt(levels) if levels > 1 else None
 
 
 def _row(
-    state: tuple[Params, PyTree, int | Int[Array, ""] | None],
+    state: State,
     example: Int[Array, " r"],
     level: Int[Array, " r"],
     x: Num[Array, " r *d"],
@@ -82,15 +115,14 @@ def _row(
     model: VDM,
     law: Law,
     num_levels: int,
-    seed: int,
     clip_denoised: bool,
 ) -> tuple[Float[Array, " r"], ...]:
     """Return the terms of the bound in nats and the noise level used."""
-    params, law_state, num_steps = state
+    params, law_state, num_steps, key = state
     chex.assert_equal_shape_prefix((example, level, x), 1)
     fold_in = jax.vmap(jax.random.fold_in)
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(example)
-    offset_keys = jax.vmap(lambda k: jax.random.fold_in(k, num_levels))(keys)
+    own_keys = jax.vmap(lambda i: jax.random.fold_in(keys.of(key), i))(example)
+    offset_keys = jax.vmap(lambda k: jax.random.fold_in(k, num_levels))(own_keys)
     offset = jax.vmap(jax.random.uniform)(offset_keys)
     position = jnp.mod(offset + level / num_levels, 1.0)
     where: jax.Array | NoiseLevels = position  # times, or levels with their density
@@ -101,7 +133,7 @@ def _row(
         log_snr = where.log_snr
     terms = model.vlb(
         params,
-        fold_in(keys, level),
+        fold_in(own_keys, level),
         x,
         cond,
         noise_levels=where,

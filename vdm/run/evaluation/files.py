@@ -79,12 +79,11 @@ def read(workdir: pathlib.Path) -> Evaluation | None:
     return from_json(read_json(path), path) if path.exists() else None
 
 
-def write(
-    workdir: pathlib.Path, evaluation: Evaluation, kept: Mapping[str, np.ndarray], split: str
-) -> None:
-    """Write an evaluation, and the kept columns of the examples of its split."""
-    with replacing(workdir / examples_file(split)) as temporary:
-        np.savez(temporary, **kept)  # type: ignore[arg-type]
+def write(workdir: pathlib.Path, evaluation: Evaluation, kept: Mapping[str, Columns]) -> None:
+    """Write an evaluation, and the kept columns of the examples of each split."""
+    for split, columns in kept.items():
+        with replacing(workdir / examples_file(split)) as temporary:
+            np.savez(temporary, **columns)  # type: ignore[arg-type]
     write_json(workdir / RESULT_FILE, to_json(evaluation))
 
 

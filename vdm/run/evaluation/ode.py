@@ -6,18 +6,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Num, UInt32
 
 from vdm import ode
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
 from vdm.ode.options import Divergence, Steps
+from vdm.run import keys
 from vdm.run.config import EvaluateConfig, parse
+from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import as_user_error
 from vdm.run.evaluation import rows
 from vdm.run.evaluation.rows import RowFn
-from vdm.run.trained import Trained
+from vdm.run.run import Run
+
+State = tuple[Params, UInt32[Array | np.ndarray, " k"]]  # parameters, and a key's numbers
+NOT_FINISHED = "the ODE solver did not finish (try a larger --tolerance, or --ode_steps)"
 
 
 class Weights(NamedTuple):
@@ -34,23 +40,27 @@ class Weights(NamedTuple):
 
 
 def check(
-    trained: Trained,
+    trained: Run,
     dataset: Dataset,
     settings: EvaluateConfig,
     dequantisation: str | None,
 ) -> None:
     """Raise UserError for settings that do not fit, before anything is computed."""
+    fn = row_fn(trained, settings, dequantisation)
+    check_rows(fn, trained, dataset, trained.condition)
+
+
+def check_rows(fn: RowFn, trained: Run, dataset: Dataset, condition: Condition) -> None:
+    """Raise UserError where the function of a row does not take the model and the data."""
     first = np.arange(1)
     part = dataset.take(first)
-    fn = _row_fn(trained, settings, dequantisation)
     with as_user_error("evaluation by the ODE"):
-        jax.eval_shape(
-            fn, trained.params, first, first, part.x, trained.condition.of(1, part.labels)
-        )
+        shared = state(trained, keys.data(0))
+        jax.eval_shape(fn, shared, first, first, part.x, condition.of(1, part.labels))
 
 
 def measure(
-    trained: Trained,
+    trained: Run,
     dataset: Dataset,
     settings: EvaluateConfig,
     dequantisation: str | None,
@@ -59,20 +69,25 @@ def measure(
 
     Raises UserError where a solve did not finish.
     """
-    num_samples = max(parse.parse_counts(settings.num_samples))
     found = rows.of_examples(
-        rows.compiled(_row_fn(trained, settings, dequantisation), trained.mesh),
-        trained.params,
+        row_fn(trained, settings, dequantisation),
+        state(trained, keys.data(settings.seed)),
         trained.mesh,
         dataset,
         trained.condition,
         per_example=1,
         batch_size=settings.batch_size,
         what=f"evaluate {dataset.split} ODE {dequantisation or ''}".rstrip(),
-        show=lambda done: f"{_bpd(done[:, :num_samples], dataset.num_dims):.3f} bpd",
-        problem="the ODE solver did not finish (try a larger --tolerance, or --ode_steps)",
-    )[:, 0]
-    return Weights(found[:, :num_samples], *found[:, num_samples:].T)
+        show=lambda done: so_far(done, dataset.num_dims),
+        problem=NOT_FINISHED,
+    )
+    return weights(found)
+
+
+def weights(found: np.ndarray) -> Weights:
+    """Return what rows have computed, [n, 1, k + 3]."""
+    *log_weights, nfe, most, standard_error = found[:, 0].T
+    return Weights(np.stack(log_weights, axis=1), nfe, most, standard_error)
 
 
 def bound(weights: Weights, num_samples: int, num_dims: int) -> np.ndarray:
@@ -87,6 +102,30 @@ def bound(weights: Weights, num_samples: int, num_dims: int) -> np.ndarray:
     return np.asarray(bits_per_dim(-log_means.mean(1), num_dims))
 
 
+def error(weights: Weights, settings: EvaluateConfig, dequantisation: str | None) -> np.ndarray:
+    """Return the Monte Carlo error of every example's bound with all its draws, in nats [n].
+
+    Of K draws of an integer's position it is that of the logarithm of their mean weight, to first
+    order; beside it stands that of the random probes. NaN where there is only one of either.
+    """
+    n, drawn = weights.log_weights.shape
+    squared = np.zeros(n)
+    if dequantisation is not None:
+        top = weights.log_weights.max(axis=1, keepdims=True)
+        share = np.exp(weights.log_weights - top)
+        spread = share.std(1, ddof=1) if drawn > 1 else np.full(n, np.nan)
+        squared += (spread / share.mean(1)) ** 2 / drawn
+    if settings.divergence == "hutchinson":
+        one = settings.num_probes == 1
+        squared += np.full(n, np.nan) if one else weights.standard_error**2
+    return np.sqrt(squared)
+
+
+def most_draws(settings: EvaluateConfig) -> int:
+    """Return the largest number of draws K that the settings ask for."""
+    return max(parse.parse_counts(settings.num_samples))
+
+
 def options(settings: EvaluateConfig) -> tuple[Divergence, Steps]:
     """Return how the divergence is taken and which steps are made."""
     hutchinson = settings.divergence == "hutchinson"
@@ -94,22 +133,35 @@ def options(settings: EvaluateConfig) -> tuple[Divergence, Steps]:
     return divergence, settings.ode_steps or ode.adaptive(settings.tolerance, settings.tolerance)
 
 
-def _bpd(done: np.ndarray, num_dims: int) -> float:
-    return float(np.mean(bits_per_dim(-done, num_dims)))
+def so_far(done: np.ndarray, num_dims: int) -> str:
+    """Return the mean of the rows [r, k + 3] done so far as a text."""
+    return f"{float(np.mean(bits_per_dim(-done[:, :-3], num_dims))):.3f} bpd"
 
 
-def _row_fn(trained: Trained, settings: EvaluateConfig, dequantisation: str | None) -> RowFn:
-    return functools.partial(
+def row_fn(trained: Run, settings: EvaluateConfig, dequantisation: str | None) -> RowFn:
+    """Return the function of a row, all draws of one example; see `compiled`."""
+    return compiled(trained.model, trained.mesh, settings, dequantisation)
+
+
+def compiled(model: VDM, mesh: Mesh, settings: EvaluateConfig, dequantisation: str | None) -> RowFn:
+    """Return the function of a row, compiled once for all keys; it is given a `state`."""
+    fn = functools.partial(
         _row,
-        model=trained.model,
+        model=model,
         settings=settings,
         dequantisation=dequantisation,
-        num_samples=max(parse.parse_counts(settings.num_samples)),
+        num_samples=most_draws(settings),
     )
+    return rows.compiled(fn, mesh)
+
+
+def state(trained: Run, key: np.ndarray) -> State:
+    """Return what all rows share: parameters, and the key of all noise."""
+    return trained.params, key
 
 
 def _row(
-    params: Params,
+    state: State,
     example: Int[Array, " r"],
     row: Int[Array, " r"],
     x: Num[Array, " r *d"],
@@ -122,11 +174,12 @@ def _row(
 ) -> tuple[Float[Array, " r"], ...]:
     """Return the log-weights of an example's draws, evaluations per draw and their error; nats."""
     del row  # an example's draws follow each other, since they share their probes
+    params, key = state
     divergence, steps = options(settings)
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(settings.seed), i))(example)
+    own_keys = jax.vmap(lambda i: jax.random.fold_in(keys.of(key), i))(example)
     draws = model.log_weights(
         params,
-        keys,
+        own_keys,
         x,
         cond,
         dequantisation=dequantisation,

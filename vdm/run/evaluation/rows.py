@@ -6,6 +6,7 @@ What a row computes from these alone depends on neither the batch size nor the d
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import jax
 import numpy as np
@@ -37,22 +38,24 @@ def of_examples(
     *,
     per_example: int,
     batch_size: int,
-    what: str,
+    what: str | None,
     show: Callable[[np.ndarray], str],
     problem: str,
+    fill: bool = False,
 ) -> np.ndarray:
     """Return fn's results for all rows of all examples, float64 [n, per_example, results].
 
     `fn` comes from `compiled`; `state` is any tree of arrays that it is given. A bar shows `what`
-    is measured, and the text that `show` makes of the rows done so far, [rows, results]. Raises
-    UserError with the `problem` as soon as a result is not finite.
+    is measured, and the text that `show` makes of the rows done so far, [rows, results]; None shows
+    nothing. With `fill` a batch is as large where there are fewer rows, so that data of all sizes
+    share a program. Raises UserError with the `problem` as soon as a result is not finite.
     """
     num_rows = len(dataset) * per_example
-    size = meshes.padded(mesh, min(batch_size, num_rows))
+    size = meshes.padded(mesh, batch_size if fill else min(batch_size, num_rows))
     here = meshes.rows_here(mesh, size)
     done: list[np.ndarray] = []
     shown = 0.0
-    with bar(what, num_rows) as advance:
+    with bar(what, num_rows) if what else nullcontext(_nothing) as advance:
         for start in range(0, num_rows, size):
             # The last batch is filled up with its own last row; the copies are dropped.
             row = np.minimum(start + here, num_rows - 1)
@@ -77,3 +80,7 @@ def of_examples(
                 advance(end, show(np.concatenate(done)))
                 shown = time.monotonic()
     return np.concatenate(done).reshape(len(dataset), per_example, -1)
+
+
+def _nothing(done: int, text: str) -> None:
+    """Show nothing."""

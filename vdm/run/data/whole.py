@@ -1,0 +1,85 @@
+"""All examples of the user's files, with none held out: what a trained run is to score.
+
+x.npy      examples, the batch axis first
+x.npz      x and, if there are classes, labels
+x.png      one image, or of any other kind that a folder may hold
+folder/    images of one size, in subfolders too; where all lie in one, these are their classes
+"""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from vdm.run.data import arrays, images
+from vdm.run.data.dataset import Dataset, Examples, Stored
+from vdm.run.data.images import Folder
+from vdm.run.errors import UserError
+
+ARRAYS = (".npy", ".npz")
+
+
+class Whole(NamedTuple):
+    """Examples, the class of each and the name of each, where there are any."""
+
+    data: Dataset
+    labels: np.ndarray | None
+    names: tuple[str, ...] | None  # of images: their paths in the folder
+
+
+def load(path: pathlib.Path) -> Whole:
+    """Return what a file or a folder of images holds; a .npy may be larger than the memory.
+
+    Raises UserError for a path that is not there or of another kind, and for what is damaged.
+    """
+    if not path.exists():
+        raise UserError(f"no file or folder {str(path)!r}, relative to {path.cwd()}")
+    if path.is_dir() or path.suffix.lower() in images.ENDINGS:
+        return _images(path)
+    if path.suffix.lower() not in ARRAYS:
+        known = ", ".join((*ARRAYS, *images.ENDINGS))
+        raise UserError(f"expected a folder of images or a file in {known}: got {str(path)!r}")
+    return _arrays(path)
+
+
+def _arrays(path: pathlib.Path) -> Whole:
+    found = arrays.read_file(path)
+    arrays.check_names(found, ("x", "labels"), path)
+    if "x" not in found:
+        raise UserError(f"{path} has no array 'x', the examples")
+    x, labels = found["x"], found.get("labels")
+    what = f"{path} (x)" if path.suffix == ".npz" else str(path)
+    data = arrays.given(x, labels, what)
+    arrays.check_labels(labels, len(x), f"{path} (labels)")
+    return Whole(data, labels, None)
+
+
+def _images(path: pathlib.Path) -> Whole:
+    root, files = (path, images.images_in(path)) if path.is_dir() else (path.parent, [path.name])
+    if not files:
+        expected = ", ".join(images.ENDINGS)
+        raise UserError(f"{str(path)!r} has no images: expected files ending in {expected}")
+    if not images.is_unicode(files[0]):  # those of a folder have been looked at
+        raise UserError(f"the name of an image is not UTF-8: {str(path)!r}")
+    shape, dtype = images.common(root, files)
+    depth = int(path.is_dir() and images.has_splits(root))
+    classes = images.classes_of(files, depth) if path.is_dir() else None
+    labels = None
+    if classes is not None:
+        labels = np.array([classes.index(file.split("/")[depth]) for file in files], np.int32)
+    folder = Folder({"all": tuple(files)}, classes, shape, dtype)
+    names = np.array(files)
+
+    def take(index: np.ndarray) -> Examples:
+        x = np.stack([images.decode(root / files[i], folder) for i in index])
+        return Examples(x, None if labels is None else labels[index], names[index])
+
+    data = Dataset(
+        "images",
+        "all",
+        Stored(len(files), shape, dtype, take),
+        version=str(path),
+        num_classes=None if classes is None else len(classes),
+        levels=1 + np.iinfo(dtype).max,
+    )
+    return Whole(data, labels, tuple(files))

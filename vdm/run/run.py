@@ -1,0 +1,82 @@
+"""What evaluation, scoring and sampling ask of a run: a model, its parameters and what it takes.
+
+`vdm.run.trained.Trained` has it all. It stands above them in the order of imports, since its
+methods call them.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from jax.sharding import Mesh
+
+from vdm.laws import Law, LawState
+from vdm.model import VDM, Params
+from vdm.run import data
+from vdm.run.config import Config
+from vdm.run.data.condition import Condition
+from vdm.run.data.dataset import Dataset
+from vdm.run.training import checks
+
+
+@runtime_checkable
+class Run(Protocol):
+    """A model with its parameters on a mesh of devices, and the run they come from."""
+
+    @property
+    def config(self) -> Config:
+        """The config of the run."""
+        ...
+
+    @property
+    def model(self) -> VDM:
+        """The model that the config describes."""
+        ...
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices to compute on."""
+        ...
+
+    @property
+    def params(self) -> Params:
+        """The model's parameters."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """The step of training that they are of."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        ...
+
+    @property
+    def condition(self) -> Condition:
+        """What the model is given of an example: its class, how it was augmented."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Which parameters these are, "ema" or "raw"."""
+        ...
+
+    @property
+    def law(self) -> Law:
+        """The law of λ in training."""
+        ...
+
+    @property
+    def law_state(self) -> LawState:
+        """The last state of that law."""
+        ...
+
+
+def dataset(run: Run, split: str) -> Dataset:
+    """Return a split of the run's data set, whose examples are of the kind that it models.
+
+    Raises UserError where the data set is not at hand, or holds examples of another kind by now.
+    """
+    found = data.load(run.config.data, split)
+    checks.check_data(run.model, run.shape, run.condition, found)
+    return found
