@@ -31,7 +31,7 @@ def show(scores: Scores, names: tuple[str, ...] | None, ranks: list[Ranks]) -> N
     _add(table, order, scores, names, ranks)
     console.print(table)
     for line in lines(scores, ranks):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _add(
