@@ -19,6 +19,9 @@ from vdm.run.evaluation import rows
 from vdm.run.evaluation.rows import RowFn
 from vdm.run.trained import Trained
 
+FEW = 8  # examples that are solved again
+CHANGE = 1e-6  # of every parameter, relative: a few times what rounding does
+
 
 class Weights(NamedTuple):
     """Per example: log-weights of its draws [n, k], and their cost and error [n]; nats.
@@ -73,6 +76,22 @@ def measure(
         problem="the ODE solver did not finish (try a larger --tolerance, or --ode_steps)",
     )[:, 0]
     return Weights(found[:, :num_samples], *found[:, num_samples:].T)
+
+
+def again(
+    trained: Trained,
+    dataset: Dataset,
+    settings: EvaluateConfig,
+    dequantisation: str | None,
+) -> Weights:
+    """Return the log-weights of the first few examples with parameters that differ by CHANGE.
+
+    A solve can let tiny differences grow without bound, above all in a network that is hardly
+    trained. Then its answer is that of the rounding of one machine.
+    """
+    few = dataset.subset(np.arange(min(FEW, len(dataset))))
+    changed = jax.tree.map(lambda leaf: leaf * (1.0 + CHANGE), trained.params)
+    return measure(trained._replace(params=changed), few, settings, dequantisation)
 
 
 def bound(weights: Weights, num_samples: int, num_dims: int) -> np.ndarray:
