@@ -1,4 +1,4 @@
-"""How a tiny difference between two trainings grows: why devices part in some runs and not in others.
+"""How a tiny difference between two trainings grows: why some runs part on other devices.
 
 Two trainings begin with parameters that differ by a ten-millionth, about what rounding to float32
 does in a step, and have the same data and noise. They are in float64, whose own rounding plays no
