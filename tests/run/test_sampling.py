@@ -1,6 +1,7 @@
 """Ways to sample that a command can ask for, and those that it cannot."""
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 
 import runs
 from vdm import samplers, sde
-from vdm.run import cli, sample, train
-from vdm.run.config import SampleConfig
+from vdm.run import cli, data, evaluate, sample, train, trained
+from vdm.run.config import EvaluateConfig, SampleConfig
+from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError
 from vdm.run.training import build, checks
 
@@ -60,6 +62,32 @@ def test_a_name_and_its_arguments_are_a_sampler(text, value):
 def test_what_is_no_sampler_is_named(text, message):
     with pytest.raises(UserError, match=message):
         checks.sampler(text)
+
+
+def test_a_guided_model_has_an_unconditional_bound(workdir, tmp_path, monkeypatch):
+    run = trained.load(workdir)
+    settings = EvaluateConfig(levels_per_example=1)
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda *args: load(*args).subset(np.arange(6)))
+    given = evaluate.measure(run, "test", settings, tmp_path)
+    without = dataclasses.replace(settings, unconditional=True)
+    assert "unconditional" not in json.loads((tmp_path / "evaluation.json").read_text())
+    left_out = evaluate.measure(run, "test", without, tmp_path)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["unconditional"] is True
+    # Training says by the number −1 that there is no class.
+    monkeypatch.setattr(Condition, "of", lambda self, size, *_: np.full(size, -1, np.int32))
+    dropped = evaluate.measure(run, "test", settings, tmp_path)
+    assert left_out.headline.bpd.mean == pytest.approx(dropped.headline.bpd.mean, rel=1e-6)
+    assert abs(left_out.headline.bpd.mean - given.headline.bpd.mean) > 1e-3
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_model_that_always_has_its_class_has_no_unconditional_bound(tmp_path, capsys):
+    workdir = runs.copy_of("points", tmp_path)
+    capsys.readouterr()
+    assert cli.main(["evaluate", f"--workdir={workdir}", "--unconditional"]) == 2
+    error = capsys.readouterr().err
+    assert "trained with and without its class" in error and error.count("\n") == 1
 
 
 def draw(workdir, *arguments):

@@ -1,6 +1,7 @@
 """A trained run on a machine that does not have its data: loaded, sampled, reported, compressed."""
 
 import dataclasses
+import pathlib
 import shutil
 
 import numpy as np
@@ -9,10 +10,11 @@ from PIL import Image
 
 import runs
 import vdm.run
-from vdm.run import cli, data, train, trained
+from vdm.run import cli, config as configs, data, train, trained
 from vdm.run.config import DataConfig
 from vdm.run.data import images
 from vdm.run.data.condition import Condition
+from vdm.run.data.dataset import held_out
 from vdm.run.errors import UserError
 
 pytestmark = pytest.mark.float32
@@ -51,6 +53,36 @@ def points_gone(tmp_path_factory):
     train.train(dataclasses.replace(runs.points(), data=where), folder / "run")
     (folder / "x.npy").unlink()
     return folder / "run"
+
+
+def test_a_relative_path_leads_to_the_data_from_any_folder(tmp_path, monkeypatch):
+    project, x = tmp_path / "project", np.arange(180, dtype=np.float32).reshape(90, 2)
+    (project / "mine").mkdir(parents=True)
+    np.save(project / "mine/x.npy", x)
+    monkeypatch.chdir(project)
+    workdir = pathlib.Path("runs/own")
+    runs.copy_of("points", workdir)
+    for name in (configs.CONFIG_FILE, data.DATA_FILE):
+        (workdir / name).unlink()
+    config = dataclasses.replace(runs.points(), data=DataConfig("arrays", path="mine/x.npy"))
+    configs.keep(config, workdir)
+    data.keep(data.load(config.data, "train"), workdir, data.seen_from(workdir, "mine/x.npy"))
+    # A notebook's folder, where other data have the same name; then the whole project is moved.
+    (tmp_path / "notebooks/mine").mkdir(parents=True)
+    np.save(tmp_path / "notebooks/mine/x.npy", x[:50] + 1000)
+    monkeypatch.chdir(tmp_path / "notebooks")
+    for place in ("../project", "../moved"):
+        if place == "../moved":
+            project.rename(tmp_path / "moved")
+        data.load.cache_clear()
+        run = vdm.run.load(f"{place}/runs/own")
+        rows = held_out(90, "train")
+        np.testing.assert_array_equal(trained.dataset(run, "train").x, x[rows])
+    # Data that are not there are looked for in the current folder.
+    (tmp_path / "moved/mine/x.npy").unlink()
+    assert vdm.run.load("../moved/runs/own").config.data.path == "mine/x.npy"
+    # What an absolute path names does not depend on the current folder.
+    assert data.seen_from(workdir, str(tmp_path / "x.npy")) is None
 
 
 def test_a_run_is_loaded_with_shape_and_condition(images_gone):

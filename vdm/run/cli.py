@@ -81,8 +81,11 @@ def _parsed(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
     config = flags.config(options.config, options.workdir, rest)
-    from vdm.run import dry_run, train
+    from vdm.run import data, dry_run, train
     from vdm.run.training import parts
+
+    if options.config is None:
+        config = data.located(config, options.workdir)
 
     if options.dry_run:
         lines = dry_run.describe(parts.prepare(config))

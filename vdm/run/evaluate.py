@@ -20,6 +20,7 @@ from vdm.losses import bits_per_dim
 from vdm.run import mesh as meshes
 from vdm.run.config import EvaluateConfig, fields, parse
 from vdm.run.config.rules import split_words
+from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset, ids_checksum, ids_of, settle
 from vdm.run.evaluation import bound, files, ode, profile, record
 from vdm.run.evaluation.record import (
@@ -75,6 +76,8 @@ def measure(
     test = dataset_of(trained, split)
     subset = _subset(dataset_of(trained, "train"), len(test))
     _check(trained, test, settings, names)
+    if settings.unconditional:  # classes are none of the conditions from here on
+        trained = trained._replace(condition=Condition())
     if test.taken:
         say(test.taken)
     results: list[Result] = []
@@ -151,8 +154,10 @@ def _ode(
         weights = ode.measure(trained, dataset, settings, dequantisation)
         error = bits_per_dim(weights.standard_error, dataset.num_dims)
         sem = float(np.sqrt(np.sum(error**2)) / len(error))
+        again = ode.again(trained, dataset, settings, dequantisation)
         for num_samples in parse.parse_counts(settings.num_samples):
             bpd = ode.bound(weights, num_samples, dataset.num_dims)
+            moved = ode.bound(again, num_samples, dataset.num_dims) - bpd[: len(again.nfe)]
             result = OdeResult(
                 bpd=record.estimate(bpd),
                 dequantisation=dequantisation,
@@ -163,8 +168,16 @@ def _ode(
                 probes_sem=sem if probes is not None and probes > 1 else None,
                 tolerance=settings.tolerance if adaptive else None,
                 ode_steps=None if adaptive else settings.ode_steps,
+                moved=float(np.mean(np.abs(moved))),
                 origin=origin,
             )
+            if result.by_rounding:
+                say(
+                    f"rounding decides this answer: {len(moved)} examples move by "
+                    f"{result.moved:.2g} bits per dimension, more than the standard error, where "
+                    f"the parameters change by {ode.CHANGE:g} of their size. Train longer, or "
+                    "take the variational bound"
+                )
             found.append((result, files.numbers(result, bpd[:, None])))
     return found
 
@@ -172,6 +185,7 @@ def _ode(
 def _check(trained: Run, test: Dataset, settings: EvaluateConfig, names: Collection[str]) -> None:
     """Raise UserError for settings that the data cannot satisfy."""
     checks.check_clip(trained.model, settings.clip_denoised)
+    checks.check_unconditional(trained.model, settings.unconditional)
     if "ode" in names:
         for dequantisation in _dequantisations(trained, settings):
             ode.check(trained, test, settings, dequantisation)
@@ -214,4 +228,5 @@ def _origin(trained: Run, dataset: Dataset, settings: EvaluateConfig) -> Origin:
         step=trained.step,
         seed=settings.seed,
         ids_checksum=ids_checksum(dataset),
+        unconditional=settings.unconditional,
     )

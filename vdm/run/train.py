@@ -130,7 +130,7 @@ def _claim(
         disk.check_room(folder, disk.num_bytes(template), config.train.checkpoints_kept)
         # Last: a run that was refused must leave nothing that the next run would have to match.
         configs.keep(config, workdir)
-        data.keep(made.dataset, workdir)
+        data.keep(made.dataset, workdir, data.seen_from(workdir, config.data.path))
     except UserError:
         if fresh:
             shutil.rmtree(workdir, ignore_errors=True)

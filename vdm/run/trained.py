@@ -135,7 +135,7 @@ def load(
     if params not in PARAMS:
         raise UserError(unknown("params", params, PARAMS))
     workdir = pathlib.Path(workdir)
-    config = configs.load(workdir)
+    config = data.located(configs.load(workdir), workdir)
     trainer = build.trainer(config)
     shape = data.kept_shape(workdir)
     condition = conditions.build(trainer.model.network.num_classes, shape, config.data.augment)

@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 
 import runs
+from vdm import VDM, likelihoods, networks, schedules
 from vdm.run import cli, data
 from vdm.run.config import DataConfig
 from vdm.run.data import images
 from vdm.run.data.dataset import in_memory
 from vdm.run.errors import UserError
+from vdm.run.training import checks
 
 
 def pictures(n, shape=(6, 5, 3), seed=0, dtype=np.uint8):
@@ -36,7 +38,7 @@ def load(path, split="train"):
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "levels"),
-    [((6, 5, 3), np.uint8, 256), ((6, 5, 1), np.uint8, 256), ((6, 5, 1), np.uint16, 65536)],
+    [((6, 5, 3), np.uint8, 256), ((6, 5, 1), np.uint8, 256), ((6, 5, 1), np.uint16, None)],
 )
 def test_splits_are_folders(tmp_path, shape, dtype, levels):
     train, test = pictures(7, shape, 0, dtype), pictures(3, shape, 1, dtype)
@@ -189,6 +191,24 @@ def test_folders_that_are_missing_or_empty(tmp_path):
     images.survey.cache_clear()
     with pytest.raises(UserError, match="no images for the split test"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(("levels", "fits"), [(65536, True), (4096, True), (4095, False)])
+def test_sixteen_bits_may_hold_twelve(tmp_path, levels, fits):
+    x = pictures(5, (4, 4, 1), 3, np.uint16) >> 5
+    x[3, 1, 2, 0] = 4095
+    write(tmp_path / "train", x)
+    write(tmp_path / "test", x[:2])
+    dataset = load(tmp_path)
+    assert "of 16 bits, of which 12 are used: the largest number is 4095, in train/003.png" in (
+        dataset.taken
+    )
+    assert "of which 11 are used" in load(tmp_path, "test").taken
+    model = VDM(schedules.linear(8.0, -6.0), networks.MLP(), likelihoods.discretised(levels))
+    if fits:
+        return checks.check_values(model, dataset)
+    with pytest.raises(UserError, match=r"\(0 to 4094\), but the largest value .*train/003\.png"):
+        checks.check_values(model, dataset)
 
 
 @pytest.mark.float32

@@ -4,6 +4,9 @@ import dataclasses
 import json
 import re
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -50,6 +53,31 @@ def test_the_exact_denoiser_gives_the_density_of_every_example(tmp_path, monkeyp
     assert record["bpd"]["mean"] == pytest.approx(kept.mean()) and record["bpd"]["n"] == 200
     assert record["nfe"]["max"] >= record["nfe"]["mean"] > 20
     assert record["tolerance"] == 1e-5 and "ode_steps" not in record
+
+
+class Rough(nn.Module):
+    """A denoiser whose answer changes within a millionth of its only parameter."""
+
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, z, log_snr, cond=None, *, train=False):
+        return 0.1 * jnp.sin(self.param("gain", nn.initializers.constant(1e6), ()) * z)
+
+
+def test_an_answer_that_rounding_decides_is_said(tmp_path, monkeypatch, capsys):
+    smooth = few(with_law("schedule"), 20, monkeypatch)
+    settings = dataclasses.replace(smooth.config.evaluate, bound="ode", ode_steps=8)
+    for network, decided in ((smooth.model.network, False), (Rough(), True)):
+        model = dataclasses.replace(smooth.model, network=network)
+        params = model.init(jax.random.key(0), jnp.zeros((1, 2)))
+        run = smooth._replace(model=model, params=params)
+        result = evaluate.measure(run, "test", settings, tmp_path).headline
+        assert result.by_rounding == decided
+        said = "rounding decides this answer: 8 examples move by" in capsys.readouterr().err
+        assert said == decided
+        record = json.loads((tmp_path / "evaluation.json").read_text())
+        assert (record["moved"] > record["bpd"]["sem"]) == decided
 
 
 def test_of_more_draws_the_bound_is_lower_and_equal_draws_give_themselves():

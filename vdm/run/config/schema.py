@@ -187,6 +187,10 @@ class EvaluateConfig:
     clip_denoised: bool = option(
         False, "also measure the bound with x̂ clipped to the data's range", needs_bound="vlb"
     )
+    unconditional: bool = option(
+        False,
+        "without the class of each example, for a model that was trained with train.cond_dropout",
+    )
     dequantisation: str = option(
         "truncated_normal",
         "how integers become real numbers",

@@ -11,6 +11,8 @@ from vdm.run.data.sets import (
     kept,
     kept_shape,
     load,
+    located,
+    seen_from,
 )
 
 __all__ = [
@@ -24,4 +26,6 @@ __all__ = [
     "kept",
     "kept_shape",
     "load",
+    "located",
+    "seen_from",
 ]

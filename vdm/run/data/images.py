@@ -2,8 +2,11 @@
 
 With subfolders train/ and test/ those are the splits; without them a tenth of the images is
 held out as test. Where every image of the data set lies in a subfolder, these are its classes.
+Images of 8 bits have 256 levels. Files of 16 bits often hold numbers of 10, 12 or 14: their largest
+one says how many levels are needed.
 """
 
+import concurrent.futures
 import functools
 import hashlib
 import io
@@ -15,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vdm.run.data.dataset import Dataset, Examples, Stored, content_hash
+from vdm.run.data.dataset import READERS, Dataset, Examples, Largest, Stored, content_hash
 from vdm.run.errors import UserError
 from vdm.run.system.files import check_is_file
 
@@ -49,13 +52,32 @@ def load(path: str, split: str) -> Dataset:
         ids = np.array([f"{f}:{content_hash(i)}" for f, i in zip(chosen, x, strict=True)])
         return Examples(x, _labels(chosen, folder, split), ids)
 
+    largest = _largest(root, files, folder) if folder.dtype == np.uint16 else None
     return Dataset(
         "images",
         split,
         Stored(len(files), folder.shape, folder.dtype, take),
         version=f"images/{root.resolve().name}",
         num_classes=None if folder.classes is None else len(folder.classes),
-        levels=1 + np.iinfo(folder.dtype).max,
+        levels=256 if largest is None else None,
+        largest=largest,
+        taken="" if largest is None else _taken(path, len(files), largest),
+    )
+
+
+def _largest(root: pathlib.Path, files: tuple[str, ...], folder: Folder) -> Largest:
+    """Return the largest number of all images, which decodes them once."""
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda file: int(decode(root / file, folder).max()), files)
+        value, file = max(zip(found, files, strict=True), key=lambda pair: pair[0])
+    return Largest(value, file)
+
+
+def _taken(path: str, size: int, largest: Largest) -> str:
+    """Return a line that says how many of the 16 bits are used."""
+    return (
+        f"{path}: {size:,} grey images of 16 bits, of which {max(1, largest.value.bit_length())} "
+        f"are used: the largest number is {largest.value}, in {largest.where}"
     )
 
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 
 from vdm.choices import unknown
-from vdm.run.config import DataConfig
+from vdm.run.config import Config, DataConfig
 from vdm.run.config.words import SPLITS
 from vdm.run.data import arrays, images, synthetic, tfds as tfds_images
 from vdm.run.data.dataset import Dataset
@@ -49,18 +50,27 @@ class Kept:
     version: str
     num_examples: Whole
     shape: tuple[Count, ...]
+    # A relative data.path as seen from the workdir. The same data may be moved.
+    path: str | None = dataclasses.field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.num_examples} examples {list(self.shape)} of {self.version}"
 
 
-def keep(dataset: Dataset, workdir: pathlib.Path) -> None:
+def seen_from(workdir: pathlib.Path, path: str) -> str | None:
+    """Return a relative data.path as seen from a workdir; None for others, which need no such."""
+    return os.path.relpath(path, workdir) if path and not os.path.isabs(path) else None
+
+
+def keep(dataset: Dataset, workdir: pathlib.Path, path: str | None = None) -> None:
     """Write into the workdir what a run is trained on; raises UserError if that has changed.
+
+    `path` is that of `seen_from`.
 
     Batches name examples by their number: with other data, a resumed run would see other batches
     than an uninterrupted one.
     """
-    now = Kept(dataset.version, len(dataset), dataset.shape)
+    now = Kept(dataset.version, len(dataset), dataset.shape, path)
     before = kept(workdir) if (workdir / DATA_FILE).exists() else now
     if before != now:
         raise UserError(
@@ -84,6 +94,20 @@ def kept(workdir: pathlib.Path) -> Kept:
 def kept_shape(workdir: pathlib.Path) -> tuple[int, ...]:
     """Return the shape of an example that a workdir's run was trained on; raises UserError."""
     return kept(workdir).shape
+
+
+def located(config: Config, workdir: pathlib.Path) -> Config:
+    """Return a workdir's config with the data.path that leads to its data from any current folder.
+
+    A relative path leads there from the folder in which the run was trained.
+    """
+    if not config.data.path or os.path.isabs(config.data.path):
+        return config
+    seen = kept(workdir).path if (workdir / DATA_FILE).exists() else None
+    if seen is None or not (workdir / seen).exists():
+        return config
+    there = dataclasses.replace(config.data, path=os.path.normpath(workdir / seen))
+    return dataclasses.replace(config, data=there)
 
 
 DATASETS: Mapping[str, Callable[[str], Dataset]] = {

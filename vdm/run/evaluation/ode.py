@@ -25,6 +25,9 @@ from vdm.run.run import Run
 State = tuple[Params, UInt32[Array | np.ndarray, " k"]]  # parameters, and a key's numbers
 NOT_FINISHED = "the ODE solver did not finish (try a larger --tolerance, or --ode_steps)"
 
+FEW = 8  # examples that are solved again
+CHANGE = 1e-6  # of every parameter, relative: a few times what rounding does
+
 
 class Weights(NamedTuple):
     """Per example: log-weights of its draws [n, k], and their cost and error [n]; nats.
@@ -88,6 +91,22 @@ def weights(found: np.ndarray) -> Weights:
     """Return what rows have computed, [n, 1, k + 3]."""
     *log_weights, nfe, most, standard_error = found[:, 0].T
     return Weights(np.stack(log_weights, axis=1), nfe, most, standard_error)
+
+
+def again(
+    trained: Trained,
+    dataset: Dataset,
+    settings: EvaluateConfig,
+    dequantisation: str | None,
+) -> Weights:
+    """Return the log-weights of the first few examples with parameters that differ by CHANGE.
+
+    A solve can let tiny differences grow without bound, above all in a network that is hardly
+    trained. Then its answer is that of the rounding of one machine.
+    """
+    few = dataset.subset(np.arange(min(FEW, len(dataset))))
+    changed = jax.tree.map(lambda leaf: leaf * (1.0 + CHANGE), trained.params)
+    return measure(trained._replace(params=changed), few, settings, dequantisation)
 
 
 def bound(weights: Weights, num_samples: int, num_dims: int) -> np.ndarray:

@@ -79,6 +79,12 @@ class Origin:
     params: str | None = None
     seed: int | None = None
     ids_checksum: str | None = None
+    unconditional: bool = False  # of a model that can be conditioned on the class
+
+    @property
+    def what(self) -> str:
+        """The split, and whether its classes were left out."""
+        return f"{self.split}, unconditional" if self.unconditional else self.split
 
     @property
     def averaged(self) -> bool:
@@ -141,6 +147,12 @@ class OdeResult:
     probes_sem: NotNegative | None = None  # the part of the standard error that is due to probes
     tolerance: NotNegative | None = None
     ode_steps: Count | None = None
+    moved: NotNegative | None = None  # by rounding; see `vdm.run.evaluation.ode.again`
+
+    @property
+    def by_rounding(self) -> bool:
+        """Whether rounding moves the answer by more than its standard error."""
+        return self.moved is not None and self.bpd.sem is not None and self.moved > self.bpd.sem
 
     @property
     def family(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ def show(results: Sequence[Result]) -> None:
         console.print(_bounds(bounds))
     if odes := [result for result in results if isinstance(result, OdeResult)]:
         console.print(_odes(odes))
-    profiled = [(r.profile, r.origin.split) for r in bounds if r.profile is not None]
+    profiled = [(r.profile, r.origin.what) for r in bounds if r.profile is not None]
     if profiled:
         console.print(_profile(*profiled[0]))
 
@@ -31,7 +31,7 @@ def _bounds(results: Sequence[VlbResult]) -> Table:
     for result in results:
         law = "" if result.by_steps_law is None else f"{result.by_steps_law:.4f}"
         table.add_row(
-            result.origin.split,
+            result.origin.what,
             str(result.bpd.n),
             f"{result.num_steps}{' clipped' if result.clip_denoised else ''}",
             _mean(result.bpd.mean, result.bpd.sem),
@@ -48,7 +48,7 @@ def _odes(results: Sequence[OdeResult]) -> Table:
         table.add_column(heading, justify="left" if left else "right")
     for result in results:
         table.add_row(
-            result.origin.split,
+            result.origin.what,
             str(result.bpd.n),
             result.dequantisation or "none",
             str(result.num_samples),

@@ -107,7 +107,7 @@ def write(run: Imported, workdir: pathlib.Path) -> None:
         try:
             with checkpoint.manager(staging, kept=1) as checkpoints:
                 checkpoint.save(checkpoints, run.state)
-            data.keep(run.dataset, staging)
+            data.keep(run.dataset, staging, data.seen_from(workdir, run.config.data.path))
             configs.keep(run.config, staging)
             # The config last: a folder without it is not a run.
             for name in (checkpoint.folder_of(staging).name, data.DATA_FILE, configs.CONFIG_FILE):

@@ -51,7 +51,7 @@ def incomparable(run: Run, ours: Result, other: Run, theirs: Result) -> str | No
         return f"the numbers of dimensions differ: {here.num_dims} and {there.num_dims}"
     if run.differential != other.differential:
         return "a density and a probability: the likelihoods are of different kinds"
-    if run.class_conditional != other.class_conditional:
+    if run.given_class(ours) != other.given_class(theirs):
         return "one is conditioned on the class of each example, the other is not"
     if here.split != there.split:
         return f"the splits differ: {here.split} and {there.split}"

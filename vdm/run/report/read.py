@@ -48,9 +48,13 @@ class Run:
         """Whether the data are real numbers, whose bits are those of a density."""
         return self.config.model.likelihood["name"] == "gaussian"
 
+    def given_class(self, result: Result) -> bool:
+        """Return whether a result is conditioned on the class, whose bits are then not counted."""
+        return self.class_conditional and not result.origin.unconditional
+
     @property
     def class_conditional(self) -> bool:
-        """Whether the network is conditioned on the class, whose bits are then not counted."""
+        """Whether the network is conditioned on the class."""
         num_classes, name = self.config.model.network.get("num_classes"), self.config.data.augment
         if num_classes is None or name == "none":
             return num_classes is not None

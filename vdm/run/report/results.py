@@ -15,7 +15,7 @@ def headline(run: Run) -> Headline | None:
         return None
     bpd, origin = result.bpd, result.origin
     facts = (
-        ("data", f"{origin.dataset}, split {origin.split}"),
+        ("data", f"{origin.dataset}, split {origin.what}"),
         ("examples", f"{bpd.n:,} of {origin.num_dims:,} dimensions"),
         ("bound", words.measure(result)),
         ("parameters", words.params(origin)),
@@ -117,7 +117,7 @@ def _variational(results: Sequence[VlbResult]) -> Table:
         law = "" if result.by_steps_law is None else words.number(result.by_steps_law, 4)
         rows.append(
             (
-                result.origin.split,
+                result.origin.what,
                 f"{result.bpd.n:,}",
                 words.steps(result) + (", x̂ clipped" if result.clip_denoised else ""),
                 *(words.with_error(mean, sem) for mean, sem, _ in (result.bpd, *result.terms)),
@@ -133,7 +133,7 @@ def _variational(results: Sequence[VlbResult]) -> Table:
 def _odes(results: Sequence[OdeResult]) -> Table:
     rows = tuple(
         (
-            result.origin.split,
+            result.origin.what,
             f"{result.bpd.n:,}",
             (result.dequantisation or "none").replace("_", "-"),
             f"{result.num_samples:,}",
@@ -171,4 +171,4 @@ def _i_mmse(found: IMmse) -> Table:
 
 
 def _of_profile(result: VlbResult) -> str:
-    return f"{result.origin.split}{', clipped' if result.clip_denoised else ''}"
+    return f"{result.origin.what}{', clipped' if result.clip_denoised else ''}"

@@ -59,7 +59,7 @@ def _overview(runs: Sequence[Run], restored: Sequence[Restored | str]) -> Sectio
                 run.name,
                 "not evaluated" if result is None else _bpd(result),
                 "" if isinstance(apart, str) else _said(apart),
-                "" if result is None else f"{result.origin.split}: {words.measure(result)}",
+                "" if result is None else f"{result.origin.what}: {words.measure(result)}",
                 run.config.data.name,
                 "" if result is None else f"{result.origin.step:,}{_raw(result.origin)}",
                 "" if isinstance(found, str) else f"{found.network_size:,}",
@@ -104,7 +104,7 @@ def _bounds(runs: Sequence[Run]) -> Section:
                 terms = [words.number(term.mean, 4) for term in result.terms]
             rows.append(
                 (
-                    f"{result.origin.split}: {words.measure(result)}",
+                    f"{result.origin.what}: {words.measure(result)}",
                     run.name + _raw(result.origin),
                     _bpd(result),
                     apart if isinstance(apart, str) else _said(apart),

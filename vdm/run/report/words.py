@@ -60,7 +60,7 @@ def steps(result: VlbResult) -> str:
 def sentence(run: Run, result: Result) -> str:
     """Return what the main number is, in full."""
     kind = "negative log-density" if run.differential else "negative log-likelihood"
-    kind += " given the class" if run.class_conditional else ""
+    kind += " given the class" if run.given_class(result) else ""
     where = "held-out" if result.origin.split == "test" else "training"
     of = f"Mean over {result.bpd.n:,} {where} examples of {result.origin.dataset}"
     if isinstance(result, OdeResult):

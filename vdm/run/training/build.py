@@ -12,7 +12,7 @@ from vdm.run.config.blocks import construct
 from vdm.run.config.words import LIKELIHOODS, NETWORKS, SCHEDULES
 from vdm.run.errors import UserError
 from vdm.run.training import objective, optim
-from vdm.run.training.checks import check_clip, check_dropped, check_sampling
+from vdm.run.training.checks import check_clip, check_dropped, check_sampling, check_unconditional
 from vdm.run.training.objective import for_evaluation
 from vdm.run.training.step import Trainer
 
@@ -35,6 +35,7 @@ def model(config: Config) -> VDM:
     # Checked now: otherwise only `vdm sample` or `vdm evaluate` would find the error.
     check_sampling(vdm, config.sample)
     check_clip(vdm, config.evaluate.clip_denoised)
+    check_unconditional(vdm, config.evaluate.unconditional)
     return vdm
 
 

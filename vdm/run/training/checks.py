@@ -40,6 +40,15 @@ def check_clip(vdm: VDM, clip_denoised: bool) -> None:
         raise UserError("clip_denoised is for integer data: real numbers have no range to clip to")
 
 
+def check_unconditional(vdm: VDM, unconditional: bool) -> None:
+    """Raise UserError if the class is to be left out of a model that was not trained without it."""
+    if unconditional and not vdm.network.optional_cond:
+        raise UserError(
+            "unconditional is for a model that was trained with and without its class: "
+            "model.network.optional_cond=True and train.cond_dropout above 0"
+        )
+
+
 def check_fit(vdm: VDM, condition: Condition, data: Dataset) -> None:
     """Raise UserError unless the model can take this data: levels, dtype, shape, classes."""
     conditions.check(condition, data)
