@@ -20,7 +20,6 @@ from vdm.losses import bits_per_dim
 from vdm.run import mesh as meshes
 from vdm.run.config import EvaluateConfig, fields, parse
 from vdm.run.config.rules import split_words
-from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset, ids_checksum, ids_of, settle
 from vdm.run.evaluation import bound, files, ode, profile, record
 from vdm.run.evaluation.record import (
@@ -76,8 +75,6 @@ def measure(
     test = dataset_of(trained, split)
     subset = _subset(dataset_of(trained, "train"), len(test))
     _check(trained, test, settings, names)
-    if settings.unconditional:  # classes are none of the conditions from here on
-        trained = trained._replace(condition=Condition())
     if test.taken:
         say(test.taken)
     results: list[Result] = []

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from vdm.laws import Law, LawState
 from vdm.model import VDM, Params
-from vdm.run import data
-from vdm.run.config import Config
+from vdm.run.config import Config, EvaluateConfig
+from vdm.run.data import validation
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.training import checks
@@ -72,11 +72,18 @@ class Run(Protocol):
         ...
 
 
+def condition_of(run: Run, settings: EvaluateConfig) -> Condition:
+    """Return what the model is given of an example: nothing for an unconditional result."""
+    return Condition() if settings.unconditional else run.condition
+
+
 def dataset(run: Run, split: str) -> Dataset:
     """Return a split of the run's data set, whose examples are of the kind that it models.
 
+    "validation" is the one that it was watched with while it trained.
+
     Raises UserError where the data set is not at hand, or holds examples of another kind by now.
     """
-    found = data.load(run.config.data, split)
+    found = validation.load(run.config, split)
     checks.check_data(run.model, run.shape, run.condition, found)
     return found

@@ -11,8 +11,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vdm.run import config as configs, data, figures, sample
+from vdm.run import config as configs, data, figures, sample, validate
 from vdm.run.config import Config
+from vdm.run.config.words import VALIDATION
+from vdm.run.data import validation
 from vdm.run.data.dataset import settle
 from vdm.run.errors import UserError
 from vdm.run.system import disk, lock, processes, signals
@@ -34,6 +36,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
     hardware into the workdir, which no other run may hold. Raises UserError for a config that does
     not fit, for a workdir that cannot take the run, and for a loss that is not finite: then the
     last good checkpoint stays the latest. After SIGTERM it ends its step, saves, raises Terminated.
+    With train.patience it may end before its last step, without an error.
     """
     every, began, asked = config.train, time.perf_counter(), config
     made = processes.together(lambda: parts.prepare(asked))
@@ -50,6 +53,8 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         checkpoints = stack.enter_context(checkpoint.manager(workdir, kept=every.checkpoints_kept))
         state = _start(checkpoints, program)
         step, stop = int(state.step), terminated()
+        watch = _watch(stack, workdir, made, config, step)
+        over = None if watch is None else watch.over()
         if step == 0:
             for line in (dataset.taken, *advice.lines(trainer.model, dataset)):
                 if line:
@@ -63,22 +68,26 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         window: list[dict[str, jax.Array]] = []
         started = time.perf_counter()
         advance = stack.enter_context(bar("train", every.num_steps, step))
-        while step < every.num_steps and not stop:
+        while step < every.num_steps and not stop and over is None:
             # A run resumed with another steps_per_dispatch is brought back to a multiple here.
             count = per_dispatch - step % per_dispatch
             state, step_metrics = program.step(state, [next(upcoming) for _ in range(count)])
             window.append(step_metrics)
             step, stop = step + count, terminated()
             save = stop or step == every.num_steps or step % every.checkpoint_every == 0
-            if save or step % every.log_every == 0:
+            watched = watch is not None and not stop and watch.due(step)
+            if save or watched or step % every.log_every == 0:
                 values = _fetch(window)
-                problem = finite.problem(values, state.params if save else None, step)
+                kept = state.params if save or watched else None
+                problem = finite.problem(values, kept, step)
                 if problem is not None:
                     rollbacks = finite.next_rollback(problem, every.on_nan, state.rollbacks)
                     state = _start(checkpoints, program)
                     state = state._replace(rollbacks=rollbacks)
                     step = int(state.step)
                     upcoming = on_devices(dataset, condition, config, mesh, step)
+                    if watch is not None:
+                        watch.back_to(step)
                     say(f"{problem}: rolled back to step {step}, resuming with other noise")
                     writer.start(step)
                     window, started = [], time.perf_counter()
@@ -86,10 +95,13 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                 seconds = time.perf_counter() - started
                 rates = throughput.rates(len(values["loss"]), seconds, every.batch_size, full_speed)
                 record = {"step": step, **_means(values), **rates}
+                if watch is not None and watched:
+                    record |= watch.measure(state)
+                    over = watch.over()
                 writer.write(record)
                 advance(step, _line(record, every.num_steps))
                 window, started = [], time.perf_counter()
-            if save:
+            if save or over is not None:
                 checkpoint.save(checkpoints, state)
                 session.reached(step)
             if every.sample_every and step % every.sample_every == 0 and not stop:
@@ -103,7 +115,9 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                 except UserError as error:  # a picture on the way must not end the training
                     say(f"no grid of samples at step {step}: {error}")
                 started += time.perf_counter() - before  # not counted in the rate of training
-    if step < every.num_steps:
+    if over is not None:
+        say(over)
+    elif step < every.num_steps:
         raise signals.Terminated(f"stopped by SIGTERM at step {step}")
     return state
 
@@ -127,7 +141,8 @@ def _claim(
         stack.enter_context(contextlib.closing(writer))
         folder = checkpoint.folder_of(workdir)
         check_writable(folder)
-        disk.check_room(folder, disk.num_bytes(template), config.train.checkpoints_kept)
+        checkpoints = config.train.checkpoints_kept + (config.train.keep == "best")
+        disk.check_room(folder, disk.num_bytes(template), checkpoints)
         # Last: a run that was refused must leave nothing that the next run would have to match.
         configs.keep(config, workdir)
         data.keep(made.dataset, workdir, data.seen_from(workdir, config.data.path))
@@ -136,6 +151,20 @@ def _claim(
             shutil.rmtree(workdir, ignore_errors=True)
         raise
     return writer
+
+
+def _watch(
+    stack: contextlib.ExitStack, workdir: pathlib.Path, made: Parts, config: Config, step: int
+) -> validate.Watch | None:
+    """Return the validations of a run until the stack is left; None for a run without them."""
+    if not config.train.validation_examples:
+        return None
+    best = None
+    if config.train.keep == "best":
+        best = stack.enter_context(checkpoint.manager(workdir, kept=1, best=True))
+    load = functools.partial(validation.load, config, VALIDATION)
+    held_out = settle(processes.together(load), config.data.in_memory)
+    return validate.Watch(workdir, made.trainer, made.condition, held_out, made.mesh, step, best)
 
 
 def _start(checkpoints: ocp.CheckpointManager, program: Program) -> TrainState:
@@ -157,8 +186,9 @@ def _means(values: dict[str, np.ndarray]) -> dict[str, float]:
 def _line(record: Mapping[str, int | float], num_steps: int) -> str:
     rate = record["steps_per_second"]
     eta = (num_steps - record["step"]) / rate
+    watched = f"validation {record['validation']:.3f}  " if "validation" in record else ""
     return (
-        f"loss {record['loss']:.3f} bpd  {rate:.1f} steps/s  "
+        f"loss {record['loss']:.3f} bpd  {watched}{rate:.1f} steps/s  "
         f"ETA {int(eta // 60)}:{int(eta % 60):02d}"
     )
 

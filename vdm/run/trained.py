@@ -128,6 +128,7 @@ def load(
 ) -> Trained:
     """Return the run of a workdir at its latest checkpoint; the data set need not be available.
 
+    With train.keep="best" it is the checkpoint that was best in validation.
     `params` is "ema" for the averaged parameters or "raw" for the last ones; `devices` are all
     available devices by default. Raises UserError if there is no run, or for another value of
     params.
@@ -141,7 +142,8 @@ def load(
     condition = conditions.build(trainer.model.network.num_classes, shape, config.data.augment)
     mesh = meshes.for_results(config, devices)
     example = Batch(build.blank(trainer.model, shape), condition.of_samples(np.arange(1)))
-    state = checkpoint.load(workdir, programs.template(trainer, mesh, example))
+    template = programs.template(trainer, mesh, example)
+    state = checkpoint.load(workdir, template, best=config.train.keep == "best")
     return Trained(
         config=config,
         model=trainer.model,

@@ -122,6 +122,18 @@ def _check_pairs(config: Config) -> None:
                 f"train.{key} must be a multiple of devices.steps_per_dispatch: got {value} and "
                 f"{per_dispatch}"
             )
+    watched = config.train.validation_examples
+    if watched and config.train.validate_every % per_dispatch:
+        raise UserError(
+            f"train.validate_every must be a multiple of devices.steps_per_dispatch: got "
+            f"{config.train.validate_every} and {per_dispatch}"
+        )
+    for key, off in (("keep", "latest"), ("patience", 0)):
+        if getattr(config.train, key) != off and not watched:
+            raise UserError(
+                f"train.{key}={getattr(config.train, key)!r} needs a validation split: "
+                "train.validation_examples above 0"
+            )
     if config.train.batch_size % config.train.accumulation_steps:
         raise UserError(
             f"train.batch_size must be a multiple of train.accumulation_steps: got "

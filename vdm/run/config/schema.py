@@ -138,6 +138,24 @@ class TrainConfig:
     )
     checkpoints_kept: int = option(2, "the latest ones", Number(1, LAST_STEP))
     sample_every: int = option(0, "a grid of samples; 0 for never", Number(0, LAST_STEP))
+    validation_examples: int = option(
+        0,
+        "training examples held out as the split validation; 0 for none, and no validation",
+        Number(0, LAST_STEP),
+    )
+    validate_every: int = option(
+        1000, "the bound of the validation split; also at the end", TRAINING_STEPS
+    )
+    keep: str = option(
+        "latest",
+        "the checkpoint that other commands use: the latest one, or the best in validation",
+        Word(words.KEPT),
+    )
+    patience: int = option(
+        0,
+        "validations without a gain after which training stops; 0 for no limit",
+        Number(0, LAST_STEP),
+    )
     tensorboard: bool = option(False, "also write metrics as TensorBoard events")
     on_nan: str = option(
         "stop",

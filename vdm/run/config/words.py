@@ -64,4 +64,6 @@ ON_NAN = ("stop", "roll_back")  # what to do when the loss is not finite
 BOUNDS = ("vlb", "ode")  # the variational one, and that of the probability-flow ODE
 PARAMS = ("ema", "raw")  # averaged, or of the last step
 SPLITS = ("train", "test")
+VALIDATION = "validation"  # a split that a run holds out of "train"
+KEPT = ("latest", "best")
 FORMATS = ("official",)  # of other code's checkpoints: google-research/vdm

@@ -105,6 +105,10 @@ class Dataset:
         """Return the examples of an index, in its order."""
         return self.examples.take(index)
 
+    def named(self, split: str) -> "Dataset":
+        """Return the data set as a split of another name."""
+        return dataclasses.replace(self, split=split)
+
     def subset(self, index: np.ndarray) -> "Dataset":
         """Return the data set with only these examples."""
         take = self.examples.take

@@ -19,7 +19,7 @@ from vdm.run.config import EvaluateConfig
 from vdm.run.data.dataset import Dataset
 from vdm.run.evaluation import rows
 from vdm.run.evaluation.rows import RowFn
-from vdm.run.run import Run
+from vdm.run.run import Run, condition_of
 from vdm.run.training.objective import for_evaluation
 
 # Parameters, the law's state, T and a key's numbers.
@@ -76,7 +76,7 @@ def measure(
         state(trained, num_steps, keys.data(settings.seed)),
         trained.mesh,
         dataset,
-        trained.condition,
+        condition_of(trained, settings),
         per_example=settings.levels_per_example,
         batch_size=settings.batch_size,
         what=f"evaluate {dataset.split} T={'inf' if num_steps is None else num_steps}",

@@ -20,7 +20,7 @@ from vdm.run.data.dataset import Dataset
 from vdm.run.errors import as_user_error
 from vdm.run.evaluation import rows
 from vdm.run.evaluation.rows import RowFn
-from vdm.run.run import Run
+from vdm.run.run import Run, condition_of
 
 State = tuple[Params, UInt32[Array | np.ndarray, " k"]]  # parameters, and a key's numbers
 NOT_FINISHED = "the ODE solver did not finish (try a larger --tolerance, or --ode_steps)"
@@ -50,7 +50,7 @@ def check(
 ) -> None:
     """Raise UserError for settings that do not fit, before anything is computed."""
     fn = row_fn(trained, settings, dequantisation)
-    check_rows(fn, trained, dataset, trained.condition)
+    check_rows(fn, trained, dataset, condition_of(trained, settings))
 
 
 def check_rows(fn: RowFn, trained: Run, dataset: Dataset, condition: Condition) -> None:
@@ -67,17 +67,18 @@ def measure(
     dataset: Dataset,
     settings: EvaluateConfig,
     dequantisation: str | None,
+    params: Params | None = None,
 ) -> Weights:
     """Return the log-weights of the draws of every example, as many as the largest K asked for.
 
-    Raises UserError where a solve did not finish.
+    `params` are by default the run's. Raises UserError where a solve did not finish.
     """
     found = rows.of_examples(
         row_fn(trained, settings, dequantisation),
-        state(trained, keys.data(settings.seed)),
+        (trained.params if params is None else params, keys.data(settings.seed)),
         trained.mesh,
         dataset,
-        trained.condition,
+        condition_of(trained, settings),
         per_example=1,
         batch_size=settings.batch_size,
         what=f"evaluate {dataset.split} ODE {dequantisation or ''}".rstrip(),
@@ -94,7 +95,7 @@ def weights(found: np.ndarray) -> Weights:
 
 
 def again(
-    trained: Trained,
+    trained: Run,
     dataset: Dataset,
     settings: EvaluateConfig,
     dequantisation: str | None,
@@ -106,7 +107,7 @@ def again(
     """
     few = dataset.subset(np.arange(min(FEW, len(dataset))))
     changed = jax.tree.map(lambda leaf: leaf * (1.0 + CHANGE), trained.params)
-    return measure(trained._replace(params=changed), few, settings, dequantisation)
+    return measure(trained, few, settings, dequantisation, params=changed)
 
 
 def bound(weights: Weights, num_samples: int, num_dims: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from vdm.run import data, mesh as meshes
 from vdm.run.config import Config
-from vdm.run.data import condition as conditions
+from vdm.run.data import condition as conditions, validation
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset, Stored, chunks
 from vdm.run.errors import UserError
@@ -34,7 +34,7 @@ def prepare(config: Config) -> Parts:
 
     Of the user's own files also the test split is checked, which only an evaluation reads.
     """
-    made = of(config, data.load(config.data, "train"))
+    made = of(config, validation.load(config, "train"))
     if config.data.name in data.FILES:
         test = data.load(config.data, "test")
         checks.check_data(made.trainer.model, made.dataset.shape, made.condition, test)

@@ -42,18 +42,21 @@ class State(Protocol):
 S = TypeVar("S", bound=State)
 
 
-def folder_of(workdir: pathlib.Path) -> pathlib.Path:
-    """Return where the checkpoints of a workdir are."""
-    return (workdir / "checkpoints").absolute()  # orbax takes no relative path
+def folder_of(workdir: pathlib.Path, *, best: bool = False) -> pathlib.Path:
+    """Return where the checkpoints of a workdir are, or the one that was best in validation."""
+    # orbax takes no relative path
+    return (workdir / ("checkpoints_best" if best else "checkpoints")).absolute()
 
 
 @contextlib.contextmanager
-def manager(workdir: pathlib.Path, *, kept: int) -> Iterator[ocp.CheckpointManager]:
+def manager(
+    workdir: pathlib.Path, *, kept: int, best: bool = False
+) -> Iterator[ocp.CheckpointManager]:
     """Yield orbax's manager of a workdir's checkpoints; leaving waits for a save in progress.
 
     Raises UserError where the last of them could not be written.
     """
-    folder = folder_of(workdir)
+    folder = folder_of(workdir, best=best)
     options = ocp.CheckpointManagerOptions(max_to_keep=kept, cleanup_tmp_directories=True)
     with quiet():
         checkpoints = ocp.CheckpointManager(folder, options=options)
@@ -82,6 +85,15 @@ def save(checkpoints: ocp.CheckpointManager, state: State) -> None:
             args=ocp.args.Composite(**{STATE: ocp.args.StandardSave(values)}),
             force=True,
         )
+
+
+def drop_after(checkpoints: ocp.CheckpointManager, step: int) -> None:
+    """Remove the checkpoints after a step."""
+    with _as_write_error(pathlib.Path(checkpoints.directory)):
+        checkpoints.wait_until_finished()
+        for later in checkpoints.all_steps():
+            if later > step:
+                checkpoints.delete(later)
 
 
 def resume(checkpoints: ocp.CheckpointManager, template: S) -> S | None:
@@ -165,9 +177,14 @@ def read(checkpoints: ocp.CheckpointManager, step: int, template: S) -> S:
     ) from problem
 
 
-def load(workdir: pathlib.Path, template: S) -> S:
-    """Return the latest state of a workdir without writing to it; raises UserError as `restore`."""
-    folder = folder_of(workdir)
+def load(workdir: pathlib.Path, template: S, *, best: bool = False) -> S:
+    """Return the latest state of a workdir without writing to it; raises UserError as `restore`.
+
+    With `best` it is the one that was best in validation, once there is one.
+    """
+    folder = folder_of(workdir, best=best)
+    if best and not any(path.name.isdigit() for path in folder.glob("*")):
+        folder = folder_of(workdir)
     if not folder.is_dir():
         raise _no_checkpoint(workdir)
     with quiet():
