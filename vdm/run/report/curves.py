@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from vdm.run.evaluation.record import TERMS
 from vdm.run.report import svg
 from vdm.run.report.layout import Figure
-from vdm.run.report.read import Run
+from vdm.run.report.read import VALIDATED, Run
 from vdm.run.report.svg import SERIES
 
 SETTLED = 0.25  # the share of the records at the start that must not set the scale
@@ -90,6 +90,36 @@ def terms(run: Run) -> Figure:
         figure,
         f"The three terms of the bound{scale}. Prior and reconstruction are the price of the "
         "schedule’s two ends.",
+    )
+
+
+def validation(run: Run) -> Figure | None:
+    """Return the bound of the validation split by step; None for a run without one."""
+    records = [record for record in run.metrics if all(name in record for name in VALIDATED)]
+    if not records:
+        return None
+    steps = [record["step"] for record in records]
+    names = ("averaged parameters", "last parameters")
+    found = {
+        n: np.array([r[key] for r in records]) for n, key in zip(names, VALIDATED, strict=True)
+    }
+    low, high, above = limits([*found.values()])
+    best = min(records, key=lambda record: record[VALIDATED[0]])
+
+    def paint(axes: Axes) -> None:
+        for i, (name, curve) in enumerate(found.items()):
+            axes.plot(steps, curve, color=SERIES[i], label=name, marker=_marker(curve))
+        axes.set(ylim=(low, high), xlabel="step", ylabel="bits per dimension")
+        _thousands(axes)
+        axes.legend()
+
+    cut = f" {above} points lie above the axis limit." if above else ""
+    figure = svg.draw("validation", "Bound of the validation split by step", paint)
+    return Figure(
+        figure,
+        f"The bound of the {run.config.train.validation_examples:,} examples held out of training, "
+        f"always with the same noise. It is least at step {best['step']:,.0f}, with "
+        f"{best['validation']:.4f} by the averaged parameters.{cut}",
     )
 
 

@@ -18,6 +18,8 @@ from vdm.run.workdir.sessions import SessionRecord
 # The metrics that the page draws.
 ENDS = ("log_snr_max", "log_snr_min")
 DRAWN = ("step", "loss", *TERMS, "gradient_norm", "steps_per_second", *ENDS)
+# Those that are drawn where a record has them.
+VALIDATED = ("validation", "validation_raw")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ def _metric(line: str, place: Place) -> dict[str, float]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place.path} is damaged: {place.key}: {error}") from error
     if isinstance(value, dict):  # what is not drawn may be anything
-        value = {name: value[name] for name in DRAWN if name in value}
+        value = {name: value[name] for name in (*DRAWN, *VALIDATED) if name in value}
     found = document.read(dict[str, float], value, place)
     for name in DRAWN:
         if name not in found:

@@ -41,6 +41,7 @@ def training(run: Run) -> Section:
     else:
         found = [
             curves.loss([run], "step", [evaluated(run)]),
+            curves.validation(run),
             curves.terms(run),
             curves.gradient_norm(run),
             curves.speed(run),

@@ -1,0 +1,45 @@
+"""The validation split: training examples that a run holds out, to be watched while it trains.
+
+The test split is left for the end: whoever chooses a checkpoint by it has no test any more.
+"""
+
+import numpy as np
+
+from vdm.run.config import Config
+from vdm.run.config.words import VALIDATION
+from vdm.run.data import sets
+from vdm.run.data.dataset import Dataset
+from vdm.run.errors import UserError
+
+
+def load(config: Config, split: str) -> Dataset:
+    """Return a split of a run's data set, with train.validation_examples held out of training.
+
+    Raises UserError as `vdm.run.data.load`, for the validation split of a run without one, and for
+    one that leaves nothing to train on.
+    """
+    num = config.train.validation_examples
+    if split not in ("train", VALIDATION) or (split == "train" and not num):
+        return sets.load(config.data, split)
+    if not num:
+        raise UserError(
+            "this run has no split 'validation': it was trained with train.validation_examples=0"
+        )
+    whole = sets.load(config.data, "train")
+    if num >= len(whole):
+        raise UserError(
+            f"train.validation_examples is {num:,}, but the train split of {whole.name} has "
+            f"{len(whole):,} examples: expected fewer"
+        )
+    found = whole.subset(positions(len(whole), num, held_out=split == VALIDATION))
+    return found if split == "train" else found.named(VALIDATION)
+
+
+def positions(size: int, num: int, *, held_out: bool) -> np.ndarray:
+    """Return which of `size` examples are among the `num` held out, or which are not, in order.
+
+    It is a draw without replacement that depends on the two numbers alone.
+    """
+    # RandomState: the one stream that NumPy promises never to change.
+    order = np.random.RandomState(1).permutation(size)
+    return np.sort(order[:num] if held_out else order[num:])

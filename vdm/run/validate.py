@@ -1,0 +1,97 @@
+"""Validation while a run trains: the bound of its validation split, always with the same noise.
+
+The noise of an example follows from the run's seed and its position, so two validations differ by
+their parameters alone, and their difference has a much smaller error than either of them.
+"""
+
+import functools
+import pathlib
+
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from vdm.losses import bits_per_dim
+from vdm.model import Params
+from vdm.run import keys
+from vdm.run.data.condition import Condition
+from vdm.run.data.dataset import Dataset
+from vdm.run.evaluation import bound, rows
+from vdm.run.system import processes
+from vdm.run.training.step import Trainer, TrainState
+from vdm.run.workdir import checkpoint, validations
+
+LEVELS = 2  # noise levels for each example: enough, since the noise is the same each time
+
+
+class Watch:
+    """The validations of a run that trains; `best` keeps its best checkpoint, if that is asked."""
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        trainer: Trainer,
+        condition: Condition,
+        dataset: Dataset,
+        mesh: Mesh,
+        step: int,
+        best: ocp.CheckpointManager | None,
+    ):
+        self._workdir, self._trainer, self._mesh = workdir, trainer, mesh
+        self._dataset, self._condition, self._best = dataset, condition, best
+        model, law = trainer.model, trainer.objective.law
+        self._fn = bound.compiled(model, law, mesh, num_levels=LEVELS)
+        self._found = validations.read(workdir, len(dataset)).until(step)
+
+    def due(self, step: int) -> bool:
+        """Return whether a validation is due after a step."""
+        train = self._trainer.config.train
+        return step % train.validate_every == 0 or step == train.num_steps
+
+    def measure(self, state: TrainState) -> dict[str, float]:
+        """Return the validation of a state as metrics, and keep the state if it is the best one."""
+        step = int(state.step)
+        ema, raw = (self._bound(params, state) for params in (state.ema, state.params))
+        self._found = self._found.and_then(step, ema, raw)
+        write = functools.partial(validations.write, self._workdir, self._found)
+        processes.first_alone(write)
+        # A run that is resumed from an earlier step comes by here with the same state again.
+        again = self._best is not None and step in self._best.all_steps()
+        if self._best is not None and self._found.since_best == 0 and not again:
+            checkpoint.save(self._best, state)
+        return self._found.numbers()
+
+    def over(self) -> str | None:
+        """Return in words why training has to stop, None where it has not."""
+        patience, found = self._trainer.config.train.patience, self._found
+        if not patience or found.since_best < patience:
+            return None
+        best = found.best
+        return (
+            f"stopped at step {found.steps[-1]}: no gain in the last {found.since_best} "
+            f"validations; the best had {found.ema[best].mean():.4f} bits per dimension, at step "
+            f"{found.steps[best]}"
+        )
+
+    def back_to(self, step: int) -> None:
+        """Forget what came after a step, from which training resumes with other noise."""
+        self._found = self._found.until(step)
+        if self._best is not None:
+            checkpoint.drop_after(self._best, step)
+
+    def _bound(self, params: Params, state: TrainState) -> np.ndarray:
+        """Return the bits per dimension of every example, [n]."""
+        config = self._trainer.config
+        found = rows.of_examples(
+            self._fn,
+            (params, state.law_state, None, keys.data(config.seed)),
+            self._mesh,
+            self._dataset,
+            self._condition,
+            per_example=LEVELS,
+            batch_size=config.evaluate.batch_size,
+            what=None,
+            show=lambda done: "",
+            problem=f"the validation bound is not finite at step {int(state.step)}",
+        )
+        return np.asarray(bits_per_dim(found[..., :3].sum(-1).mean(1), self._dataset.num_dims))
