@@ -140,6 +140,8 @@ def small(words):
     config = config_of(words)
     network = {key: value for key, value in SMALL_NETWORK.items() if key in config.model.network}
     changes = SMALL | {f"model.network.{key}": value for key, value in network.items()}
+    if config.train.validation_examples:
+        changes |= {"train.validation_examples": 4}
     if config.data.name == "digits":
         changes |= {"data.name": "arrays", "data.path": "few_digits.npz"}
     if config.data.name in DOWNLOADED:  # to be described, not trained

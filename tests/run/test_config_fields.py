@@ -50,6 +50,7 @@ EVERY_WORD = {word for key in WORDY for word in words_of(key)}
 def with_value(key, value):
     """The config with one value changed, read as from a file."""
     values = copy.deepcopy(configs.to_dict(runs.points()))
+    values["train"]["validation_examples"] = 1  # without it there is no best checkpoint to keep
     *block, name = key.split(".")
     (values[block[0]] if block else values)[name] = value
     return configs.from_dict(values)

@@ -55,8 +55,8 @@ class Watch:
         self._found = self._found.and_then(step, ema, raw)
         write = functools.partial(validations.write, self._workdir, self._found)
         processes.first_alone(write)
-        # A run that is resumed from an earlier step comes by here with the same state again.
-        again = self._best is not None and step in self._best.all_steps()
+        # A run that is resumed from an earlier step comes by its own best state again.
+        again = self._best is not None and any(kept >= step for kept in self._best.all_steps())
         if self._best is not None and self._found.since_best == 0 and not again:
             checkpoint.save(self._best, state)
         return self._found.numbers()

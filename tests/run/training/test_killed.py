@@ -19,7 +19,7 @@ from vdm.run.errors import UserError
 from vdm.run.system import lock
 from vdm.run.training import build, program
 from vdm.run.training.step import Batch
-from vdm.run.workdir import checkpoint
+from vdm.run.workdir import checkpoint, validations
 from vdm.run.workdir.metrics import METRICS_FILE
 
 pytestmark = pytest.mark.float32
@@ -126,6 +126,29 @@ def test_kill_9_at_any_moment_loses_no_more_than_the_steps_since_the_last_checkp
             expected = checkpoint.read(checkpoints, step, template)
             for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
                 np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_kill_9_leaves_the_best_checkpoint(lives, arguments, template, tmp_path):
+    more = ("validation_examples=20", "validate_every=1", "keep=best")
+    arguments = [*arguments, *(f"--config.train.{one}" for one in more), f"--workdir={tmp_path}"]
+    folder = checkpoint.folder_of(tmp_path, best=True)
+
+    def best():
+        return max((int(p.name) for p in folder.glob("*") if p.name.isdigit()), default=0)
+
+    kept = 0
+    for moment in range(3):
+        process = lives.start(*arguments)
+        # A checkpoint every step, nearly all of them the best so far: one is being written.
+        wait_for(lambda kept=kept: best() > kept + 12)
+        time.sleep(0.01 * moment)
+        os.kill(process, signal.SIGKILL)
+        assert lives.wait()[0] == -signal.SIGKILL
+        state = checkpoint.load(tmp_path, template, best=True)
+        assert int(state.step) > kept
+        kept = int(state.step)
+        found = validations.read(tmp_path, 20).until(kept)
+        assert found.since_best == 0 and found.steps[-1] == kept
 
 
 def test_sigterm_ends_a_run_that_goes_on_from_the_very_step(lives, arguments, tmp_path):
