@@ -5,6 +5,7 @@ does in a step, and have the same data and noise. They are in float64, whose own
 part. The table has the relative difference of the network's parameters.
 """
 
+import argparse
 import functools
 from collections.abc import Iterator
 
@@ -20,7 +21,6 @@ from vdm.run.training import parts
 from vdm.run.training.batches import make_batch
 from vdm.run.training.step import init_state, train_step
 
-CHANGE = 1e-7
 SHOWN = (10, 50, 100, 150, 200)
 # Name of the row: schedule, and the learning rate of its interior.
 ROWS = {
@@ -72,14 +72,17 @@ def distance(ours: Params, theirs: Params) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--change", type=float, default=1e-7, help="relative, of every parameter")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
     table = Table("training", *(f"after {number} steps" for number in SHOWN))
     for name, (schedule, rate) in ROWS.items():
         run = config(schedule, rate)
-        pairs = zip(trained(run, 0.0), trained(run, CHANGE), strict=True)
+        pairs = zip(trained(run, 0.0), trained(run, options.change), strict=True)
         table.add_row(name, *(f"{distance(*pair):.1e}" for pair in pairs))
     Console(width=120).print(table)
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_enable_x64", True)
     main()
