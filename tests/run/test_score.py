@@ -13,6 +13,7 @@ import runs
 import vdm.run
 from vdm.run import cli, data, train
 from vdm.run.config import DataConfig
+from vdm.run.data import whole
 from vdm.run.scoring import ranks
 
 pytestmark = pytest.mark.float32
@@ -200,6 +201,9 @@ def test_one_image(tmp_path, capsys):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "[b]one.png")
     assert cli.main(["score", str(tmp_path / "[b]one.png"), f"--workdir={workdir}"]) == 2
     assert "levels is 17, but images has 256 levels" in capsys.readouterr().err
+    found = whole.load(tmp_path / "[b]one.png")
+    assert found.names == ("[b]one.png",) and found.labels is None
+    np.testing.assert_array_equal(found.data.x, np.zeros((1, 8, 8, 1), np.uint8))
 
 
 def test_what_cannot_be_scored_is_one_line(points, classes, tmp_path, capsys):

@@ -129,12 +129,12 @@ def test_calls_of_all_sizes_share_one_program(points, classes):
     x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
     points.score(x[:3], key=0, levels_per_example=4, batch_size=20)
     points.vlb(x[:3], key=0)
+    again = points._replace(params=jax.tree.map(lambda leaf: 2 * leaf, points.params))
+    typed = jax.random.key(5)
     jax.monitoring.register_event_duration_secs_listener(seen)
     try:
-        for n, key in ((1, 1), (3, 2), (40, jax.random.key(5))):
+        for n, key in ((1, 1), (3, 2), (40, typed)):
             points.score(x[:n], key=key, levels_per_example=4, batch_size=20)
-        again = points._replace(params=jax.tree.map(lambda leaf: 2 * leaf, points.params))
-        count = 0
         again.score(x, key=0, levels_per_example=4, batch_size=20)
         points.vlb(x[:3], key=1)
         assert count == 0
@@ -166,9 +166,9 @@ class Telling:
     def log_snr(self, params):
         return lambda t: 12.0 - 24.0 * t
 
-    def vlb(self, params, keys, x, cond, *, noise_levels, num_steps, clip_denoised):
+    def vlb(self, params, keys, x, cond, *, noise_levels, num_steps=None, clip_denoised=False):
         bits = np.log(2) * x.shape[1]
-        noise = jax.vmap(jax.random.uniform)(keys)
+        noise = jax.vmap(jax.random.uniform)(jnp.broadcast_to(keys, len(x)))
         return VLB(bits * noise_levels.log_snr, bits * noise, 0 * noise)
 
 
@@ -183,6 +183,15 @@ def test_the_levels_of_every_example_are_stratified(unchecked):
     assert mean.var() == pytest.approx((24 / levels) ** 2 / 12, rel=5 * np.sqrt(0.8 / n))
     # Their noise is independent: the error that is stated is the true one, of variance 1/12.
     assert found.terms[:, 1].var() == pytest.approx(1 / 12 / levels, rel=5 * np.sqrt(2 / n))
+
+
+def test_vlb_spreads_one_level_for_each_example_over_the_batch(unchecked):
+    run = with_law("schedule")._replace(model=Telling())
+    terms = run.vlb(np.zeros((500, 2), np.float32), key=0)
+    log_snr = np.asarray(terms.prior) / (2 * np.log(2))
+    np.testing.assert_allclose(np.diff(np.sort(log_snr)), 24 / 500, rtol=1e-3)
+    # In no order: five standard errors of a correlation.
+    assert abs(np.corrcoef(log_snr, np.arange(500))[0, 1]) < 5 / np.sqrt(500)
 
 
 def test_one_level_has_no_error(points):

@@ -14,8 +14,8 @@ OF_THE_CONFIG = (
     "are those of a config without it."
 )
 NUM_SAMPLES = Number(1, 2**31 - 1)  # sample i is drawn from i, a number of 32 bits
-# What one score for an example leaves no choice of.
-NOT_SCORED = ("num_steps", "clip_denoised")
+# One score for an example leaves no choice of these, and of one bound only.
+NOT_SCORED = ("num_steps", "clip_denoised", "bound")
 NUM_ON_PAGE = Number(0, 10_000)
 
 
@@ -63,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
         "--out",
         type=pathlib.Path,
         help="a .csv or .npz file with a row for each example (default: scores.csv in the workdir)",
+    )
+    score.add_argument(
+        "--bound",
+        help=f"the variational bound, or that of the ODE ({Word(words.BOUNDS)}; default: the first "
+        "one of the run's config)",
     )
     _add_settings(score, EvaluateConfig, left_out=NOT_SCORED)
     score.set_defaults(command="score")
