@@ -17,7 +17,7 @@ import tomllib
 import pytest
 
 import documented
-from vdm.run import arguments, cli, config as configs, importing, trained
+from vdm.run import arguments, cli, config as configs, data, importing, trained
 
 MAKEFILE = documented.ROOT / "Makefile"
 DIGITS = "--config=experiments/digits.py"
@@ -173,7 +173,7 @@ class Stop(Exception):
 
 @pytest.fixture
 def stopped(monkeypatch, tmp_path):
-    """Scripts end where they have read their words, or where they begin with a run's folder."""
+    """Scripts end where they have read their words, or begin with a run's folder or its data."""
     read = cli.read_config
 
     def read_config(words):
@@ -189,6 +189,7 @@ def stopped(monkeypatch, tmp_path):
     monkeypatch.setattr(cli, "read_config", read_config)
     monkeypatch.setattr(trained, "load", load)
     monkeypatch.setattr(configs, "load", load)
+    monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr("jupytext.read", load)
 
 

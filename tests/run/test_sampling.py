@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -65,8 +66,8 @@ def test_what_is_no_sampler_is_named(text, message):
 
 
 def test_a_guided_model_has_an_unconditional_bound(workdir, tmp_path, monkeypatch):
-    run = trained.load(workdir)
-    settings = EvaluateConfig(levels_per_example=1)
+    run = trained.load(shutil.copytree(workdir, tmp_path, dirs_exist_ok=True))
+    settings = EvaluateConfig(levels_per_example=2)
     load = data.load
     monkeypatch.setattr(data, "load", lambda *args: load(*args).subset(np.arange(6)))
     given = evaluate.measure(run, "test", settings, tmp_path)
@@ -74,6 +75,16 @@ def test_a_guided_model_has_an_unconditional_bound(workdir, tmp_path, monkeypatc
     assert "unconditional" not in json.loads((tmp_path / "evaluation.json").read_text())
     left_out = evaluate.measure(run, "test", without, tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text())["unconditional"] is True
+    # Scores are among those of their kind.
+    some = data.load(run.config.data, "test")
+    np.savez(tmp_path / "x.npz", x=some.x, labels=some.labels)
+    out = tmp_path / "scores.npz"
+    words = ["score", str(tmp_path / "x.npz"), f"--workdir={tmp_path}", f"--out={out}"]
+    for more, ranked in (["--unconditional"], True), ([], False):
+        assert cli.main([*words, *more]) == 0
+        assert ("rank_test" in np.load(out)) == ranked
+        same = np.allclose(np.load(out)["bpd"].mean(), left_out.headline.bpd.mean, rtol=1e-5)
+        assert same == ranked
     # Training says by the number −1 that there is no class.
     monkeypatch.setattr(Condition, "of", lambda self, size, *_: np.full(size, -1, np.int32))
     dropped = evaluate.measure(run, "test", settings, tmp_path)

@@ -1,5 +1,6 @@
 """Scoring a file: the bits of each of its examples, and where they stand among the run's data."""
 
+import dataclasses
 import pathlib
 from typing import NamedTuple
 
@@ -37,26 +38,26 @@ def score(
     """
     files.check_target(out, source)
     found = whole.load(source)
-    condition = _fitted(run, found, source)
+    condition = _fitted(run, found, source, settings)
+    settings = dataclasses.replace(settings, unconditional=condition != run.condition)
     made = scores.of_dataset(
         run, found.data, condition, settings, settings.seed, what=f"score {source.name}"
     )
-    among: list[Ranks] = []
-    if condition == run.condition:
-        among, missing = ranks.of_splits(made, run, settings, workdir)
-    else:
-        missing = ["no ranks: an evaluation is given the classes, these scores are without"]
+    among, missing = ranks.of_splits(made, run, settings, workdir)
     for line in missing:
         say(line)
     files.write(out, files.columns(made, found.names, among))
     return Scored(made, found.names, among)
 
 
-def _fitted(run: Run, found: Whole, source: pathlib.Path) -> Condition:
+def _fitted(run: Run, found: Whole, source: pathlib.Path, settings: EvaluateConfig) -> Condition:
     """Return what the model is given of the examples; raises UserError where they do not fit."""
     data = found.data
     given.check_type(run, data.examples.dtype, str(source))
     checks.check_data(run.model, run.shape, Condition(), data)
+    checks.check_unconditional(run.model, settings.unconditional)
+    if settings.unconditional:
+        return Condition()
     if run.condition.num_classes is None:
         return run.condition  # classes of a file are passed over, as those of a data set are
     if found.names is not None and found.labels is not None:

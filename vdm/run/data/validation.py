@@ -5,9 +5,9 @@ The test split is left for the end: whoever chooses a checkpoint by it has no te
 
 import numpy as np
 
+from vdm.run import data
 from vdm.run.config import Config
 from vdm.run.config.words import VALIDATION
-from vdm.run.data import sets
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError
 
@@ -20,12 +20,12 @@ def load(config: Config, split: str) -> Dataset:
     """
     num = config.train.validation_examples
     if split not in ("train", VALIDATION) or (split == "train" and not num):
-        return sets.load(config.data, split)
+        return data.load(config.data, split)
     if not num:
         raise UserError(
             "this run has no split 'validation': it was trained with train.validation_examples=0"
         )
-    whole = sets.load(config.data, "train")
+    whole = data.load(config.data, "train")
     if num >= len(whole):
         raise UserError(
             f"train.validation_examples is {num:,}, but the train split of {whole.name} has "

@@ -66,8 +66,9 @@ def _result(
     """Return the split's result of the same bound, parameters and step, None if there is none."""
     for result in () if evaluation is None else evaluation.results:
         origin = result.origin
-        made_of = (origin.split, origin.step, origin.params or "ema")
-        if made_of == (split, run.step, run.kind) and _same_bound(result, run, settings):
+        made_of = (origin.split, origin.step, origin.params or "ema", origin.unconditional)
+        asked = (split, run.step, run.kind, settings.unconditional)
+        if made_of == asked and _same_bound(result, run, settings):
             return result
     return None
 
@@ -85,6 +86,7 @@ def _command(split: str, run: Run, settings: EvaluateConfig, workdir: pathlib.Pa
     # That of test keeps as many training examples, unless it is the ODE's.
     words += [f"--split={split}"] if split != "test" and settings.bound == "ode" else []
     words += [f"--params={run.kind}"] if run.kind != "ema" else []
+    words += ["--unconditional"] if settings.unconditional else []
     own = run.config.evaluate
     if settings.bound == "vlb" and "inf" not in split_words(own.num_steps):
         words += ["--num_steps=inf"]
