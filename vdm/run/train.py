@@ -26,7 +26,7 @@ from vdm.run.training.batches import on_devices
 from vdm.run.training.parts import Parts
 from vdm.run.training.program import Program
 from vdm.run.training.step import TrainState
-from vdm.run.workdir import checkpoint, metrics, sessions
+from vdm.run.workdir import checkpoint, metrics, phases, sessions
 
 
 def train(config: Config, workdir: pathlib.Path) -> TrainState:
@@ -53,6 +53,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         checkpoints = stack.enter_context(checkpoint.manager(workdir, kept=every.checkpoints_kept))
         state = _start(checkpoints, program)
         step, stop = int(state.step), terminated()
+        processes.first_alone(functools.partial(phases.back_to, workdir, step))
         watch = _watch(stack, workdir, made, config, step)
         over = None if watch is None else watch.over()
         if step == 0:
@@ -86,6 +87,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                     state = state._replace(rollbacks=rollbacks)
                     step = int(state.step)
                     upcoming = on_devices(dataset, condition, config, mesh, step)
+                    processes.first_alone(functools.partial(phases.back_to, workdir, step))
                     if watch is not None:
                         watch.back_to(step)
                     say(f"{problem}: rolled back to step {step}, resuming with other noise")
@@ -143,6 +145,15 @@ def _claim(
         check_writable(folder)
         checkpoints = config.train.checkpoints_kept + (config.train.keep == "best")
         disk.check_room(folder, disk.num_bytes(template), checkpoints)
+        if changes := configs.changes(config, workdir):
+            step = checkpoint.latest_step(workdir)
+            if config.train.num_steps < step:
+                raise UserError(
+                    f"train.num_steps is {config.train.num_steps:,}, but {workdir} holds a run of "
+                    f"{step:,} steps already"
+                )
+            say(f"a new phase from step {step} on: {'; '.join(changes)}")
+            phases.begin(workdir, configs.load(workdir), config, step)
         # Last: a run that was refused must leave nothing that the next run would have to match.
         configs.keep(config, workdir)
         data.keep(made.dataset, workdir, data.seen_from(workdir, config.data.path))
@@ -164,7 +175,10 @@ def _watch(
         best = stack.enter_context(checkpoint.manager(workdir, kept=1, best=True))
     load = functools.partial(validation.load, config, VALIDATION)
     held_out = settle(processes.together(load), config.data.in_memory)
-    return validate.Watch(workdir, made.trainer, made.condition, held_out, made.mesh, step, best)
+    watch = validate.Watch(workdir, made.trainer, made.condition, held_out, made.mesh, step, best)
+    if any(phase.step == step for phase in phases.read(workdir)):
+        watch.back_to(step)  # what came later was of another phase
+    return watch
 
 
 def _start(checkpoints: ocp.CheckpointManager, program: Program) -> TrainState:

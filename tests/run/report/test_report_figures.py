@@ -100,4 +100,4 @@ def test_training_is_held_against_the_bound_in_continuous_time():
 
 def run_of(*results):
     found = Evaluation(results[0], results, Taken())
-    return read.Run("run", pathlib.Path(), runs.images(), None, (), found, (), ())
+    return read.Run("run", pathlib.Path(), runs.images(), None, (), found, (), (), ())

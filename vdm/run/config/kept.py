@@ -34,6 +34,24 @@ RESUMABLE = (
 )
 
 
+# The keys that may differ too, and then begin a new phase (see `vdm.run.workdir.phases`): they
+# change the steps to come, but not what a checkpoint holds.
+OF_A_PHASE = (
+    "train.num_steps",
+    "train.batch_size",
+    "train.accumulation_steps",
+    "optimizer.learning_rate",
+    "optimizer.schedule_learning_rate",
+    "optimizer.shape_learning_rate",
+    "optimizer.decay",
+    "optimizer.warmup_steps",
+    "optimizer.b1",
+    "optimizer.b2",
+    "optimizer.weight_decay",
+    "optimizer.ema_decay",
+)
+
+
 def neighbour(config_file: str, name: str) -> ml_collections.ConfigDict:
     """Return the config of the file `name` beside a config file (its `__file__`), to build on."""
     # Config files are loaded by path, not imported, and so are their neighbours.
@@ -57,30 +75,45 @@ def load(workdir: pathlib.Path) -> Config:
 
 
 def keep(config: Config, workdir: pathlib.Path) -> None:
-    """Write the config into the workdir; raises UserError if the workdir holds another run."""
-    path = workdir / CONFIG_FILE
-    if path.exists():
-        old, new = flatten(to_dict(load(workdir))), flatten(to_dict(config))
-        differ = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        longer = config.train.num_steps > old["train.num_steps"]
-        fixed = [key for key in differ if not _may_change(key, config, longer)]
-        if fixed:
-            key = fixed[0]
-            more = f" (and {len(fixed) - 1} more)" if len(fixed) > 1 else ""
-            raise UserError(
-                f"{workdir} holds a run with another config: {key} is {_said(old.get(key))} there "
-                f"and {_said(new.get(key))} here{more}. Use another --workdir, or the same "
-                "config to resume"
-            )
-    write_json(path, to_dict(config))
+    """Write the config into the workdir; raises UserError as `changes`."""
+    changes(config, workdir)
+    write_json(workdir / CONFIG_FILE, to_dict(config))
+
+
+def changes(config: Config, workdir: pathlib.Path) -> list[str]:
+    """Return how the steps to come will differ from those of the config in a workdir, in words.
+
+    That is a text such as "train.batch_size is 64, was 32" for each key; nothing where they will
+    not differ. Raises UserError if the workdir holds another run.
+    """
+    if not (workdir / CONFIG_FILE).exists():
+        return []
+    old = load(workdir)
+    differ = differences(old, config)
+    if fixed := [key for key in differ if key not in OF_A_PHASE]:
+        there, here = differ[fixed[0]]
+        more = f" (and {len(fixed) - 1} more)" if len(fixed) > 1 else ""
+        raise UserError(
+            f"{workdir} holds a run with another config: {fixed[0]} is {_said(there)} there and "
+            f"{_said(here)} here{more}. Use another --workdir, or the same config to resume"
+        )
+    # With a constant learning rate a longer run passes through the same steps.
+    longer = config.train.num_steps > old.train.num_steps
+    if list(differ) == ["train.num_steps"] and longer and config.optimizer.decay == "constant":
+        return []
+    return [f"{key} is {_said(new)}, was {_said(old)}" for key, (old, new) in differ.items()]
+
+
+def differences(one: Config, other: Config) -> dict[str, tuple[object, object]]:
+    """Return the keys that change a training in which two configs differ, with both values."""
+    old, new = flatten(to_dict(one)), flatten(to_dict(other))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(RESUMABLE)
+    }
 
 
 def _said(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-def _may_change(key: str, config: Config, longer: bool) -> bool:
-    # With a constant learning rate a longer run passes through the same steps.
-    same_steps = longer and config.optimizer.decay == "constant"
-    return (key == "train.num_steps" and same_steps) or key.startswith(RESUMABLE)

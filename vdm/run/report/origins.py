@@ -1,5 +1,7 @@
 """The sections of a report on the origin of a run: data, time, hardware, versions, config."""
 
+import itertools
+
 from vdm.run import config as configs
 from vdm.run.evaluation.record import Taken
 from vdm.run.report import curves, words
@@ -13,6 +15,8 @@ def made_of(run: Run, restored: Restored | str) -> Section:
     """Return data, parameters, time, hardware and versions."""
     rows = [*_data(run), *_size(restored), *_time(run)]
     parts: list[Part] = [Table("", ("", ""), tuple(rows), numeric=False)]
+    if run.phases:
+        parts.append(_phases(run))
     if isinstance(restored, str):
         parts.append(Note(f"The checkpoint cannot be read: {restored}."))
     if not run.sessions:
@@ -42,6 +46,17 @@ def seconds(run: Run) -> float | None:
     if going := sessions(run):
         return sum(one.seconds for one in going)
     return float(curves.seconds(run)[-1]) if run.metrics else None
+
+
+def _phases(run: Run) -> Table:
+    rows = []
+    for before, phase in itertools.pairwise(run.phases):
+        for key, (old, new) in configs.differences(before.config, phase.config).items():
+            rows.append((f"{phase.step:,}", key, words.plain(old), words.plain(new)))
+    title = (
+        "The run was resumed with another config: each change, and the step from which it holds."
+    )
+    return Table(title, ("from step", "key", "before", "after"), tuple(rows), numeric=False)
 
 
 def _data(run: Run) -> list[tuple[str, str]]:

@@ -11,8 +11,9 @@ from vdm.run.evaluation import files
 from vdm.run.evaluation.record import TERMS, Evaluation, Result
 from vdm.run.system import document
 from vdm.run.system.document import Place
-from vdm.run.workdir import sessions
+from vdm.run.workdir import phases, sessions
 from vdm.run.workdir.metrics import METRICS_FILE
+from vdm.run.workdir.phases import Phase
 from vdm.run.workdir.sessions import SessionRecord
 
 # The metrics that the page draws.
@@ -34,6 +35,7 @@ class Run:
     evaluation: Evaluation | None
     sessions: tuple[SessionRecord, ...]
     grids: tuple[pathlib.Path, ...]  # of samples, drawn in training
+    phases: tuple[Phase, ...]  # none where there is only one
 
     @property
     def results(self) -> tuple[Result, ...]:
@@ -77,6 +79,7 @@ def read(workdir: pathlib.Path, name: str | None = None) -> Run:
         evaluation=files.read(workdir),
         sessions=sessions.read(workdir),
         grids=_grids(workdir / "samples"),
+        phases=phases.read(workdir),
     )
 
 

@@ -48,6 +48,11 @@ def folder_of(workdir: pathlib.Path, *, best: bool = False) -> pathlib.Path:
     return (workdir / ("checkpoints_best" if best else "checkpoints")).absolute()
 
 
+def latest_step(workdir: pathlib.Path) -> int:
+    """Return the step of the latest checkpoint of a workdir, read or not; 0 where there is none."""
+    return max((int(p.name) for p in folder_of(workdir).glob("*") if p.name.isdecimal()), default=0)
+
+
 @contextlib.contextmanager
 def manager(
     workdir: pathlib.Path, *, kept: int, best: bool = False
