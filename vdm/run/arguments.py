@@ -31,6 +31,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the run's parameters, FLOPs and memory, and train nothing",
     )
+    train.add_argument(
+        "--init_from",
+        metavar="RUN",
+        help="workdir of a run to begin with, in place of new parameters (train.init_from)",
+    )
     train.set_defaults(command="train")
 
     evaluate = _command(commands, "evaluate")

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import io
 import pathlib
@@ -86,6 +87,9 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
 
     if options.config is None:
         config = data.located(config, options.workdir)
+    if options.init_from is not None:
+        train_config = dataclasses.replace(config.train, init_from=options.init_from)
+        config = dataclasses.replace(config, train=train_config)
 
     if options.dry_run:
         lines = dry_run.describe(parts.prepare(config))

@@ -21,7 +21,7 @@ from vdm.run.system import disk, lock, processes, signals
 from vdm.run.system.files import check_writable, sweep
 from vdm.run.system.progress import bar, say
 from vdm.run.trained import Trained
-from vdm.run.training import advice, finite, parts, program as programs, throughput
+from vdm.run.training import advice, finite, initial, parts, program as programs, throughput
 from vdm.run.training.batches import on_devices
 from vdm.run.training.parts import Parts
 from vdm.run.training.program import Program
@@ -43,6 +43,11 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
     dataset, trainer, condition, mesh, example = made
     config = trainer.config
     program = programs.build(trainer, mesh, example)
+    source = None
+    if every.init_from and not checkpoint.latest_step(workdir):
+        read = functools.partial(initial.read, config, trainer, mesh, example)
+        source = processes.together(read)
+    begin = functools.partial(_start, program=program, source=source, config=config)
     if every.sample_every:  # an error now, not at the first grid
         figures.kind(_grid(workdir, 0), dataset.shape, trainer.model.likelihood.levels)
     per_dispatch = config.devices.steps_per_dispatch
@@ -51,12 +56,14 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         writer = processes.first_alone(claim) or metrics.Nowhere()
         terminated = stack.enter_context(signals.sigterm())
         checkpoints = stack.enter_context(checkpoint.manager(workdir, kept=every.checkpoints_kept))
-        state = _start(checkpoints, program)
+        state = begin(checkpoints)
         step, stop = int(state.step), terminated()
         processes.first_alone(functools.partial(phases.back_to, workdir, step))
         watch = _watch(stack, workdir, made, config, step)
         over = None if watch is None else watch.over()
         if step == 0:
+            if source is not None:
+                say(initial.words(source, config))
             for line in (dataset.taken, *advice.lines(trainer.model, dataset)):
                 if line:
                     say(line)
@@ -83,7 +90,7 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                 problem = finite.problem(values, kept, step)
                 if problem is not None:
                     rollbacks = finite.next_rollback(problem, every.on_nan, state.rollbacks)
-                    state = _start(checkpoints, program)
+                    state = begin(checkpoints)
                     state = state._replace(rollbacks=rollbacks)
                     step = int(state.step)
                     upcoming = on_devices(dataset, condition, config, mesh, step)
@@ -181,10 +188,19 @@ def _watch(
     return watch
 
 
-def _start(checkpoints: ocp.CheckpointManager, program: Program) -> TrainState:
+def _start(
+    checkpoints: ocp.CheckpointManager,
+    *,
+    program: Program,
+    source: initial.Source | None,
+    config: Config,
+) -> TrainState:
     """Return the state of the latest checkpoint, or the first one where there is none."""
     state = checkpoint.resume(checkpoints, program.template)
-    return program.init() if state is None else state
+    if state is not None:
+        return state
+    first = program.init()
+    return first if source is None else initial.applied(first, source, config)
 
 
 def _fetch(window: list[dict[str, jax.Array]]) -> dict[str, np.ndarray]:

@@ -122,6 +122,8 @@ def _check_pairs(config: Config) -> None:
                 f"train.{key} must be a multiple of devices.steps_per_dispatch: got {value} and "
                 f"{per_dispatch}"
             )
+    if config.train.init_optimizer == "kept" and not config.train.init_from:
+        raise UserError("train.init_optimizer='kept' needs train.init_from, a run to begin with")
     watched = config.train.validation_examples
     if watched and config.train.validate_every % per_dispatch:
         raise UserError(

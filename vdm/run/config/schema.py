@@ -138,6 +138,13 @@ class TrainConfig:
     )
     checkpoints_kept: int = option(2, "the latest ones", Number(1, LAST_STEP))
     sample_every: int = option(0, "a grid of samples; 0 for never", Number(0, LAST_STEP))
+    init_from: str = option("", "workdir of a run to begin with; empty for new parameters")
+    init_optimizer: str = option(
+        "fresh",
+        "with init_from: a fresh optimiser and the averaged parameters, or the optimiser and all "
+        "that it goes on with kept",
+        Word(words.OPTIMIZER_STATES),
+    )
     validation_examples: int = option(
         0,
         "training examples held out as the split validation; 0 for none, and no validation",

@@ -11,7 +11,7 @@ from vdm.run.data import condition as conditions, validation
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset, Stored, chunks
 from vdm.run.errors import UserError
-from vdm.run.training import build, checks, standardise
+from vdm.run.training import build, checks, initial, standardise
 from vdm.run.training.batches import make_batch
 from vdm.run.training.step import Batch, Trainer
 
@@ -19,7 +19,7 @@ from vdm.run.training.step import Batch, Trainer
 class Parts(NamedTuple):
     """The parts of a config's run; `example` is a batch of one example, for its shapes.
 
-    The trainer's config is the given one with data.standardise carried out.
+    The trainer's config is the given one with data.standardise and train.init_from carried out.
     """
 
     dataset: Dataset
@@ -51,7 +51,7 @@ def of(config: Config, dataset: Dataset) -> Parts:
             f"train.batch_size is {config.train.batch_size}, but the train split of "
             f"{dataset.name} has {len(dataset)} examples"
         )
-    config = standardise.resolved(config, dataset)
+    config = standardise.resolved(initial.resolved(config), dataset)
     trainer, condition = fitted(config, dataset)
     mesh = meshes.for_training(config)
     example = make_batch(dataset, condition, config, 0, np.arange(1))

@@ -1,0 +1,146 @@
+"""A run that begins with what another run has learned, on other data or with another recipe."""
+
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from vdm.run import config as configs, data
+from vdm.run.config import Config
+from vdm.run.data import condition as conditions
+from vdm.run.errors import UserError
+from vdm.run.training import build, program as programs
+from vdm.run.training.step import Batch, Trainer, TrainState
+from vdm.run.workdir import checkpoint
+
+
+class Source(NamedTuple):
+    """The state of the other run, its parts, and whether its schedule is that of the new run."""
+
+    workdir: pathlib.Path
+    trainer: Trainer
+    state: TrainState
+    same_schedule: bool
+
+
+def resolved(config: Config) -> Config:
+    """Return the config with the network's range of λ that of the run it begins with.
+
+    A network sees λ relative to this range, by default that of its schedule: with another one its
+    parameters would mean something else. Raises UserError where there is no such run.
+    """
+    network = dict(config.model.network)
+    if not config.train.init_from or {"log_snr_max", "log_snr_min"} <= network.keys():
+        return config
+    source = build.trainer(_config(config)).model.network
+    for name in ("log_snr_max", "log_snr_min"):
+        if hasattr(source, name):
+            network.setdefault(name, getattr(source, name))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, network=network))
+
+
+def read(config: Config, trainer: Trainer, mesh: Mesh, example: Batch) -> Source:
+    """Return the run that config.train.init_from names, on the new run's mesh.
+
+    `example` is a batch of the new run. Raises UserError where there is no such run, where its
+    network is another one, and where its optimiser is to be kept but is another one.
+    """
+    workdir, there = pathlib.Path(config.train.init_from), _config(config)
+    other = build.trainer(there)
+    shape = data.kept_shape(workdir)
+    num_classes = other.model.network.num_classes
+    condition = conditions.build(num_classes, shape, there.data.augment)
+    blank = Batch(build.blank(other.model, shape), condition.of_samples(np.arange(1)))
+    template = programs.template(other, mesh, blank)
+    own = programs.template(trainer, mesh, example)
+    _check_same(workdir, "network", template.params["network"], own.params["network"])
+    same = dict(there.model.schedule) == dict(config.model.schedule)
+    if config.train.init_optimizer == "kept":
+        if not same:
+            raise UserError(
+                "train.init_optimizer='kept' needs the schedule of the run it begins with, "
+                f"{there.model.schedule['name']!r} in {workdir}: got another one"
+            )
+        _check_same(workdir, "optimiser", template.opt_state, own.opt_state)
+    best = there.train.keep == "best"
+    state = checkpoint.load(workdir, template, best=best)
+    return Source(workdir, other, state, same)
+
+
+def applied(first: TrainState, source: Source, config: Config) -> TrainState:
+    """Return the first state of a run with what it takes from the source.
+
+    That are the averaged parameters, which also begin the average, and a new optimiser. If the
+    optimiser is kept, it goes on with the last parameters, their average and its moments, and the
+    learning rate begins anew. A schedule of another kind begins as its config says.
+    """
+    state = source.state
+    if config.train.init_optimizer == "kept":
+        opt_state = jax.tree.map(_from_the_start, state.opt_state, is_leaf=_is_rate)
+        # Copies, as below: the buffers of a state are donated.
+        taken = (state.params, state.ema, opt_state)
+        params, ema, opt_state = jax.tree.map(jnp.copy, taken)
+        return first._replace(params=params, ema=ema, opt_state=opt_state)
+    params = {**first.params, "network": state.ema["network"]}
+    if source.same_schedule:
+        params["schedule"] = state.ema["schedule"]
+    # A copy for each: a donated buffer must not be donated twice.
+    params, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
+    return first._replace(params=params, ema=ema)
+
+
+def words(source: Source, config: Config) -> str:
+    """Return what a run begins with, in a line."""
+    where = f"{source.workdir} at step {int(source.state.step):,}"
+    if config.train.init_optimizer == "kept":
+        return (
+            f"begins with the parameters of {where}, their average and the optimiser's moments; "
+            "the learning rate begins anew"
+        )
+    schedule = "" if source.same_schedule else "; the schedule is another one, and begins anew"
+    return f"begins with the averaged parameters of {where}, and with a new optimiser{schedule}"
+
+
+def _config(config: Config) -> Config:
+    """Return the config of the run to begin with."""
+    try:
+        return configs.load(pathlib.Path(config.train.init_from))
+    except UserError as error:
+        raise UserError(
+            f"train.init_from: {error}. A run that has begun resumes without it, by "
+            "`vdm train --workdir=...` without --config"
+        ) from error
+
+
+def _check_same(workdir: pathlib.Path, what: str, there: object, here: object) -> None:
+    """Raise UserError unless two trees have the same leaves, of the same shapes and types."""
+    one, other = _forms(there), _forms(here)
+    for name in sorted(one.keys() | other.keys()):
+        if one.get(name) != other.get(name):
+            raise UserError(
+                f"the {what} of {workdir} is another one: {name} is {one.get(name, 'absent')} "
+                f"there and {other.get(name, 'absent')} here"
+            )
+
+
+def _forms(tree: object) -> dict[str, str]:
+    """Return type and shape of every leaf by its name."""
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype} {list(leaf.shape)}"
+        for path, leaf in named
+    }
+
+
+def _is_rate(state: object) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)
+
+
+def _from_the_start(state: Any) -> Any:
+    """Return the optimiser's state with a learning rate that is at its first step again."""
+    return state._replace(count=jnp.zeros_like(state.count)) if _is_rate(state) else state
