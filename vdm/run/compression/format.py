@@ -36,6 +36,7 @@ _START = struct.Struct("<4sII")  # mark, length of the body, CRC-32 of the body
 _FRAME = struct.Struct("<4sIII")  # and a CRC-32 of these
 _BLOCK = struct.Struct("<II")  # number of the block, CRC-32 of its data
 _DIGEST_BYTES = 8
+LEAST_BITS = 0.001  # of a dimension
 _MAX_DIMS = 2**31  # of one example
 _MAX_NAMES = 2**28  # bytes of all names together
 _MAX_RATIO = 256  # to which names of one long folder may have been compressed
@@ -140,6 +141,21 @@ def survey(path: pathlib.Path) -> Survey:
             first = next(number for number in itertools.count() if number not in blocks)
             damage = damage or f"block {first} is missing"
         return Survey(header, blocks, damage)
+
+
+def check_promise(path: pathlib.Path, header: Header) -> None:
+    """Raise UserError where a header promises far more examples than its file could hold.
+
+    What is lost of a damaged file is filled with zeros, and a false number would be a file without
+    end. Much may be lost: a real model needs hundreds of times LEAST_BITS.
+    """
+    size = path.stat().st_size
+    most = int(8 * size / (LEAST_BITS * math.prod(header.shape)))
+    if header.num_examples > most:
+        raise UserError(
+            f"{path} cannot be recovered: its header says {header.num_examples:,} examples, and "
+            f"{size:,} bytes could hold {most:,} at most"
+        )
 
 
 def read_block(path: pathlib.Path, where: tuple[int, int]) -> Block:
