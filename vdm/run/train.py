@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from vdm.run import config as configs, data, figures, sample
 from vdm.run.config import Config
-from vdm.run.data.dataset import settle
+from vdm.run.data.dataset import Dataset, settle
 from vdm.run.errors import UserError
 from vdm.run.system import disk, lock, processes, signals
 from vdm.run.system.files import check_writable, sweep
@@ -58,6 +58,8 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         full_speed = throughput.full_speed(trainer, mesh, program.template, example)
         upcoming = on_devices(dataset, condition, config, mesh, step)
         processes.first_alone(lambda: writer.start(step))
+        # Not before: a run that was refused must leave nothing that the next one has to match.
+        processes.first_alone(functools.partial(_keep, config, workdir, dataset))
         new_session = functools.partial(sessions.Session, workdir, mesh, step, began)
         session = processes.first_alone(new_session) or sessions.Nowhere()
         window: list[dict[str, jax.Array]] = []
@@ -122,20 +124,24 @@ def _claim(
     fresh = not workdir.exists()
     stack.enter_context(lock.held(workdir))  # what another run holds is not ours to remove
     try:
+        configs.check_kept(config, workdir)
+        data.check_kept(made.dataset, workdir)
         sweep(workdir)
         writer = metrics.Writer(workdir, tensorboard=config.train.tensorboard)
         stack.enter_context(contextlib.closing(writer))
         folder = checkpoint.folder_of(workdir)
         check_writable(folder)
         disk.check_room(folder, disk.num_bytes(template), config.train.checkpoints_kept)
-        # Last: a run that was refused must leave nothing that the next run would have to match.
-        configs.keep(config, workdir)
-        data.keep(made.dataset, workdir)
     except UserError:
         if fresh:
             shutil.rmtree(workdir, ignore_errors=True)
         raise
     return writer
+
+
+def _keep(config: Config, workdir: pathlib.Path, dataset: Dataset) -> None:
+    configs.keep(config, workdir)
+    data.keep(dataset, workdir)
 
 
 def _start(checkpoints: ocp.CheckpointManager, program: Program) -> TrainState:

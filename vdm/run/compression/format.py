@@ -28,6 +28,7 @@ import numpy as np
 
 from vdm.run.config import CompressConfig, fields
 from vdm.run.errors import UserError
+from vdm.run.system.files import check_is_file
 
 VERSION = 1
 HEADER, BLOCK, END = b"\x89VDM", b"\x89BLK", b"\x89END"
@@ -180,6 +181,7 @@ def examples_of(header: Header, number: int) -> range:
 
 
 def _open(path: pathlib.Path) -> io.BufferedReader:
+    check_is_file(path)
     try:
         return path.open("rb")
     except OSError as error:
@@ -237,8 +239,10 @@ def _read_header(body: bytes, path: pathlib.Path) -> Header:
     return header
 
 
-def _unpack_names(packed: bytes, count: int) -> tuple[str, ...]:
+def _unpack_names(packed: object, count: int) -> tuple[str, ...]:
     """Return the names; raises ValueError unless there are `count`, before they take memory."""
+    if type(packed) is not bytes:
+        raise ValueError(f"its names are of type {type(packed).__name__}, expected bytes")
     if not packed:
         return ()
     most = min(_MAX_NAMES, _MAX_RATIO * len(packed))

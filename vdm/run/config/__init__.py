@@ -1,6 +1,6 @@
 """The configuration of a run: what it holds, how it is checked, and how it is stored."""
 
-from vdm.run.config.kept import CONFIG_FILE, keep, load, neighbour
+from vdm.run.config.kept import CONFIG_FILE, check_kept, keep, load, neighbour
 from vdm.run.config.parse import default_values, flatten, from_dict, to_dict
 from vdm.run.config.schema import (
     CompressConfig,
@@ -27,6 +27,7 @@ __all__ = [
     "OptimizerConfig",
     "SampleConfig",
     "TrainConfig",
+    "check_kept",
     "default_values",
     "flatten",
     "from_dict",

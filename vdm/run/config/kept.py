@@ -55,6 +55,12 @@ def load(workdir: pathlib.Path) -> Config:
 
 def keep(config: Config, workdir: pathlib.Path) -> None:
     """Write the config into the workdir; raises UserError if the workdir holds another run."""
+    check_kept(config, workdir)
+    write_json(workdir / CONFIG_FILE, to_dict(config))
+
+
+def check_kept(config: Config, workdir: pathlib.Path) -> None:
+    """Raise UserError if the workdir holds a run with another config; writes nothing."""
     path = workdir / CONFIG_FILE
     if path.exists():
         old, new = flatten(to_dict(load(workdir))), flatten(to_dict(config))
@@ -69,7 +75,6 @@ def keep(config: Config, workdir: pathlib.Path) -> None:
                 f"and {_said(new.get(key))} here{more}. Use another --workdir, or the same "
                 "config to resume"
             )
-    write_json(path, to_dict(config))
 
 
 def _said(value: object) -> str:

@@ -55,7 +55,12 @@ class Kept:
 
 
 def keep(dataset: Dataset, workdir: pathlib.Path) -> None:
-    """Write into the workdir what a run is trained on; raises UserError if that has changed.
+    """Write into the workdir what a run is trained on; raises UserError as `check_kept`."""
+    write_json(workdir / DATA_FILE, document.plain(check_kept(dataset, workdir)))
+
+
+def check_kept(dataset: Dataset, workdir: pathlib.Path) -> Kept:
+    """Return what a run is trained on; raises UserError if the workdir holds other data.
 
     Batches name examples by their number: with other data, a resumed run would see other batches
     than an uninterrupted one.
@@ -67,7 +72,7 @@ def keep(dataset: Dataset, workdir: pathlib.Path) -> None:
             f"{workdir} holds a run on other data: {before} there, {now} here. Use another "
             "--workdir, or the same data to resume"
         )
-    write_json(workdir / DATA_FILE, document.plain(now))
+    return now
 
 
 def kept(workdir: pathlib.Path) -> Kept:
