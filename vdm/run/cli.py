@@ -70,6 +70,10 @@ def _parsed(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the options and what is left of the words; raises UserError for a bad option."""
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         raise UserError(unknown("command", words[0], COMMANDS))
+    for word in words:
+        # For argparse of Python 3.11 it is no value, and the option an empty list.
+        if word.startswith("--") and word.endswith("=--") and not word.startswith("--config."):
+            raise UserError(f"argument {word.removesuffix('=--')}: expected a value, got '--'")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
