@@ -145,14 +145,14 @@ def test_any_words(words):
 
 
 @pytest.mark.long
-@settings(max_examples=10_000, **FUZZ)
+@settings(max_examples=5_000, **FUZZ)
 @given(st.sampled_from(OPTIONS), VALUES)
 def test_many_values_of_options(option, value):
     check_option(option, value)
 
 
 @pytest.mark.long
-@settings(max_examples=5_000, **FUZZ)
+@settings(max_examples=2_000, **FUZZ)
 @given(st.sampled_from(KEYS), VALUES)
 def test_many_values_of_keys(key, value):
     check_key(key, value)

@@ -106,14 +106,14 @@ def test_any_bytes(changes):
 
 
 @pytest.mark.long
-@settings(max_examples=10_000, **FUZZ)
+@settings(max_examples=5_000, **FUZZ)
 @given(HEADERS)
 def test_many_values(values):
     check_values(values)
 
 
 @pytest.mark.long
-@settings(max_examples=10_000, **FUZZ)
+@settings(max_examples=5_000, **FUZZ)
 @given(CHANGES)
 def test_many_bytes(changes):
     read(changed(changes))

@@ -108,14 +108,14 @@ def test_any_bytes_of_a_png_under_right_checksums(changes):
 
 @pytest.mark.long
 @pytest.mark.parametrize("ending", FILES)
-@settings(max_examples=5_000, **FUZZ)
+@settings(max_examples=2_000, **FUZZ)
 @given(CHANGES)
 def test_many_bytes(ending, changes):
     check(ending, changes)
 
 
 @pytest.mark.long
-@settings(max_examples=10_000, **FUZZ)
+@settings(max_examples=5_000, **FUZZ)
 @given(CHANGES)
 def test_many_bytes_of_a_png_under_right_checksums(changes):
     check_png(changes)

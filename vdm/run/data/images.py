@@ -121,7 +121,7 @@ def _images_below(root: pathlib.Path) -> Iterator[str]:
 
 def common(root: pathlib.Path, files: list[str]) -> tuple[tuple[int, int, int], np.dtype]:
     """Return the shape and type that all images have; raises UserError naming two that differ."""
-    # What Pillow warns of it then reads or refuses. For good: among the threads that decode a filter
+    # What Pillow warns of it then reads or refuses. For good: among threads that decode, a filter
     # for a while would not be safe.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     heads = [_head(root / file) for file in files]
