@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import sys
 import traceback
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,13 +44,20 @@ class _WithoutOrbax:
     other: Callable[[Any], object]
 
     def __call__(self, unraisable: Any) -> None:
-        frames = traceback.walk_tb(unraisable.exc_traceback)
-        of_orbax = any("orbax" in frame.f_code.co_filename for frame, _ in frames)
         # The second of a thread of tensorstore, when an error has ended the loop it reports to.
-        if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
+        if not (
+            _passes_orbax(unraisable.exc_traceback)
+            or str(unraisable.exc_value) == "Event loop is closed"
+        ):
             self.other(unraisable)
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    text = record.getMessage()
-    return "orbax" not in text and "tensorstore" not in text
+    text = record.getMessage().lower()
+    of_orbax = record.exc_info is not None and _passes_orbax(record.exc_info[2])
+    return not (of_orbax or "orbax" in text or "tensorstore" in text)
+
+
+def _passes_orbax(found: types.TracebackType | None) -> bool:
+    """Return whether an error has come through orbax's code."""
+    return any("orbax" in frame.f_code.co_filename for frame, _ in traceback.walk_tb(found))
