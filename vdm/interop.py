@@ -6,6 +6,7 @@ cannot be read from them are arguments here. Leaves are named by their path in t
 joined by slashes: "score_model/down.block_0/conv1/kernel".
 """
 
+import dataclasses
 import difflib
 import re
 from collections import Counter
@@ -84,10 +85,7 @@ def official(
         schedule = learned_unpinned(log_snr_max, log_snr_min, width=seen.schedule_width)
     model = VDM(schedule, network, discretised(levels))
 
-    x = jax.ShapeDtypeStruct((1, 4, 4, seen.data_channels), jnp.int32)
-    cond = jax.ShapeDtypeStruct((1, 1), jnp.float32) if conditioned else None
-    ours = jax.eval_shape(model.init, jax.random.key(0), x, cond)["network"]
-    places, layout = jax.tree_util.tree_flatten_with_path(ours)
+    places, layout = jax.tree_util.tree_flatten_with_path(_shapes(model, seen, conditioned))
     names = [_name([key.key for key in path]) for path, _ in places]
     expected = {name: leaf.shape for name, (_, leaf) in zip(names, places, strict=True)}
     first = "score_model/dense0/kernel"
@@ -208,6 +206,23 @@ def _infer(leaves: Leaves) -> Seen:
         schedule=schedule,
         schedule_width=_most(hidden or [1]),
     )
+
+
+def _shapes(model: VDM, seen: Seen, conditioned: bool) -> dict[str, Any]:
+    """Return the shapes of the network's parameters, a tree of ours.
+
+    Only a network of one block a side is traced, whatever number of blocks a file claims: those of
+    a side are alike.
+    """
+    small = dataclasses.replace(model, network=model.network.clone(num_blocks=1))
+    x = jax.ShapeDtypeStruct((1, 4, 4, seen.data_channels), jnp.int32)
+    cond = jax.ShapeDtypeStruct((1, 1), jnp.float32) if conditioned else None
+    found = dict(jax.eval_shape(small.init, jax.random.key(0), x, cond)["network"])
+    for side, count in (("down", seen.num_blocks), ("up", seen.num_blocks + 1)):
+        for kind in ("block", "attn"):
+            if (one := found.get(f"{side}_{kind}_0")) is not None:
+                found |= {f"{side}_{kind}_{i}": one for i in range(count)}
+    return found
 
 
 def _most(values: Iterable[int]) -> int:

@@ -7,6 +7,8 @@ import pytest
 
 import official
 from vdm import VDM, interop, likelihoods, networks, schedules
+from vdm.networks import unet
+from vdm.networks.blocks import ResBlock
 
 SMALL = {"channels": 8, "blocks": 2}
 GROUPS = {"num_groups": 4}
@@ -273,3 +275,40 @@ def test_a_foreign_key_is_one_short_line(leaf, unchecked):
             read(tree)
         message = str(error.value)
         assert message.isprintable() and r"line\n\x1b" in message and len(message) < 300
+
+
+@pytest.fixture
+def blocks_made(monkeypatch):
+    """The names of the residual blocks that are traced."""
+    made = []
+
+    class Counted(ResBlock):
+        def __post_init__(self):
+            super().__post_init__()
+            if self.name:
+                made.append(self.name)
+
+    monkeypatch.setattr(unet, "ResBlock", Counted)
+    return made
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_the_shapes_are_those_of_the_whole_network(everywhere):
+    for blocks in (1, 3):
+        tree = official.parameters(channels=8, blocks=blocks, everywhere=everywhere)
+        model, params = read(tree)
+        x, cond = np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 1))
+        whole = jax.eval_shape(model.init, jax.random.key(0), x, cond)["network"]
+        assert jax.tree.map(jnp.shape, whole) == jax.tree.map(jnp.shape, params["network"])
+
+
+def test_blocks_that_a_file_claims_are_not_traced(blocks_made, unchecked):
+    tree = official.parameters(**SMALL)
+    read(tree)
+    few = len(blocks_made)
+    bias = {"conv1": {"bias": np.zeros(8)}}
+    tree["score_model"] |= {f"down.block_{i}": bias for i in range(2, 500)}
+    blocks_made.clear()
+    with pytest.raises(ValueError, match=r"missing leaf 'score_model/down\.block_10/G"):
+        read(tree)
+    assert len(blocks_made) == few > 0

@@ -103,3 +103,19 @@ def test_samples_as_single_images(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(command) == cli.EXIT_USER_ERROR
     assert "exists already: expected a new folder" in capsys.readouterr().err
+
+
+def test_what_no_memory_holds_is_one_line(monkeypatch, capsys):
+    def without_end(options, rest):
+        np.zeros((2**45, 2**10))
+
+    monkeypatch.setitem(cli.RUN, "report", without_end)
+    assert cli.main(["report", "run"]) == cli.EXIT_USER_ERROR
+    error = capsys.readouterr().err
+    assert error.startswith("vdm: not enough memory: ") and error.count("\n") == 1
+
+
+def test_a_name_of_two_lines_is_said_in_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["evaluate", "--workdir=a\n\x1b[31mλ"]) == cli.EXIT_USER_ERROR
+    assert capsys.readouterr().err.startswith(r"vdm: a\n\x1b[31mλ holds no run")

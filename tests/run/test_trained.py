@@ -115,7 +115,8 @@ def test_points_are_sampled_without_their_file(points_gone, tmp_path, capsys):
     out = tmp_path / "s.png"
     assert cli.main(["sample", f"--workdir={points_gone}", "--num=7", f"--out={out}"]) == 0
     assert "the picture shows the samples without the data" in capsys.readouterr().err
-    assert Image.open(out).size == (400, 400)  # one panel of two
+    with Image.open(out) as image:
+        assert image.size == (400, 400)  # one panel of two
 
 
 def test_files_are_compressed_without_the_folder(tmp_path):

@@ -18,7 +18,7 @@ from vdm.run.compression import outcome
 from vdm.run.config import flags, words as known
 from vdm.run.config.flags import read_config as read_config  # for scripts
 from vdm.run.config.rules import Number, split_words
-from vdm.run.errors import UserError
+from vdm.run.errors import UserError, one_line
 from vdm.run.outline import COMMANDS
 from vdm.run.system import processes
 from vdm.run.system.files import check_writable
@@ -47,14 +47,14 @@ def main(words: Sequence[str] | None = None) -> int:
                 end_by_sigterm()
         return RUN[options.command](options, rest)
     except UserError as error:
-        print(f"vdm: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return _refused(str(error))
+    except MemoryError as error:  # of an array that a file or an option asks for
+        return _refused(f"not enough memory: {error}")
     except OSError as error:
         if error.errno not in OF_THE_MACHINE:
             raise
         named = "" if error.filename is None else f"{error.filename}: "
-        print(f"vdm: {named}{error.strerror or error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return _refused(f"{named}{error.strerror or error}")
     except KeyboardInterrupt:
         print("vdm: interrupted; run the same command to start again or resume", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -63,10 +63,19 @@ def main(words: Sequence[str] | None = None) -> int:
         return EXIT_TERMINATED
 
 
+def _refused(text: str) -> int:
+    print(one_line(f"vdm: {text}"), file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
 def _parsed(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the options and what is left of the words; raises UserError for a bad option."""
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         raise UserError(unknown("command", words[0], COMMANDS))
+    for word in words:
+        # For argparse of Python 3.11 it is no value, and the option an empty list.
+        if word.startswith("--") and word.endswith("=--") and not word.startswith("--config."):
+            raise UserError(f"argument {word.removesuffix('=--')}: expected a value, got '--'")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -94,8 +94,8 @@ def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: 
     """Restore what a file holds, with a progress bar.
 
     With `recover` restore the intact blocks of a damaged file. Raises UserError, before anything is
-    written, for a file of another format, damaged (unless `recover`), made with another model, or
-    made on a machine that computes other numbers.
+    written, for a file of another format, damaged (unless `recover`), damaged and with a
+    false number of examples, made with another model, or on a machine that computes other numbers.
     """
     start = time.perf_counter()
     found = file_format.survey(path)
@@ -107,6 +107,8 @@ def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: 
             f"{path} is damaged: {found.damage}. {len(found.blocks)} of its {total} blocks are "
             f"intact{more}"
         )
+    if found.damage is not None:
+        file_format.check_promise(path, header)
     files.check_target(out, header)
     if header.shape != run.shape:
         raise UserError(

@@ -19,6 +19,8 @@ def kind(path: pathlib.Path, shape: tuple[int, ...], levels: int | None) -> str:
     name without an ending) holds a .png of each, and a .png shows points [2] as a scatter. Raises
     UserError for another ending or shape, and for a folder that exists.
     """
+    if path.suffix and path.exists() and not path.is_file():
+        raise UserError(f"cannot write {path}: it exists already and is not a file")
     if path.suffix == ".npy":
         return "array"
     if path.suffix not in (".png", ""):

@@ -37,6 +37,7 @@ def score(
     run models, and for a file that cannot be read or written.
     """
     files.check_target(out, source)
+    checks.check_unconditional(run.model, settings.unconditional)
     found = whole.load(source)
     condition = _fitted(run, found, source, settings)
     settings = dataclasses.replace(settings, unconditional=condition != run.condition)
@@ -55,7 +56,6 @@ def _fitted(run: Run, found: Whole, source: pathlib.Path, settings: EvaluateConf
     data = found.data
     given.check_type(run, data.examples.dtype, str(source))
     checks.check_data(run.model, run.shape, Condition(), data)
-    checks.check_unconditional(run.model, settings.unconditional)
     if settings.unconditional:
         return Condition()
     if run.condition.num_classes is None:

@@ -15,7 +15,7 @@ from vdm.run import config as configs, data, figures, sample, validate
 from vdm.run.config import Config
 from vdm.run.config.words import VALIDATION
 from vdm.run.data import validation
-from vdm.run.data.dataset import settle
+from vdm.run.data.dataset import Dataset, settle
 from vdm.run.errors import UserError
 from vdm.run.system import disk, lock, processes, signals
 from vdm.run.system.files import check_writable, sweep
@@ -58,9 +58,6 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         checkpoints = stack.enter_context(checkpoint.manager(workdir, kept=every.checkpoints_kept))
         state = begin(checkpoints)
         step, stop = int(state.step), terminated()
-        processes.first_alone(functools.partial(phases.back_to, workdir, step))
-        watch = _watch(stack, workdir, made, config, step)
-        over = None if watch is None else watch.over()
         if step == 0:
             if source is not None:
                 say(initial.words(source, config))
@@ -71,6 +68,10 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
         full_speed = throughput.full_speed(trainer, mesh, program.template, example)
         upcoming = on_devices(dataset, condition, config, mesh, step)
         processes.first_alone(lambda: writer.start(step))
+        # Not before: a run that was refused must leave nothing that the next one has to match.
+        processes.first_alone(functools.partial(_keep, config, workdir, dataset, step))
+        watch = _watch(stack, workdir, made, config, step)
+        over = None if watch is None else watch.over()
         new_session = functools.partial(sessions.Session, workdir, mesh, step, began)
         session = processes.first_alone(new_session) or sessions.Nowhere()
         window: list[dict[str, jax.Array]] = []
@@ -145,6 +146,13 @@ def _claim(
     fresh = not workdir.exists()
     stack.enter_context(lock.held(workdir))  # what another run holds is not ours to remove
     try:
+        step = checkpoint.latest_step(workdir)
+        if configs.changes(config, workdir) and config.train.num_steps < step:
+            raise UserError(
+                f"train.num_steps is {config.train.num_steps:,}, but {workdir} holds a run of "
+                f"{step:,} steps already"
+            )
+        data.check_kept(made.dataset, workdir)
         sweep(workdir)
         writer = metrics.Writer(workdir, tensorboard=config.train.tensorboard)
         stack.enter_context(contextlib.closing(writer))
@@ -152,23 +160,21 @@ def _claim(
         check_writable(folder)
         checkpoints = config.train.checkpoints_kept + (config.train.keep == "best")
         disk.check_room(folder, disk.num_bytes(template), checkpoints)
-        if changes := configs.changes(config, workdir):
-            step = checkpoint.latest_step(workdir)
-            if config.train.num_steps < step:
-                raise UserError(
-                    f"train.num_steps is {config.train.num_steps:,}, but {workdir} holds a run of "
-                    f"{step:,} steps already"
-                )
-            say(f"a new phase from step {step} on: {'; '.join(changes)}")
-            phases.begin(workdir, configs.load(workdir), config, step)
-        # Last: a run that was refused must leave nothing that the next run would have to match.
-        configs.keep(config, workdir)
-        data.keep(made.dataset, workdir, data.seen_from(workdir, config.data.path))
     except UserError:
         if fresh:
             shutil.rmtree(workdir, ignore_errors=True)
         raise
     return writer
+
+
+def _keep(config: Config, workdir: pathlib.Path, dataset: Dataset, step: int) -> None:
+    """Write what the run is made of from a step on, as a new phase where that has changed."""
+    phases.back_to(workdir, step)
+    if changes := configs.changes(config, workdir):
+        say(f"a new phase from step {step} on: {'; '.join(changes)}")
+        phases.begin(workdir, configs.load(workdir), config, step)
+    configs.keep(config, workdir)
+    data.keep(dataset, workdir, data.seen_from(workdir, config.data.path))
 
 
 def _watch(

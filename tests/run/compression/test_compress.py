@@ -223,6 +223,37 @@ def test_damage_is_told_and_what_is_intact_is_restored(
     assert not y[8:16].any()
 
 
+def test_a_false_number_of_examples_makes_no_file_without_end(
+    compressed, workdir, tmp_path, capsys
+):
+    """Blocks are intact, and the header's own checksum is right."""
+    found = file_format.survey(compressed)
+    blocks = [file_format.read_block(compressed, where) for where in found.blocks.values()]
+    for kind, names in (("npy", ()), ("npz", ("x",))):
+        header = found.header._replace(kind=kind, names=names, num_examples=2**40)
+        with (tmp_path / "x.vdm").open("wb") as file:
+            writer = file_format.Writer(file, header)
+            for block in blocks[:2]:  # the third has fewer examples
+                writer.block(block)
+        code = decompress(tmp_path / "x.vdm", tmp_path / f"y.{kind}", workdir, "--recover")
+        refused(capsys, code, r"its header says 1,099,511,627,776 examples, and .* at most")
+        assert [path.name for path in tmp_path.iterdir()] == ["x.vdm"]
+
+
+def test_one_block_of_many_is_recovered(compressed, workdir, digits, tmp_path, capsys):
+    """A thousand times as many examples may be lost as there are: the rest of a file is gone."""
+    found = file_format.survey(compressed)
+    header = found.header._replace(num_examples=8_000)
+    with (tmp_path / "x.vdm").open("wb") as file:
+        writer = file_format.Writer(file, header)
+        writer.block(file_format.read_block(compressed, found.blocks[0]))
+    code = decompress(tmp_path / "x.vdm", tmp_path / "y.npy", workdir, "--recover")
+    assert code == cli.EXIT_INCOMPLETE and "8 to 7999" in capsys.readouterr().err
+    y = np.load(tmp_path / "y.npy")
+    np.testing.assert_array_equal(y[:8], digits[:8])
+    assert y.shape == (8_000, 8, 8, 1) and not y[8:].any()
+
+
 def test_the_lost_examples_are_those_between_the_restored():
     between = compressing._between
     assert between([range(8, 16)], 20) == (range(0, 8), range(16, 20))

@@ -28,6 +28,7 @@ import numpy as np
 
 from vdm.run.config import CompressConfig, fields
 from vdm.run.errors import UserError
+from vdm.run.system.files import check_is_file
 
 VERSION = 1
 HEADER, BLOCK, END = b"\x89VDM", b"\x89BLK", b"\x89END"
@@ -36,6 +37,7 @@ _START = struct.Struct("<4sII")  # mark, length of the body, CRC-32 of the body
 _FRAME = struct.Struct("<4sIII")  # and a CRC-32 of these
 _BLOCK = struct.Struct("<II")  # number of the block, CRC-32 of its data
 _DIGEST_BYTES = 8
+LEAST_BITS = 0.001  # of a dimension
 _MAX_DIMS = 2**31  # of one example
 _MAX_NAMES = 2**28  # bytes of all names together
 _MAX_RATIO = 256  # to which names of one long folder may have been compressed
@@ -142,6 +144,21 @@ def survey(path: pathlib.Path) -> Survey:
         return Survey(header, blocks, damage)
 
 
+def check_promise(path: pathlib.Path, header: Header) -> None:
+    """Raise UserError where a header promises far more examples than its file could hold.
+
+    What is lost of a damaged file is filled with zeros, and a false number would be a file without
+    end. Much may be lost: a real model needs hundreds of times LEAST_BITS.
+    """
+    size = path.stat().st_size
+    most = int(8 * size / (LEAST_BITS * math.prod(header.shape)))
+    if header.num_examples > most:
+        raise UserError(
+            f"{path} cannot be recovered: its header says {header.num_examples:,} examples, and "
+            f"{size:,} bytes could hold {most:,} at most"
+        )
+
+
 def read_block(path: pathlib.Path, where: tuple[int, int]) -> Block:
     """Return the block whose body `survey` has found there."""
     start, length = where
@@ -164,6 +181,7 @@ def examples_of(header: Header, number: int) -> range:
 
 
 def _open(path: pathlib.Path) -> io.BufferedReader:
+    check_is_file(path)
     try:
         return path.open("rb")
     except OSError as error:
@@ -221,8 +239,10 @@ def _read_header(body: bytes, path: pathlib.Path) -> Header:
     return header
 
 
-def _unpack_names(packed: bytes, count: int) -> tuple[str, ...]:
+def _unpack_names(packed: object, count: int) -> tuple[str, ...]:
     """Return the names; raises ValueError unless there are `count`, before they take memory."""
+    if type(packed) is not bytes:
+        raise ValueError(f"its names are of type {type(packed).__name__}, expected bytes")
     if not packed:
         return ()
     most = min(_MAX_NAMES, _MAX_RATIO * len(packed))

@@ -1,6 +1,7 @@
 """The config of a command: from a file with the command's own values, or from the workdir."""
 
 import pathlib
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -49,6 +50,9 @@ def config(
 
 def _parse_flags(arguments: list[str], default: ConfigDict | None = None) -> ConfigDict:
     argv, values = ["vdm", *arguments], flags.FlagValues()
+    # The file is executed as a module of this name, which would still hold what the last file of
+    # this process has defined.
+    sys.modules.pop("config_config", None)
     if default is None:
         config_flags.DEFINE_config_file(
             "config", flag_values=values, lock_config=True, sys_argv=argv

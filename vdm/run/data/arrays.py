@@ -161,6 +161,7 @@ def read_file(file: pathlib.Path) -> Mapping[str, np.ndarray]:
         if file.suffix == ".npy":
             x = np.load(file, mmap_mode="r", allow_pickle=False)
             if not isinstance(x, np.ndarray):
+                x.close()
                 raise ValueError("it is an archive of several arrays")
             if isinstance(x, np.memmap) and (more := file.stat().st_size - x.offset - x.nbytes) > 0:
                 raise ValueError(f"{more} bytes follow the array's end")

@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -158,6 +159,9 @@ def _images_below(root: pathlib.Path) -> Iterator[str]:
 
 def common(root: pathlib.Path, files: list[str]) -> tuple[tuple[int, int, int], np.dtype]:
     """Return the shape and type that all images have; raises UserError naming two that differ."""
+    # What Pillow warns of it then reads or refuses. For good: among threads that decode, a filter
+    # for a while would not be safe.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     heads = [_head(root / file) for file in files]
     # A palette of greys is grey among greys, and colour among colours.
     modes = {mode for _, mode in heads} - {GREYS}

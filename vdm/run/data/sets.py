@@ -63,21 +63,28 @@ def seen_from(workdir: pathlib.Path, path: str) -> str | None:
 
 
 def keep(dataset: Dataset, workdir: pathlib.Path, path: str | None = None) -> None:
-    """Write into the workdir what a run is trained on; raises UserError if that has changed.
+    """Write into the workdir what a run is trained on; raises UserError as `check_kept`.
 
     `path` is that of `seen_from`.
+    """
+    now = dataclasses.replace(check_kept(dataset, workdir), path=path)
+    write_json(workdir / DATA_FILE, document.plain(now))
+
+
+def check_kept(dataset: Dataset, workdir: pathlib.Path) -> Kept:
+    """Return what a run is trained on; raises UserError if the workdir holds other data.
 
     Batches name examples by their number: with other data, a resumed run would see other batches
     than an uninterrupted one.
     """
-    now = Kept(dataset.version, len(dataset), dataset.shape, path)
+    now = Kept(dataset.version, len(dataset), dataset.shape)
     before = kept(workdir) if (workdir / DATA_FILE).exists() else now
     if before != now:
         raise UserError(
             f"{workdir} holds a run on other data: {before} there, {now} here. Use another "
             "--workdir, or the same data to resume"
         )
-    write_json(workdir / DATA_FILE, document.plain(now))
+    return now
 
 
 def kept(workdir: pathlib.Path) -> Kept:

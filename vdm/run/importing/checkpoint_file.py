@@ -9,6 +9,7 @@ import numpy as np
 
 from vdm import interop
 from vdm.run.errors import UserError
+from vdm.run.system.files import check_is_file
 
 PICKLE = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
@@ -29,6 +30,7 @@ def read(path: pathlib.Path) -> Checkpoint:
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder: expected a file in it, such as {_newest(path)}")
+    check_is_file(path)
     try:
         content = path.read_bytes()
     except OSError as error:

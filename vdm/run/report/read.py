@@ -11,6 +11,7 @@ from vdm.run.evaluation import files
 from vdm.run.evaluation.record import TERMS, Evaluation, Result
 from vdm.run.system import document
 from vdm.run.system.document import Place
+from vdm.run.system.files import check_is_file
 from vdm.run.workdir import phases, sessions
 from vdm.run.workdir.metrics import METRICS_FILE
 from vdm.run.workdir.phases import Phase
@@ -98,6 +99,7 @@ def _metrics(path: pathlib.Path) -> tuple[dict[str, float], ...]:
     """Return the records of training; the last line of a run that was killed may be incomplete."""
     if not path.exists():
         return ()
+    check_is_file(path)
     try:
         lines = path.read_text(errors="replace").splitlines(keepends=True)
     except OSError as error:

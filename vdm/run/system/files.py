@@ -93,7 +93,8 @@ def write_json(path: pathlib.Path, value: object) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Read a JSON document; raises UserError if it is missing or damaged."""
+    """Read a JSON document; raises UserError if it is missing, no file or damaged."""
+    check_is_file(path)
     try:
         return json.loads(path.read_text())
     except OSError as error:

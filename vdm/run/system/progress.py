@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from vdm.run.errors import one_line
 from vdm.run.system.processes import is_first
 
 Advance = Callable[[int, str], None]
@@ -43,4 +44,4 @@ def bar(what: str, total: int, done: int = 0) -> Iterator[Advance]:
 def say(text: str) -> None:
     """Print an important line, above the bar if there is one."""
     if is_first():
-        print(f"vdm: {text}", file=sys.stderr, flush=True)
+        print(one_line(f"vdm: {text}"), file=sys.stderr, flush=True)

@@ -19,8 +19,9 @@ import orbax.checkpoint as ocp
 from vdm.run.errors import UserError
 from vdm.run.system import processes
 from vdm.run.system.progress import say
+from vdm.run.workdir import unreadable
 from vdm.run.workdir.checksum import checksum
-from vdm.run.workdir.quiet import quiet
+from vdm.run.workdir.quiet import after_a_failed_read, quiet
 
 STATE = "state"
 # In files the fields keep the names of the first release.
@@ -148,7 +149,10 @@ def restore(checkpoints: ocp.CheckpointManager, template: S) -> S:
         for passed_over in errors:
             say(f"{passed_over}; using the checkpoint of step {step} instead")
         return state
-    raise errors[0]
+    raise UserError(
+        f"{errors[0]}; there is no other that can be read: put back a copy of the run, or train it "
+        "again into another --workdir"
+    ) from errors[0]
 
 
 def read(checkpoints: ocp.CheckpointManager, step: int, template: S) -> S:
@@ -165,21 +169,22 @@ def read(checkpoints: ocp.CheckpointManager, step: int, template: S) -> S:
         chex.assert_trees_all_equal_shapes_and_dtypes(values, target)
     # For a damaged file orbax and tensorstore raise errors of several types.
     except Exception as error:
+        after_a_failed_read()
         problem = error
     # Every process reads a part, and all resume from the same checkpoint.
     if processes.all_agree(problem is None):
         written = int(values.pop("checksum"))
         state = type(template)(*(values[name] for name in _named(template)))
-        reason = "its checksum does not match"
+        found = "is damaged: its checksum does not match"
         if written == int(checksum(state)):
             if int(state.step) == step:
                 return state
-            reason = f"it holds step {int(state.step)}; was its folder renamed?"
+            found = f"is not in its place: it holds step {int(state.step)}; was its folder renamed?"
+    elif problem is None:
+        found = "could not be read by another process"
     else:
-        reason = "another process could not read it" if problem is None else _first_line(problem)
-    raise UserError(
-        f"the checkpoint {folder} is damaged or belongs to another model: {reason}"
-    ) from problem
+        found = unreadable.reason(folder / STATE, target)
+    raise UserError(f"the checkpoint {folder} {found}") from problem
 
 
 def load(workdir: pathlib.Path, template: S, *, best: bool = False) -> S:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdm.run.errors import UserError
-from vdm.run.system.files import replacing
+from vdm.run.system.files import check_is_file, replacing
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
@@ -83,6 +83,7 @@ def _events(folder: pathlib.Path) -> Any:
 def _cut(path: pathlib.Path, step: int) -> None:
     if not path.exists():
         return
+    check_is_file(path)
     lines = path.read_text(errors="replace").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and _step(line, path) <= step]
     if kept != lines:
