@@ -34,7 +34,8 @@ WORDS = (rules.Word, rules.Words, rules.Name)
 NUMERIC = [key for key, field in FIELDS.items() if field.kind in (int, float)]
 COUNTS = [key for key, field in FIELDS.items() if isinstance(field.rule, rules.Counts)]
 WORDY = [key for key, field in FIELDS.items() if isinstance(field.rule, WORDS)]
-FREE = ["data.name", "data.path"]  # whatever the data sets and the files are called
+# Whatever data sets, files and runs are called.
+FREE = ["data.name", "data.path", "train.init_from"]
 # Around the words in a sentence.
 GLUE = {"or", "both", "several", "comma", "separated"}
 
@@ -50,7 +51,8 @@ EVERY_WORD = {word for key in WORDY for word in words_of(key)}
 def with_value(key, value):
     """The config with one value changed, read as from a file."""
     values = copy.deepcopy(configs.to_dict(runs.points()))
-    values["train"]["validation_examples"] = 1  # without it there is no best checkpoint to keep
+    # Without them there is no best checkpoint, and no optimiser, to keep.
+    values["train"] |= {"validation_examples": 1, "init_from": "runs/other"}
     *block, name = key.split(".")
     (values[block[0]] if block else values)[name] = value
     return configs.from_dict(values)
