@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from vdm.run.config import CompressConfig, EvaluateConfig, SampleConfig, fields, words
-from vdm.run.config.rules import Number, Word
+from vdm.run.config.rules import Number, Word, Words
 from vdm.run.outline import COMMANDS, outline
 
 OF_THE_CONFIG = (
@@ -126,6 +126,26 @@ def parser() -> argparse.ArgumentParser:
     bring.epilog = "Any value of the config can be set: --config.data.name=cifar10"
     bring.set_defaults(command="import")
 
+    export = _command(commands, "export")
+    export.add_argument(
+        "out", metavar="OUT", type=pathlib.Path, help="a .safetensors file, or a new folder"
+    )
+    export.add_argument(
+        "--params",
+        default="ema",
+        help=f"parameters: averaged, or of the last step ({Word(words.PARAMS)}; default ema)",
+    )
+    every = ",".join(words.PROGRAMS)
+    export.add_argument(
+        "--programs",
+        default=every,
+        help=f"which programs a folder holds, or none ({Words(words.PROGRAMS)}; default {every})",
+    )
+    export.set_defaults(command="export")
+
+    demo = _command(commands, "demo")
+    demo.set_defaults(command="demo")
+
     compress = _command(commands, "compress")
     compress.add_argument(
         "source", metavar="IN", type=pathlib.Path, help=".npy, .npz, .png or a folder of .png"
@@ -149,10 +169,10 @@ def parser() -> argparse.ArgumentParser:
     )
     decompress.set_defaults(command="decompress")
 
-    for command in (score, report, bring, compress, decompress):
+    for command in (score, report, bring, export, demo, compress, decompress):
         command.set_defaults(distributed=False, coordinator=None)
         command.set_defaults(num_processes=None, process_index=None)
-    for command in (train, evaluate, score, sample, bring, compress, decompress):
+    for command in (train, evaluate, score, sample, bring, export, demo, compress, decompress):
         command.add_argument("--workdir", type=pathlib.Path, required=True, help="the run's folder")
     for command in (train, evaluate, sample):
         several = command.add_argument_group("several processes, each running this command")

@@ -17,7 +17,7 @@ from vdm.run import arguments, overrides
 from vdm.run.compression import outcome
 from vdm.run.config import flags, words as known
 from vdm.run.config.flags import read_config as read_config  # for scripts
-from vdm.run.config.rules import Number, split_words
+from vdm.run.config.rules import Number, Words, split_words
 from vdm.run.errors import UserError, one_line
 from vdm.run.outline import COMMANDS
 from vdm.run.system import processes
@@ -119,10 +119,11 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     run = trained.load(options.workdir, options.params)
     settings = overrides.override(run.config.evaluate, options)
     overrides.check_used(settings, options, integers=run.model.likelihood.bounds is not None)
-    evaluation = evaluate.measure(run, options.split, settings, options.workdir)
+    folder = _folder(options.workdir)
+    evaluation = evaluate.measure(run, options.split, settings, folder)
     if processes.is_first():
         tables.show(evaluation.results)
-    _say(f"written to {options.workdir / files.RESULT_FILE}")
+    _say(f"written to {folder / files.RESULT_FILE}")
     return 0
 
 
@@ -131,13 +132,13 @@ def _score(options: argparse.Namespace, rest: list[str]) -> int:
     from vdm.run import score, trained
     from vdm.run.scoring import files, scores, summary
 
-    out = options.out or options.workdir / "scores.csv"
+    out = options.out or _folder(options.workdir) / "scores.csv"
     files.check_target(out, options.source)
     run = trained.load(options.workdir, options.params)
     bound = options.bound or split_words(run.config.evaluate.bound)[0]
     settings = overrides.override(scores.settings_of(run, bound, {}), options)
     overrides.check_used(settings, options, integers=run.model.likelihood.bounds is not None)
-    scored = score.score(run, options.source, out, settings, options.workdir)
+    scored = score.score(run, options.source, out, settings, _folder(options.workdir))
     summary.show(*scored)
     _say(f"written to {out}")
     return 0
@@ -151,7 +152,7 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     run = trained.load(options.workdir)
     settings = overrides.override(run.config.sample, options)
     checks.check_sampling(run.model, settings)
-    out = options.out or options.workdir / "samples.png"
+    out = options.out or _folder(options.workdir) / "samples.png"
     # An error before the work, not after.
     figures.kind(out, run.shape, run.model.likelihood.levels)
     processes.first_alone(lambda: check_writable(out.parent))
@@ -187,6 +188,31 @@ def _import(options: argparse.Namespace, rest: list[str]) -> int:
     run = importing.prepare(options.path, config, stated)
     importing.write(run, options.workdir)
     _print_lines(f"{options.path}: imported into {options.workdir}", run.lines)
+    return 0
+
+
+def _export(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    names = () if options.programs == "none" else split_words(options.programs)
+    problem = Words(known.PROGRAMS).problem("--programs", ",".join(names)) if names else None
+    if problem is not None:
+        raise UserError(f"{problem}, or none")
+    from vdm.run import export, trained
+
+    run = trained.load(options.workdir, options.params)
+    lines = export.write(run, options.workdir, options.out, names)
+    _print_lines(f"{options.workdir}: exported to {options.out}", lines)
+    return 0
+
+
+def _demo(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from vdm.run import packaged
+
+    packaged.write(options.workdir)
+    _say(f"a trained run is in {options.workdir}: try")
+    for command in ("sample", "report"):
+        _say(f"  vdm {command} --workdir={options.workdir}")
     return 0
 
 
@@ -235,9 +261,16 @@ RUN = {
     "sample": _sample,
     "report": _report,
     "import": _import,
+    "export": _export,
+    "demo": _demo,
     "compress": _compress,
     "decompress": _decompress,
 }
+
+
+def _folder(workdir: pathlib.Path) -> pathlib.Path:
+    """Return where results go: the workdir, or the folder of an exported run's file."""
+    return workdir.parent if workdir.suffix == ".safetensors" and workdir.is_file() else workdir
 
 
 def _check_split(options: argparse.Namespace) -> None:

@@ -13,6 +13,8 @@ COMMANDS: Mapping[str, str] = {
     "sample": "draw samples",
     "report": "write an HTML page on one run, or compare several",
     "import": "turn a checkpoint of other code into a run",
+    "export": "write a run as one file and as programs for JAX alone",
+    "demo": "write the trained digits run that comes with the package",
     "compress": "compress arrays or images into one file, without loss",
     "decompress": "restore what was compressed",
 }

@@ -150,8 +150,24 @@ def _draw(
     settings: SampleConfig,
     mesh: Mesh,
 ) -> jax.Array:
+    x = draw(params, key, index, cond, model=model, shape=shape, sampler=sampler, settings=settings)
+    return jax.lax.with_sharding_constraint(x, meshes.whole(mesh))
+
+
+def draw(
+    params: Params,
+    key: jax.Array | np.ndarray,
+    index: jax.Array,
+    cond: jax.Array | None,
+    *,
+    model: VDM,
+    shape: tuple[int, ...],
+    sampler: Sampler,
+    settings: SampleConfig,
+) -> jax.Array:
+    """Return the samples of an index as data, of the whole `shape` [b, *d]; to be compiled."""
     own_keys = jax.vmap(lambda i: jax.random.fold_in(keys.of(key), i))(index)
-    x = model.sample(
+    return model.sample(
         params,
         own_keys,
         shape,
@@ -163,4 +179,3 @@ def _draw(
         clip_denoised=settings.clip_denoised,
         final=settings.final,
     )
-    return jax.lax.with_sharding_constraint(x, meshes.whole(mesh))

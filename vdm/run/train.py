@@ -26,7 +26,7 @@ from vdm.run.training.batches import on_devices
 from vdm.run.training.parts import Parts
 from vdm.run.training.program import Program
 from vdm.run.training.step import TrainState
-from vdm.run.workdir import checkpoint, metrics, phases, sessions
+from vdm.run.workdir import checkpoint, exported, metrics, phases, sessions
 
 
 def train(config: Config, workdir: pathlib.Path) -> TrainState:
@@ -147,6 +147,11 @@ def _claim(
     stack.enter_context(lock.held(workdir))  # what another run holds is not ours to remove
     try:
         step = checkpoint.latest_step(workdir)
+        if exported.found(workdir) is not None:
+            raise UserError(
+                f"{workdir} holds an exported run, without an optimiser to resume with: begin with "
+                f"it in another workdir, by --init_from={workdir}"
+            )
         if configs.changes(config, workdir) and config.train.num_steps < step:
             raise UserError(
                 f"train.num_steps is {config.train.num_steps:,}, but {workdir} holds a run of "

@@ -29,7 +29,7 @@ from vdm.run.scoring import scores
 from vdm.run.scoring.scores import Scores
 from vdm.run.training import build, program as programs
 from vdm.run.training.step import Batch
-from vdm.run.workdir import checkpoint
+from vdm.run.workdir import checkpoint, exported
 
 
 class Trained(NamedTuple):
@@ -128,7 +128,8 @@ def load(
 ) -> Trained:
     """Return the run of a workdir at its latest checkpoint; the data set need not be available.
 
-    With train.keep="best" it is the checkpoint that was best in validation.
+    With train.keep="best" it is the checkpoint that was best in validation. In place of a workdir
+    it takes a file that `vdm export` wrote.
     `params` is "ema" for the averaged parameters or "raw" for the last ones; `devices` are all
     available devices by default. Raises UserError if there is no run, or for another value of
     params.
@@ -136,25 +137,37 @@ def load(
     if params not in PARAMS:
         raise UserError(unknown("params", params, PARAMS))
     workdir = pathlib.Path(workdir)
-    config = data.located(configs.load(workdir), workdir)
+    file = exported.found(workdir)
+    alone = None if file is None else exported.read(file)
+    if alone is not None and params != alone.kind:
+        raise UserError(f"{file} holds the parameters {alone.kind!r} only: got {params!r}")
+    config = configs.load(workdir) if alone is None else alone.config
+    if workdir.is_dir():
+        config = data.located(config, workdir)
     trainer = build.trainer(config)
-    shape = data.kept_shape(workdir)
+    shape = data.kept_shape(workdir) if alone is None else alone.data.shape
     condition = conditions.build(trainer.model.network.num_classes, shape, config.data.augment)
     mesh = meshes.for_results(config, devices)
     example = Batch(build.blank(trainer.model, shape), condition.of_samples(np.arange(1)))
     template = programs.template(trainer, mesh, example)
-    state = checkpoint.load(workdir, template, best=config.train.keep == "best")
+    if alone is None or file is None:
+        state = checkpoint.load(workdir, template, best=config.train.keep == "best")
+        taken = state.ema if params == "ema" else state.params
+        step, law_state = int(state.step), state.law_state
+    else:
+        taken = exported.fill(template.params, alone, exported.PARAMS, file)
+        step, law_state = alone.step, exported.fill(template.law_state, alone, exported.LAW, file)
     return Trained(
         config=config,
         model=trainer.model,
         mesh=mesh,
-        params=state.ema if params == "ema" else state.params,
-        step=int(state.step),
+        params=taken,
+        step=step,
         shape=shape,
         condition=condition,
         kind=params,
         law=trainer.objective.law,
-        law_state=state.law_state,
+        law_state=law_state,
     )
 
 

@@ -66,5 +66,6 @@ PARAMS = ("ema", "raw")  # averaged, or of the last step
 SPLITS = ("train", "test")
 VALIDATION = "validation"  # a split that a run holds out of "train"
 KEPT = ("latest", "best")
+PROGRAMS = ("denoiser", "sample", "score")  # of an export
 OPTIMIZER_STATES = ("fresh", "kept")
 FORMATS = ("official",)  # of other code's checkpoints: google-research/vdm

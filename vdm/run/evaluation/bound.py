@@ -53,7 +53,7 @@ def compiled(
 ) -> RowFn:
     """Return the function of a row, compiled once for all T and all keys; it is given a `state`."""
     fn = functools.partial(
-        _row, model=model, law=law, num_levels=num_levels, clip_denoised=clip_denoised
+        row, model=model, law=law, num_levels=num_levels, clip_denoised=clip_denoised
     )
     return rows.compiled(fn, mesh)
 
@@ -105,7 +105,7 @@ def error(terms: np.ndarray) -> np.ndarray | None:
     return terms.sum(-1).std(1, ddof=1) / np.sqrt(levels) if levels > 1 else None
 
 
-def _row(
+def row(
     state: State,
     example: Int[Array, " r"],
     level: Int[Array, " r"],

@@ -10,22 +10,24 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from vdm.model import Params
 from vdm.run import config as configs, data
 from vdm.run.config import Config
 from vdm.run.data import condition as conditions
 from vdm.run.errors import UserError
 from vdm.run.training import build, program as programs
 from vdm.run.training.step import Batch, Trainer, TrainState
-from vdm.run.workdir import checkpoint
+from vdm.run.workdir import checkpoint, exported
 
 
 class Source(NamedTuple):
-    """The state of the other run, its parts, and whether its schedule is that of the new run."""
+    """The other run's averaged parameters and, unless it was exported, its whole state."""
 
     workdir: pathlib.Path
-    trainer: Trainer
-    state: TrainState
-    same_schedule: bool
+    step: int
+    params: Params
+    state: TrainState | None
+    same_schedule: bool  # as that of the new run
 
 
 def resolved(config: Config) -> Config:
@@ -52,7 +54,9 @@ def read(config: Config, trainer: Trainer, mesh: Mesh, example: Batch) -> Source
     """
     workdir, there = pathlib.Path(config.train.init_from), _config(config)
     other = build.trainer(there)
-    shape = data.kept_shape(workdir)
+    file = exported.found(workdir)
+    alone = None if file is None else exported.read(file)
+    shape = data.kept_shape(workdir) if alone is None else alone.data.shape
     num_classes = other.model.network.num_classes
     condition = conditions.build(num_classes, shape, there.data.augment)
     blank = Batch(build.blank(other.model, shape), condition.of_samples(np.arange(1)))
@@ -61,15 +65,22 @@ def read(config: Config, trainer: Trainer, mesh: Mesh, example: Batch) -> Source
     _check_same(workdir, "network", template.params["network"], own.params["network"])
     same = dict(there.model.schedule) == dict(config.model.schedule)
     if config.train.init_optimizer == "kept":
+        if alone is not None:
+            raise UserError(
+                f"train.init_optimizer='kept' needs an optimiser: {workdir} is an exported run, "
+                "which has none"
+            )
         if not same:
             raise UserError(
                 "train.init_optimizer='kept' needs the schedule of the run it begins with, "
                 f"{there.model.schedule['name']!r} in {workdir}: got another one"
             )
         _check_same(workdir, "optimiser", template.opt_state, own.opt_state)
-    best = there.train.keep == "best"
-    state = checkpoint.load(workdir, template, best=best)
-    return Source(workdir, other, state, same)
+    if alone is None or file is None:
+        state = checkpoint.load(workdir, template, best=there.train.keep == "best")
+        return Source(workdir, int(state.step), state.ema, state, same)
+    params = exported.fill(template.params, alone, exported.PARAMS, file)
+    return Source(workdir, alone.step, params, None, same)
 
 
 def applied(first: TrainState, source: Source, config: Config) -> TrainState:
@@ -80,23 +91,23 @@ def applied(first: TrainState, source: Source, config: Config) -> TrainState:
     learning rate begins anew. A schedule of another kind begins as its config says.
     """
     state = source.state
-    if config.train.init_optimizer == "kept":
+    if config.train.init_optimizer == "kept" and state is not None:
         opt_state = jax.tree.map(_from_the_start, state.opt_state, is_leaf=_is_rate)
         # Copies, as below: the buffers of a state are donated.
         taken = (state.params, state.ema, opt_state)
         params, ema, opt_state = jax.tree.map(jnp.copy, taken)
         return first._replace(params=params, ema=ema, opt_state=opt_state)
-    params = {**first.params, "network": state.ema["network"]}
+    begun = {**first.params, "network": source.params["network"]}
     if source.same_schedule:
-        params["schedule"] = state.ema["schedule"]
+        begun["schedule"] = source.params["schedule"]
     # A copy for each: a donated buffer must not be donated twice.
-    params, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
+    params, ema = (jax.tree.map(jnp.copy, begun) for _ in range(2))
     return first._replace(params=params, ema=ema)
 
 
 def words(source: Source, config: Config) -> str:
     """Return what a run begins with, in a line."""
-    where = f"{source.workdir} at step {int(source.state.step):,}"
+    where = f"{source.workdir} at step {source.step:,}"
     if config.train.init_optimizer == "kept":
         return (
             f"begins with the parameters of {where}, their average and the optimiser's moments; "
@@ -108,8 +119,10 @@ def words(source: Source, config: Config) -> str:
 
 def _config(config: Config) -> Config:
     """Return the config of the run to begin with."""
+    workdir = pathlib.Path(config.train.init_from)
     try:
-        return configs.load(pathlib.Path(config.train.init_from))
+        file = exported.found(workdir)
+        return configs.load(workdir) if file is None else exported.read(file).config
     except UserError as error:
         raise UserError(
             f"train.init_from: {error}. A run that has begun resumes without it, by "

@@ -1,0 +1,143 @@
+"""A run as one file: parameters, config and what it was trained on, in the safetensors format.
+
+It has all that sampling, scoring and coding need, and nothing to resume a training with. The file
+stands for itself, or is a workdir's `model.safetensors` where there are no checkpoints.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from vdm.run.config import Config, from_dict, to_dict
+from vdm.run.data import Kept
+from vdm.run.errors import UserError
+from vdm.run.system import document
+from vdm.run.system.document import Place, Whole
+from vdm.run.system.files import check_is_file, replacing
+from vdm.run.workdir import checkpoint
+
+MODEL_FILE = "model.safetensors"
+ENDING = ".safetensors"
+FORMAT = "vdm run 1"
+# The trees that a file holds.
+PARAMS, LAW = "params", "law_state"
+
+T = TypeVar("T")
+
+
+class Exported(NamedTuple):
+    """What a file holds; the arrays are named by their places in the trees, keys by slashes."""
+
+    config: Config
+    data: Kept
+    step: int
+    kind: str  # of the parameters, "ema" or "raw"
+    arrays: dict[str, np.ndarray]
+
+
+class _About(NamedTuple):
+    """The numbers of a run beside its config and its arrays."""
+
+    step: Whole
+    params: str
+
+
+def found(workdir: pathlib.Path) -> pathlib.Path | None:
+    """Return the file of an exported run: the path itself, or that of a workdir without others."""
+    if workdir.suffix == ENDING and not workdir.is_dir():
+        return workdir
+    file = workdir / MODEL_FILE
+    return file if file.exists() and not checkpoint.latest_step(workdir) else None
+
+
+def named(tree: object, prefix: str) -> dict[str, np.ndarray]:
+    """Return the leaves of a tree by their names below a prefix."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_name(prefix, path): np.asarray(jax.device_get(leaf)) for path, leaf in leaves}
+
+
+def write(path: pathlib.Path, run: Exported) -> None:
+    """Write a run into a file, which is there only when it is whole."""
+    about = {
+        "format": FORMAT,
+        "config": json.dumps(to_dict(run.config)),
+        "data": json.dumps(document.plain(run.data)),
+        "run": json.dumps({"step": run.step, "params": run.kind}),
+    }
+    # In the order of C: the format stores memory as it lies.
+    arrays = {name: np.asarray(array, order="C") for name, array in run.arrays.items()}
+    with replacing(path) as temporary:
+        save_file(arrays, temporary, {**about, "checksum": _checksum(about, arrays)})
+
+
+def read(path: pathlib.Path) -> Exported:
+    """Return the run in a file; raises UserError for a file that is damaged or no exported run."""
+    if not path.exists():
+        raise UserError(f"no file {str(path)!r}, relative to {path.cwd()}")
+    check_is_file(path)
+    try:
+        with safe_open(path, "np") as file:
+            about = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged, or no file of this format: {error}") from error
+    if about.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is no exported run: expected one that `vdm export` wrote (format {FORMAT!r}), "
+            f"got {about.get('format', 'none')!r}"
+        )
+    claimed = about.pop("checksum", "")
+    if claimed != _checksum(about, arrays):
+        raise UserError(f"{path} is damaged: its checksum does not match")
+    place = Place(path)
+    numbers = document.read(_About, json.loads(about["run"]), place)
+    return Exported(
+        config=from_dict(json.loads(about["config"])),
+        data=document.read(Kept, json.loads(about["data"]), place),
+        step=numbers.step,
+        kind=numbers.params,
+        arrays=arrays,
+    )
+
+
+def fill(template: T, run: Exported, prefix: str, path: pathlib.Path) -> T:
+    """Return a tree of the template's shapes and shardings with the arrays below a prefix.
+
+    Raises UserError where one of them is missing or has another shape or type.
+    """
+
+    def one(where: tuple[object, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name = _name(prefix, where)
+        array = run.arrays.get(name)
+        if array is None or (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+            got = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+            raise UserError(
+                f"{path} belongs to another version of the model: {name} must be {leaf.dtype} "
+                f"{list(leaf.shape)}, got {got}"
+            )
+        return jax.device_put(array, leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(one, template)
+
+
+def _name(prefix: str, path: tuple[object, ...]) -> str:
+    return f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
+
+
+def _checksum(about: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 of all texts and arrays with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name in sorted(about):
+        digest.update(f"{name}\0{about[name]}\0".encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name}\0{array.dtype}\0{list(array.shape)}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
