@@ -21,6 +21,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 NEEDED = {
     "vdm/py.typed",
     "vdm/run/data/digits_test.txt",
+    "vdm/run/demo/model.safetensors",
+    "vdm/run/demo/evaluation_test.npz",
     "vdm/run/report/templates/page.css",
     "vdm/run/report/templates/page.html.j2",
 }
@@ -71,7 +73,7 @@ def check_contents(name: str, files: set[str], expected: set[str]) -> None:
 
 
 def check_program(environment: pathlib.Path, folder: pathlib.Path) -> None:
-    """Train ten steps and report them, from a config file in a folder that holds nothing else."""
+    """Train ten steps, report them, and sample the packaged run, in a folder with nothing else."""
     hidden = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
     def call(program: str, *words: str) -> str:
@@ -90,7 +92,9 @@ def check_program(environment: pathlib.Path, folder: pathlib.Path) -> None:
     steps = [json.loads(line)["step"] for line in (folder / "run/metrics.jsonl").open()]
     if steps[-1] != 10 or not (folder / "run/report.html").is_file():
         sys.exit(f"ten steps were asked for: the metrics are of {steps}")
-    print(f"{module} took ten steps and reported them")
+    call("vdm", "demo", "--workdir=demo")
+    call("vdm", "sample", "--workdir=demo", "--num=4", "--steps=5", "--out=samples.npy")
+    print(f"{module} took ten steps and reported them, and sampled the packaged run")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import subprocess
 
 import flax.serialization
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.float32
 
 PAGES = [page for page in documented.pages() if page == "README.md" or page.startswith("docs/")]
 DOWNLOADED = ("mnist", "cifar10", "downsampled_imagenet", "imagenet_resized")
+MAKE = ("train", "import", "demo")  # the commands that make a run
 SMALL = {
     "train.num_steps": 2,
     "train.batch_size": 4,
@@ -62,8 +64,10 @@ class Reader:
         self.makers = {}
         for command in everything:
             for words in typed(command):
-                if words[0] in ("train", "import") and "--dry_run" not in words:
+                if words[0] in MAKE and "--dry_run" not in words:
                     self.makers.setdefault(workdirs(words)[0], command)
+                if words[0] == "export":
+                    self.makers.setdefault(words[-1], command)
 
     def follow(self, command):
         for words in typed(command):
@@ -74,12 +78,16 @@ class Reader:
             if "DEMO_CONFIG" in str(command) and not self.all:
                 assert words[0] != "train" or config_of(words)
                 continue
-            makes = words[0] in ("train", "import")
+            makes = words[0] in MAKE
             for workdir in () if makes else workdirs(words):
-                if not (self.folder / workdir / "config.json").exists():
+                there = self.folder / workdir
+                if not there.is_file() and not (there / "config.json").exists():
                     assert workdir in self.makers, f"{command}: no document makes {workdir}"
                     self.follow(self.makers[workdir])
+            # The annotations do not know the open number of examples of an exported program.
+            jaxtyping.config.update("jaxtyping_disable", words[0] == "export")
             code = cli.main(small(words))
+            jaxtyping.config.update("jaxtyping_disable", False)
             assert code == 0, f"{command}: exit code {code}"
             self.done.add(words)
             check(words)
@@ -96,7 +104,7 @@ class Reader:
         """Start a page without the runs that it makes in its own way."""
         for command in documented.commands(page):
             for words in typed(command):
-                makes = words[0] in ("train", "import") and "--config" in str(words)
+                makes = words[0] in MAKE and "--config" in str(words)
                 if makes and words not in self.done:
                     shutil.rmtree(self.folder / workdirs(words)[0], ignore_errors=True)
 
