@@ -214,6 +214,7 @@ def _shapes(model: VDM, seen: Seen, conditioned: bool) -> dict[str, Any]:
     Only a network of one block a side is traced, whatever number of blocks a file claims: those of
     a side are alike.
     """
+    assert isinstance(model.network, UNet)  # ours, of the official one's form
     small = dataclasses.replace(model, network=model.network.clone(num_blocks=1))
     x = jax.ShapeDtypeStruct((1, 4, 4, seen.data_channels), jnp.int32)
     cond = jax.ShapeDtypeStruct((1, 1), jnp.float32) if conditioned else None

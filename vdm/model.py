@@ -17,6 +17,7 @@ from vdm.dequantisation import importance_weighted
 from vdm.diffusion import PREDICTIONS, alpha, convert, expand
 from vdm.likelihoods import Likelihood
 from vdm.losses import VLB, EpsFn
+from vdm.networks.applied import Applied
 from vdm.noise_levels import NoiseLevels
 from vdm.ode import marginal
 from vdm.ode.options import Divergence, Steps, of_keywords
@@ -35,7 +36,8 @@ class VDM:
     """A variational diffusion model (Kingma, Salimans, Poole & Ho 2021).
 
     `network` is a Flax Linen module f(z, log_snr, cond, *, train) whose output has z's
-    shape; `prediction` says what that output means: "eps", "x", "v", "score" or "edm".
+    shape, or a network of `vdm.networks.from_apply`; `prediction` says what that output
+    means: "eps", "x", "v", "score" or "edm".
     "edm" is the preconditioned network F of Karras et al. (2022, eq. 7): it is given
     c_in z/α and x̂ = c_skip z/α + c_out F, where `sigma_data` is the data's standard deviation.
     Two models made of equal parts are equal and have equal hashes, so a function jitted with the
@@ -44,7 +46,7 @@ class VDM:
     """
 
     schedule: Schedule
-    network: nn.Module
+    network: nn.Module | Applied
     likelihood: Likelihood
     prediction: str = "eps"
     sigma_data: float = 0.5

@@ -35,7 +35,7 @@ NUMERIC = [key for key, field in FIELDS.items() if field.kind in (int, float)]
 COUNTS = [key for key, field in FIELDS.items() if isinstance(field.rule, rules.Counts)]
 WORDY = [key for key, field in FIELDS.items() if isinstance(field.rule, WORDS)]
 # Whatever data sets, files and runs are called.
-FREE = ["data.name", "data.path", "train.init_from"]
+FREE = ["data.name", "data.path", "train.own_parts", "train.init_from"]
 # Around the words in a sentence.
 GLUE = {"or", "both", "several", "comma", "separated"}
 

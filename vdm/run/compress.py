@@ -23,6 +23,7 @@ from vdm.run.compression.files import Contents
 from vdm.run.compression.format import Block, Header
 from vdm.run.compression.outcome import Compressed, Restored
 from vdm.run.config import CompressConfig
+from vdm.run.data import condition as conditions
 from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.system.files import replacing
@@ -188,7 +189,7 @@ def _codec(
 
 def _condition(run: Trained) -> Condition:
     """Return the condition of the examples in a file: none, or not augmented."""
-    if run.model.network.optional_cond:
+    if conditions.is_optional(run.model.network):
         return Condition()
     if run.condition.num_classes is None:
         return run.condition

@@ -5,7 +5,7 @@ import functools
 import pathlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -29,14 +29,20 @@ from vdm.run.training.step import TrainState
 from vdm.run.workdir import checkpoint, exported, metrics, phases, sessions
 
 
-def train(config: Config, workdir: pathlib.Path) -> TrainState:
+def train(
+    config: Config,
+    workdir: pathlib.Path,
+    *,
+    on_record: Callable[[Mapping[str, int | float]], None] | None = None,
+) -> TrainState:
     """Train to config.train.num_steps, from the latest checkpoint if there is one.
 
     Writes the config, checkpoints, metrics (in bits per dimension), grids of samples, versions and
     hardware into the workdir, which no other run may hold. Raises UserError for a config that does
     not fit, for a workdir that cannot take the run, and for a loss that is not finite: then the
     last good checkpoint stays the latest. After SIGTERM it ends its step, saves, raises Terminated.
-    With train.patience it may end before its last step, without an error.
+    With train.patience it may end before its last step, without an error. `on_record` is called in
+    the first process with every record of metrics, numbers by name with the step among them.
     """
     every, began, asked = config.train, time.perf_counter(), config
     made = processes.together(lambda: parts.prepare(asked))
@@ -109,6 +115,8 @@ def train(config: Config, workdir: pathlib.Path) -> TrainState:
                     record |= watch.measure(state)
                     over = watch.over()
                 writer.write(record)
+                if on_record is not None and processes.is_first():
+                    on_record(record)
                 advance(step, _line(record, every.num_steps))
                 window, started = [], time.perf_counter()
             if save or over is not None:

@@ -146,7 +146,9 @@ def load(
         config = data.located(config, workdir)
     trainer = build.trainer(config)
     shape = data.kept_shape(workdir) if alone is None else alone.data.shape
-    condition = conditions.build(trainer.model.network.num_classes, shape, config.data.augment)
+    condition = conditions.build(
+        conditions.classes_of(trainer.model.network), shape, config.data.augment
+    )
     mesh = meshes.for_results(config, devices)
     example = Batch(build.blank(trainer.model, shape), condition.of_samples(np.arange(1)))
     template = programs.template(trainer, mesh, example)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from vdm.choices import unknown
+from vdm.run.config import own
 from vdm.run.errors import UserError, as_user_error
 
 T = TypeVar("T")
@@ -38,14 +39,15 @@ def partial(
     """
     arguments = dict(block)
     name = arguments.pop("name")
-    if name not in options:
-        raise UserError(unknown(key, name, options))
-    known = parameters(options[name], left_out)
+    constructor = own.find(key, name, options)
+    known = parameters(constructor, left_out)
     for word, value in arguments.items():
         if not known:
             raise UserError(f"{key} {name!r} takes no arguments: got {word!r}")
         if word not in known:
             raise UserError(unknown(f"argument of {key} {name}", word, known))
+        if own.is_own(name):
+            continue  # the types of its arguments are for its author to check
         kinds = _kinds(known[word].annotation)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             expected = " or ".join(kind.__name__ for kind in kinds)
@@ -53,7 +55,7 @@ def partial(
     for word, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and word not in arguments:
             raise UserError(f"config key {f'{key}.{word}'!r} is missing")
-    return functools.partial(options[name], **arguments)
+    return functools.partial(constructor, **arguments)
 
 
 def parameters(
@@ -61,16 +63,24 @@ def parameters(
 ) -> dict[str, inspect.Parameter]:
     """Return the parameters of a constructor that a config can set."""
     # Left out: the two fields that Flax adds to every module, which users do not set.
+    try:
+        signature = inspect.signature(constructor)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{constructor!r} has no signature to take arguments by") from error
     return {
         name: parameter
-        for name, parameter in inspect.signature(constructor).parameters.items()
+        for name, parameter in signature.parameters.items()
         if name not in ("parent", "name", *left_out)
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
 
 
-def of_text(key: str, text: str) -> dict[str, Any]:
-    """Return the block of a name, or of a name with numbers such as "heun:churn=0.2"."""
-    name, _, rest = text.partition(":")
+def of_text(key: str, text: str, known: Collection[str]) -> dict[str, Any]:
+    """Return the block of a name, or of a name with numbers such as "heun:churn=0.2".
+
+    `known` are the names of this package.
+    """
+    name, rest = own.split(text, known)
     block: dict[str, Any] = {"name": name}
     for word in rest.split(",") if rest else ():
         argument, _, value = word.partition("=")

@@ -1,5 +1,6 @@
 """The config of a command: from a file with the command's own values, or from the workdir."""
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vdm.choices import unknown
-from vdm.run.config import kept, parse
+from vdm.run.config import kept, own, parse
 from vdm.run.config.schema import Config
 from vdm.run.errors import UserError
 
@@ -45,7 +46,12 @@ def config(
     for word in overrides:
         _check_key(values, word.removeprefix("--config.").split("=")[0])
     values = _parse_flags([*file, *overrides], None if file else default)
-    return parse.from_dict(values.to_dict())
+    made = parse.from_dict(values.to_dict())
+    if path is not None and not made.train.own_parts and kept.names_own_parts(made):
+        folder = str(pathlib.Path(path).resolve().parent)
+        made = dataclasses.replace(made, train=dataclasses.replace(made.train, own_parts=folder))
+    own.make_importable(pathlib.Path(made.train.own_parts))
+    return made
 
 
 def _parse_flags(arguments: list[str], default: ConfigDict | None = None) -> ConfigDict:

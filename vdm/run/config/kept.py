@@ -1,10 +1,12 @@
 """The config in a workdir, and which keys may differ when the run is resumed."""
 
+import dataclasses
 import importlib.util
 import pathlib
 
 import ml_collections
 
+from vdm.run.config import own
 from vdm.run.config.parse import flatten, from_dict, to_dict
 from vdm.run.config.schema import Config
 from vdm.run.errors import UserError
@@ -17,6 +19,7 @@ CONFIG_FILE = "config.json"
 # changes the steps that were already computed.
 RESUMABLE = (
     "data.in_memory",
+    "train.own_parts",
     "data.path",  # to which the same data may have been moved; see `vdm.run.data.keep`
     "train.log_every",
     "train.checkpoint_every",
@@ -69,9 +72,19 @@ def load(workdir: pathlib.Path) -> Config:
     if not path.exists():
         raise UserError(f"{workdir} holds no run (no {CONFIG_FILE}): train one with `vdm train`")
     try:
-        return from_dict(read_json(path))
+        config = from_dict(read_json(path))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    own.make_importable(pathlib.Path(config.train.own_parts))
+    return config
+
+
+def names_own_parts(config: Config) -> bool:
+    """Return whether a config names a part by its module."""
+    blocks = (*dataclasses.asdict(config.model).values(), config.optimizer.method)
+    names = [block["name"] for block in blocks if isinstance(block, dict)]
+    names += [own.split(config.sample.sampler)[0], config.data.name]
+    return any(":" in name for name in names)
 
 
 def keep(config: Config, workdir: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from vdm.choices import unknown
+from vdm.run.config import own
 
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
     "at_least": operator.ge,
@@ -128,13 +129,16 @@ class Words:
 class Name:
     """The name of a constructor with its arguments: a block, or a text as in heun:churn=0.2.
 
-    The arguments are checked where the constructor is called; see `vdm.run.config.blocks`.
+    Or it is the name of an own part, package.module:Name. The arguments are checked where the
+    constructor is called; see `vdm.run.config.blocks`.
     """
 
     options: Mapping[str, Callable[..., Any]]
 
     def problem(self, key: str, value: Mapping[str, Any] | str) -> str | None:
-        name = value.partition(":")[0] if isinstance(value, str) else value["name"]
+        name = own.split(value, self.options)[0] if isinstance(value, str) else value["name"]
+        if own.is_own(name):
+            return own.problem(key, name)
         return Word(self.options).problem(key, name)
 
     def __str__(self) -> str:

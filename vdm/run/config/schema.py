@@ -78,8 +78,13 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and clipping for the network, Adam for a learned schedule."""
+    """An optimiser with warm-up and clipping for the network, Adam for a learned schedule."""
 
+    method: Mapping[str, Any] = option(
+        {"name": "adamw"},
+        "of the network; adamw takes b1, b2 and weight_decay from below",
+        Name(words.OPTIMIZERS),
+    )
     learning_rate: float = option(2e-4, "of the network, after the warm-up", RATE)
     schedule_learning_rate: float = option(1e-2, "of learned end points, in units of λ", RATE)
     shape_learning_rate: float = option(2e-2, "of a learned interior", RATE)
@@ -138,6 +143,9 @@ class TrainConfig:
     )
     checkpoints_kept: int = option(2, "the latest ones", Number(1, LAST_STEP))
     sample_every: int = option(0, "a grid of samples; 0 for never", Number(0, LAST_STEP))
+    own_parts: str = option(
+        "", "folder with the modules of own parts; that of the config file unless another is set"
+    )
     init_from: str = option("", "workdir of a run to begin with; empty for new parameters")
     init_optimizer: str = option(
         "fresh",

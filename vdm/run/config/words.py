@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+import optax
 
 from vdm import likelihoods, networks, noise_levels, samplers, schedules, sde, weightings
 from vdm.laws import LAWS
@@ -33,6 +34,7 @@ SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
     "euler_maruyama": sde.euler_maruyama,
     "exponential": sde.exponential,
 }
+OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {"adamw": optax.adamw}
 WEIGHTINGS: Mapping[str, Callable[..., jax.Array]] = {
     "elbo": weightings.elbo,
     "simple": weightings.simple,

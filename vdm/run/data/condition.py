@@ -35,6 +35,16 @@ class Condition:
         return self.of(len(index), index % (self.num_classes or 1))
 
 
+def classes_of(network: object) -> int | None:
+    """Return the number of classes of a network, None for one without; an own one may not say."""
+    return getattr(network, "num_classes", None)
+
+
+def is_optional(network: object) -> bool:
+    """Return whether a network works without its condition too; an own one may not say."""
+    return bool(getattr(network, "optional_cond", False))
+
+
 def build(num_classes: int | None, shape: tuple[int, ...], augmentation: str) -> Condition:
     """Return the condition of a network with num_classes classes, for examples of a shape.
 

@@ -7,9 +7,9 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 from vdm.choices import unknown
-from vdm.run.config import Config, DataConfig
+from vdm.run.config import Config, DataConfig, own as names
 from vdm.run.config.words import SPLITS
-from vdm.run.data import arrays, images, synthetic, tfds as tfds_images
+from vdm.run.data import arrays, images, own, synthetic, tfds as tfds_images
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError
 from vdm.run.system import document
@@ -27,6 +27,10 @@ def load(config: DataConfig, split: str) -> Dataset:
     unknown name or split, and for files that are missing or bad. Read once: the caller must not
     write into the arrays.
     """
+    if names.is_own(config.name):
+        if split not in SPLITS:
+            raise UserError(unknown("split", split, SPLITS))
+        return own.load(config.name, config.path, split)
     known = (*DATASETS, *FILES, *EXAMPLES_OF_TFDS)
     if config.name in FILES and not config.path:
         raise UserError(f"the data set {config.name!r} needs data.path, a file or a folder")

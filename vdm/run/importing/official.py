@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm import VDM, interop
+from vdm.networks import UNet
 from vdm.run import config as configs, data, mesh as meshes
 from vdm.run.config import Config
 from vdm.run.data.dataset import Dataset
@@ -133,6 +134,7 @@ def _difference(found: Checkpoint) -> str:
 
 def _describe(found: Checkpoint, model: VDM, state: TrainState) -> list[tuple[str, str]]:
     network, leaves = model.network, interop.flatten(found.params)
+    assert isinstance(network, UNet)  # the official one
     rows = leaves["score_model/dense0/kernel"].shape[0]
     conditioning = (
         "none" if rows == network.channels else "left out; exact for images that were not augmented"

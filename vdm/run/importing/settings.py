@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 
 from vdm import VDM
+from vdm.networks import UNet
 from vdm.run import config as configs
 from vdm.run.config import Config
 from vdm.run.errors import UserError
@@ -65,6 +66,7 @@ def settle(
     Also return which of its values were replaced. Raises UserError where one of them was `stated`.
     """
     asked, network = config.model, model.network
+    assert isinstance(network, UNet)  # the official one
     ends = {
         key: asked.schedule.get(key, getattr(model.schedule, key))
         for key in ("log_snr_max", "log_snr_min")

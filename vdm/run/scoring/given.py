@@ -57,7 +57,7 @@ def classes(
         return None, run.condition
     if cond is not None:
         return conditions.checked(cond, known, size, what), run.condition
-    if getattr(run.model.network, "optional_cond", False):
+    if conditions.is_optional(run.model.network):
         return None, Condition()
     raise UserError(
         f"this model is conditioned on one of {known} classes: expected {what}, a class from 0 to "

@@ -8,7 +8,8 @@ import numpy as np
 
 from vdm.model import VDM
 from vdm.run.config import Config, fields
-from vdm.run.config.blocks import construct
+from vdm.run.config.blocks import construct, parameters
+from vdm.run.config.own import find
 from vdm.run.config.words import LIKELIHOODS, NETWORKS, SCHEDULES
 from vdm.run.errors import UserError
 from vdm.run.training import objective, optim
@@ -29,6 +30,8 @@ def model(config: Config) -> VDM:
         )
     # The network sees the noise level on the scale of the schedule's range.
     ends = {"log_snr_max": schedule.log_snr_max, "log_snr_min": schedule.log_snr_min}
+    taken = parameters(find("model.network", parts.network["name"], NETWORKS))
+    ends = {name: end for name, end in ends.items() if name in taken}
     network = construct("model.network", {**ends, **parts.network}, NETWORKS)
     likelihood = construct("model.likelihood", parts.likelihood, LIKELIHOODS)
     vdm = VDM(schedule, network, likelihood, parts.prediction, parts.sigma_data)

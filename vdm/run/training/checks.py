@@ -19,7 +19,7 @@ from vdm.samplers import Sampler
 
 def sampler(text: str) -> Sampler:
     """Return the sampler of a name, or of a name with arguments such as "heun:churn=0.2"."""
-    return construct("sample.sampler", of_text("sample.sampler", text), SAMPLERS)
+    return construct("sample.sampler", of_text("sample.sampler", text, SAMPLERS), SAMPLERS)
 
 
 def check_sampling(vdm: VDM, settings: SampleConfig) -> None:
@@ -27,7 +27,7 @@ def check_sampling(vdm: VDM, settings: SampleConfig) -> None:
     fields.check(settings, "sample.")
     sampler(settings.sampler)
     check_clip(vdm, settings.clip_denoised)
-    if settings.guidance != 1.0 and not vdm.network.optional_cond:
+    if settings.guidance != 1.0 and not conditions.is_optional(vdm.network):
         raise UserError(
             f"guidance={settings.guidance} needs a model that was trained with and without its "
             "condition: model.network.optional_cond=True and train.cond_dropout above 0"
@@ -42,7 +42,7 @@ def check_clip(vdm: VDM, clip_denoised: bool) -> None:
 
 def check_unconditional(vdm: VDM, unconditional: bool) -> None:
     """Raise UserError if the class is to be left out of a model that was not trained without it."""
-    if unconditional and not vdm.network.optional_cond:
+    if unconditional and not conditions.is_optional(vdm.network):
         raise UserError(
             "unconditional is for a model that was trained with and without its class: "
             "model.network.optional_cond=True and train.cond_dropout above 0"
@@ -92,12 +92,13 @@ def check_values(vdm: VDM, data: Dataset) -> None:
 def check_dropped(network: Any, config: Config) -> None:
     """Raise UserError unless conditions are dropped exactly if the network works without them."""
     rate = config.train.cond_dropout
-    if network.optional_cond and network.num_classes is None:
+    optional = conditions.is_optional(network)
+    if optional and conditions.classes_of(network) is None:
         raise UserError(
             "model.network.optional_cond=True needs model.network.num_classes: training gives "
             "classes, not vectors"
         )
-    if rate and not network.optional_cond:
+    if rate and not optional:
         raise UserError(
             f"train.cond_dropout={rate} needs model.network.optional_cond=True: a network that "
             "also works without its condition"
@@ -107,7 +108,7 @@ def check_dropped(network: Any, config: Config) -> None:
             f"train.cond_dropout={rate} would also drop the flag of "
             f"data.augment={config.data.augment!r}: expected only one of the two"
         )
-    if network.optional_cond and not rate:
+    if optional and not rate:
         raise UserError(
             "model.network.optional_cond=True needs train.cond_dropout above 0: otherwise the "
             "network never learns to work without its condition"

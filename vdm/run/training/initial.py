@@ -57,7 +57,7 @@ def read(config: Config, trainer: Trainer, mesh: Mesh, example: Batch) -> Source
     file = exported.found(workdir)
     alone = None if file is None else exported.read(file)
     shape = data.kept_shape(workdir) if alone is None else alone.data.shape
-    num_classes = other.model.network.num_classes
+    num_classes = conditions.classes_of(other.model.network)
     condition = conditions.build(num_classes, shape, there.data.augment)
     blank = Batch(build.blank(other.model, shape), condition.of_samples(np.arange(1)))
     template = programs.template(other, mesh, blank)

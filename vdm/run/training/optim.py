@@ -11,23 +11,15 @@ import jax.numpy as jnp
 import optax
 
 from vdm.model import Params
-from vdm.run.config import OptimizerConfig
+from vdm.run.config import OptimizerConfig, own
+from vdm.run.config.blocks import partial
+from vdm.run.config.words import OPTIMIZERS
+from vdm.run.errors import UserError, as_user_error
 
 
 def build(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
     """Return the optimiser for parameters laid out as `VDM.init` gives them."""
-    network = _clipped(
-        config,
-        optax.adamw(
-            learning_rate(config, config.learning_rate, num_steps),
-            b1=config.b1,
-            b2=config.b2,
-            weight_decay=config.weight_decay,
-            # Biases and normalisation scales are vectors: shrinking them only biases.
-            mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) > 1, params),
-        ),
-    )
-
+    network = _clipped(config, _of_network(config, num_steps))
     ends_rate = learning_rate(config, config.schedule_learning_rate, num_steps)
     shape_rate = learning_rate(config, config.shape_learning_rate, num_steps)
     groups = {
@@ -52,6 +44,33 @@ def learning_rate(config: OptimizerConfig, peak: float, num_steps: int) -> optax
 def ema_decay(config: OptimizerConfig, step: jax.Array) -> jax.Array:
     """Return min(decay, (1 + n)/(10 + n)): a short memory while there is little to remember."""
     return jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
+
+
+def _of_network(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """Return the optimiser that config.method names; raises UserError where it cannot be made."""
+    rate = learning_rate(config, config.learning_rate, num_steps)
+    if config.method == {"name": "adamw"}:
+        return optax.adamw(
+            rate,
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
+            # Biases and normalisation scales are vectors: shrinking them only biases.
+            mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) > 1, params),
+        )
+    key, name = "optimizer.method", config.method["name"]
+    if not own.is_own(name):
+        raise UserError(
+            f"{key} {name!r} takes its numbers from optimizer.b1 and the like: got more"
+        )
+    make = partial(key, config.method, OPTIMIZERS, left_out=("learning_rate",))
+    with as_user_error(f"{key} ({name})"):
+        made = make(learning_rate=rate)
+    if not isinstance(made, optax.GradientTransformation):
+        raise UserError(
+            f"{key} is {name!r}, which makes {type(made).__name__}: expected an optimiser of optax"
+        )
+    return made
 
 
 def _groups(params: Params) -> Params:

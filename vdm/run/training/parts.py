@@ -6,12 +6,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vdm.run import data, mesh as meshes
-from vdm.run.config import Config
+from vdm.run.config import Config, own
 from vdm.run.data import condition as conditions, validation
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset, Stored, chunks
 from vdm.run.errors import UserError
-from vdm.run.training import build, checks, initial, standardise
+from vdm.run.training import build, checks, initial, own_parts, standardise
 from vdm.run.training.batches import make_batch
 from vdm.run.training.step import Batch, Trainer
 
@@ -35,7 +35,7 @@ def prepare(config: Config) -> Parts:
     Of the user's own files also the test split is checked, which only an evaluation reads.
     """
     made = of(config, validation.load(config, "train"))
-    if config.data.name in data.FILES:
+    if config.data.name in data.FILES or own.is_own(config.data.name):
         test = data.load(config.data, "test")
         checks.check_data(made.trainer.model, made.dataset.shape, made.condition, test)
         if isinstance(test.examples, Stored) and config.data.name == "images":
@@ -64,7 +64,8 @@ def fitted(config: Config, dataset: Dataset) -> tuple[Trainer, Condition]:
     Raises UserError where they do not fit.
     """
     trainer = build.trainer(config)
-    num_classes = trainer.model.network.num_classes
+    num_classes = conditions.classes_of(trainer.model.network)
     condition = conditions.build(num_classes, dataset.shape, config.data.augment)
     checks.check_fit(trainer.model, condition, dataset)
+    own_parts.check(config, trainer.model, condition, dataset)
     return trainer, condition

@@ -1,0 +1,105 @@
+"""Parts of the user's own, named in a config as `package.module:Name`.
+
+The module is imported from the current folder, from the folder of the config file, which a workdir
+keeps, or from what is installed.
+"""
+
+import importlib
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from vdm.choices import unknown
+from vdm.run.errors import UserError
+
+NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+def is_own(name: str) -> bool:
+    """Return whether a name is that of a module's object, and not of a part of this package."""
+    return ":" in name or name.startswith("optax.")
+
+
+def split(text: str, known: Collection[str] = ()) -> tuple[str, str]:
+    """Return the name and the arguments of a text such as heun:churn=0.2 or module:Name:eta=1.
+
+    A `known` name is one of this package, whatever follows it.
+    """
+    name, _, rest = text.partition(":")
+    inner, _, more = rest.partition(":")
+    own = name not in known and bool(inner) and "=" not in inner and "," not in inner
+    return (f"{name}:{inner}", more) if own else (name, rest)
+
+
+def problem(key: str, name: str) -> str | None:
+    """Return what is wrong with the form of an own part's name, None if it is one."""
+    if NAME.fullmatch(_with_colon(name)):
+        return None
+    return f"{key} must be a name of this package, or package.module:Name: got {name!r}"
+
+
+def make_importable(*folders: pathlib.Path) -> None:
+    """Let modules in these folders be imported, after all that can be imported already."""
+    for folder in (pathlib.Path(), *folders):
+        path = str(folder.resolve())
+        if path not in sys.path:
+            sys.path.append(path)
+
+
+def load(key: str, name: str) -> Callable[..., Any]:
+    """Return the object that a name stands for; raises UserError where there is no such function.
+
+    Whatever error its module raises, the user has to mend it.
+    """
+    wrong = problem(key, name)
+    if wrong is not None:
+        raise UserError(wrong)
+    module_name, _, attribute = _with_colon(name).partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise UserError(
+                f"{key} is {name!r}, but there is no module {error.name!r}: looked for in the "
+                f"current folder {pathlib.Path.cwd()}, the folder of the config file, and what is "
+                "installed"
+            ) from error
+        raise _not_imported(key, name, error) from error
+    except (Exception, SystemExit) as error:
+        raise _not_imported(key, name, error) from error
+    if not hasattr(module, attribute):
+        public = [word for word in vars(module) if not word.startswith("_")]
+        raise UserError(unknown(f"{key}: name in {module_name}", attribute, public or ["nothing"]))
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise UserError(
+            f"{key} is {name!r}, which is of type {type(found).__name__}: expected a class or a "
+            "function"
+        )
+    return found
+
+
+def find(key: str, name: str, options: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """Return the constructor of a name; raises UserError for one that is neither of the two."""
+    if is_own(name):
+        return load(key, name)
+    if name not in options:
+        raise UserError(unknown(key, name, options))
+    return options[name]
+
+
+def _not_imported(key: str, name: str, error: BaseException) -> UserError:
+    lines = str(error).strip().splitlines() or [""]
+    return UserError(
+        f"{key} is {name!r}, whose module cannot be imported: {type(error).__name__}: {lines[0]}"
+    )
+
+
+def _with_colon(name: str) -> str:
+    """Return optax.contrib:muon for optax.contrib.muon."""
+    if ":" in name or "." not in name:
+        return name
+    module, _, attribute = name.rpartition(".")
+    return f"{module}:{attribute}"
