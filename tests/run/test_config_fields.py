@@ -34,7 +34,8 @@ WORDS = (rules.Word, rules.Words, rules.Name)
 NUMERIC = [key for key, field in FIELDS.items() if field.kind in (int, float)]
 COUNTS = [key for key, field in FIELDS.items() if isinstance(field.rule, rules.Counts)]
 WORDY = [key for key, field in FIELDS.items() if isinstance(field.rule, WORDS)]
-FREE = ["data.name", "data.path"]  # whatever the data sets and the files are called
+# Whatever the data sets, the files and the arrays in them are called.
+FREE = ["data.name", "data.path", "data.key", "data.label_key"]
 # Around the words in a sentence.
 GLUE = {"or", "both", "several", "comma", "separated"}
 
