@@ -70,7 +70,7 @@ def _named(names: tuple[str, ...], key: str, label_key: str, path: pathlib.Path)
     labels = _in_splits(names, label_key, "data.label_key", path)
     if labels.keys() != examples.keys():
         raise UserError(
-            f"{path}: {examples[min(examples)]} and {labels[min(labels)]} differ in their splits: "
+            f"{path}: {examples[max(examples)]} and {labels[max(labels)]} differ in their splits: "
             "expected both in the groups train and test, or none"
         )
     return {split: Pair(name, labels[split]) for split, name in examples.items()}
