@@ -393,6 +393,13 @@ BAD = {
     "modes": (images_of(png((4, 4)), png((4, 4), "L")), r"number 1 is \[4, 4, 1\]"),
     "clear": (images_of(png((4, 4)), png((4, 4), "RGBA")), r"number 1 of .*the kind RGBA"),
     "picture": (broken_picture, r"cannot read the image number 1 of .*picture \(x\)"),
+    "paths": (
+        lists_of(
+            [{"bytes": None, "path": "a.png"}],
+            {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+        ),
+        r"number 0 of .*paths \(x\) must be an image in the bytes of its file: it has none",
+    ),
     "nan.h5": (
         h5_of(x=np.where(np.arange(40)[:, None, None, None] == 17, np.nan, FIELD)),
         r"nan.h5 \(x\) must be finite numbers .*: got nan at \[17, 0, 0, 0\]",
