@@ -34,8 +34,15 @@ WORDS = (rules.Word, rules.Words, rules.Name)
 NUMERIC = [key for key, field in FIELDS.items() if field.kind in (int, float)]
 COUNTS = [key for key, field in FIELDS.items() if isinstance(field.rule, rules.Counts)]
 WORDY = [key for key, field in FIELDS.items() if isinstance(field.rule, WORDS)]
-# Whatever data sets, files and runs are called.
-FREE = ["data.name", "data.path", "train.own_parts", "train.init_from"]
+# Whatever data sets, files, the arrays in them and runs are called.
+FREE = [
+    "data.name",
+    "data.path",
+    "data.key",
+    "data.label_key",
+    "train.own_parts",
+    "train.init_from",
+]
 # Around the words in a sentence.
 GLUE = {"or", "both", "several", "comma", "separated"}
 

@@ -222,7 +222,7 @@ def test_files_that_are_missing_or_damaged(tmp_path):
         "cut.npz": "cannot read .*cut.npz",
         "cut.npy": "cannot read .*cut.npy",
         "empty.npy": "cannot read .*empty.npy",
-        "x.csv": r"\.npy and \.npz files or a folder: got 'x\.csv'",
+        "x.csv": r"\.npy, .* files or a folder: got 'x\.csv'",
         "nothing": "nor 'train'; its arrays with a known name: none",
     }.items():
         with pytest.raises(UserError, match=message) as error:

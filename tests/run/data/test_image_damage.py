@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vdm.run.data import images
+from vdm.run.data import images, picture
 from vdm.run.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -102,7 +102,7 @@ def test_a_damaged_palette_image_is_named(tmp_path):
 @pytest.mark.parametrize("upright", [0, 1])
 def test_an_upright_image_is_read(tmp_path, upright):
     exif = Image.Exif()
-    exif[images.ORIENTATION] = upright
+    exif[picture.ORIENTATION] = upright
     for name in ("a", "b"):
         Image.fromarray(PIXELS).save(tmp_path / f"{name}.jpg", exif=exif)
     assert sum(map(len, read(tmp_path))) == 2
@@ -111,7 +111,7 @@ def test_an_upright_image_is_read(tmp_path, upright):
 def test_an_image_that_has_to_be_turned_is_refused(tmp_path):
     folder_of(tmp_path)
     exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
+    exif[picture.ORIENTATION] = 6
     Image.fromarray(PIXELS).save(tmp_path / "c.jpg", exif=exif)
     with pytest.raises(UserError, match=r"c\.jpg is an image of the kind RGB to be turned"):
         read(tmp_path)

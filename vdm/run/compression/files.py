@@ -21,7 +21,8 @@ import numpy as np
 
 from vdm.run import figures
 from vdm.run.compression.format import Header
-from vdm.run.data import arrays, images
+from vdm.run.data import images
+from vdm.run.data.stores import numpy_files
 from vdm.run.errors import UserError
 from vdm.run.system.files import new_folder, replacing
 
@@ -45,12 +46,12 @@ def read(path: pathlib.Path) -> Contents:
         raise UserError(f"no file or folder {str(path)!r}")
     if path.is_dir() or path.suffix.lower() == ".png":
         return _images(path)
-    if path.suffix.lower() not in (".npy", ".npz"):
+    if path.suffix.lower() not in numpy_files.ENDINGS:
         raise UserError(
             f"{path}: expected a .npy, .npz or .png file, or a folder of .png images: got "
             f"{path.suffix or 'no ending'!r}"
         )
-    found = arrays.read_file(path)
+    found = numpy_files.read_file(path)
     if len(found) != 1:
         raise UserError(
             f"{path} has the arrays {', '.join(found) or 'none'}: expected exactly one array, "

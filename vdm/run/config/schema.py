@@ -40,6 +40,8 @@ class DataConfig:
 
     name: str = needed("a set of vdm.run.data, or an image set of tensorflow-datasets")
     path: str = option("", "file or folder of the user's own examples")
+    key: str = option("", "of arrays: the name of the examples, where it is another than x")
+    label_key: str = option("", "of arrays: the name of the classes, beside data.key")
     augment: str = option(
         "none",
         "of images: every element of the group equally likely, or each kind with probability ½ "

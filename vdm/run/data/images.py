@@ -9,7 +9,6 @@ one says how many levels are needed.
 import concurrent.futures
 import functools
 import hashlib
-import io
 import os
 import pathlib
 import warnings
@@ -17,20 +16,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from vdm.run.data import picture
 from vdm.run.data.dataset import READERS, Dataset, Examples, Largest, Stored, content_hash
+from vdm.run.data.picture import GREYS, Head
 from vdm.run.errors import UserError
 from vdm.run.system.files import check_is_file
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# By its content Pillow takes a file for any of its formats, some of which start other programs.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MOST_LINKS = 4  # to folders, on the way to an image
-ORIENTATION = 0x0112  # the EXIF tag of how a camera was held; 1 is upright
-GREYS = "palette of greys"
-# The mode in which an image of each of Pillow's modes is read, without loss.
-MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "I;16": "I;16"}
 
 
 class Folder(NamedTuple):
@@ -179,66 +173,14 @@ def common(root: pathlib.Path, files: list[str]) -> tuple[tuple[int, int, int], 
     return (height, width, 3 if final == "RGB" else 1), dtype
 
 
-def _head(file: pathlib.Path) -> tuple[tuple[int, int], str]:
-    with _opened(file) as image:
-        kind = _kind(image, file)
-        if kind not in MODES:
-            raise UserError(
-                f"{file} is an image of the kind {kind}: expected one frame, grey (8 or 16 bits) "
-                "or RGB (8 bits)"
-            )
-        return image.size, _mode(image)
+def _head(file: pathlib.Path) -> Head:
+    check_is_file(file)
+    return picture.head(file, str(file))
 
 
-def _mode(image: Image.Image) -> str:
-    return GREYS if _has_greys(image) else MODES.get(image.mode, image.mode)
-
-
-def _has_greys(image: Image.Image) -> bool:
-    """Return whether an image has a palette of nothing but greys; its pixels are not decoded."""
-    palette = image.palette if image.mode == "P" else None
-    if palette is None or (palette.rawmode or palette.mode) not in ("RGB", "BGR"):
-        return False
-    values = bytes(palette.palette)
-    return values[0::3] == values[1::3] == values[2::3]
-
-
-def _kind(image: Image.Image, file: pathlib.Path) -> str:
-    """Return Pillow's name of the mode, and the part of the file that this mode would lose."""
-    try:
-        frames = getattr(image, "n_frames", 1)
-    except Exception as error:
-        raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
-    if frames > 1:
-        return f"{image.mode} of {frames} frames"
-    if "transparency" in image.info:
-        return f"{image.mode} with transparency"
-    # Pillow reads the upper half of these bits; only the decoder's argument shows it.
-    if image.mode == "RGB" and any(";16" in str(tile) for tile in getattr(image, "tile", ())):
-        return "RGB of 16 bits"
-    try:
-        # Pillow decodes a whole PNG to look for EXIF data behind the pixels.
-        has_exif = image.format != "PNG" or "exif" in image.info
-        turned = has_exif and image.getexif().get(ORIENTATION) in range(2, 9)
-    except Exception as error:
-        raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
-    if turned:
-        return f"{image.mode} to be turned as its EXIF orientation says"
-    return image.mode
-
-
-def _said(head: tuple[tuple[int, int], str]) -> str:
+def _said(head: Head) -> str:
     (width, height), mode = head
     return f"{width}×{height} {mode}"
-
-
-def _opened(file: pathlib.Path) -> Image.Image:
-    check_is_file(file)
-    try:
-        return Image.open(file, formats=FORMATS)
-    # Whatever error a damaged file causes in a decoder, the file is the cause.
-    except Exception as error:
-        raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
 
 
 def decode(file: pathlib.Path, folder: Folder) -> np.ndarray:
@@ -249,17 +191,9 @@ def decode(file: pathlib.Path, folder: Folder) -> np.ndarray:
     check_is_file(file)
     try:
         content = file.read_bytes()
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            image.verify()
-        # An image that was verified has to be opened again.
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            mode = MODES.get(image.mode, image.mode)
-            if folder.shape[-1] == 1 and _has_greys(image):
-                mode = "L"
-            x = np.asarray(image if image.mode == mode else image.convert(mode))
-    except Exception as error:
-        raise UserError(f"cannot read the image {file}: {_reason(error)}") from error
-    x = x.reshape(*x.shape[:2], -1)
+    except OSError as error:
+        raise UserError(f"cannot read the image {file}: {error.strerror}") from error
+    x = picture.decode(content, str(file), grey=folder.shape[-1] == 1)
     if x.shape != folder.shape or x.dtype != folder.dtype:
         raise UserError(f"the image {file} has changed while it was in use")
     return x
@@ -272,10 +206,6 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _labels(files: list[str], folder: Folder, split: str) -> np.ndarray | None:

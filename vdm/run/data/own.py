@@ -62,5 +62,7 @@ def _pair(given: Any, what: str) -> tuple[np.ndarray, np.ndarray | None]:
             f"{what} must return an array of numbers, or a pair of it and classes: got "
             f"{type(given).__name__} of {x.dtype}"
         )
+    if labels is None:
+        return x, None
     arrays.check_labels(labels, len(x) if x.ndim else 0, f"{what} (labels)")
-    return x, None if labels is None else labels.astype(np.int32)
+    return x, labels.astype(np.int32)

@@ -38,12 +38,15 @@ def load(config: DataConfig, split: str) -> Dataset:
         raise UserError(
             f"data.path is for the data sets {' and '.join(FILES)}: got name={config.name!r}"
         )
+    for field, key in (("key", config.key), ("label_key", config.label_key)):
+        if key and config.name != "arrays":
+            raise UserError(f"data.{field} is for the data set arrays: got name={config.name!r}")
     if config.name not in (*DATASETS, *FILES):
         return tfds_images.load(config.name, split, known)
     if split not in SPLITS:
         raise UserError(unknown("split", split, SPLITS))
     if config.name in FILES:
-        return FILES[config.name](config.path, split)
+        return FILES[config.name](config, split)
     return DATASETS[config.name](split)
 
 
@@ -126,6 +129,9 @@ DATASETS: Mapping[str, Callable[[str], Dataset]] = {
     "swirl": synthetic.swirl,
     "mixture": synthetic.mixture,
 }
-FILES: Mapping[str, Callable[[str, str], Dataset]] = {"arrays": arrays.load, "images": images.load}
+FILES: Mapping[str, Callable[[DataConfig, str], Dataset]] = {
+    "arrays": lambda config, split: arrays.load(config.path, split, config.key, config.label_key),
+    "images": lambda config, split: images.load(config.path, split),
+}
 # A few of them, for messages.
 EXAMPLES_OF_TFDS = ("cifar10", "mnist", "downsampled_imagenet")

@@ -14,9 +14,9 @@ import numpy as np
 from vdm.run.data import arrays, images
 from vdm.run.data.dataset import Dataset, Examples, Stored
 from vdm.run.data.images import Folder
+from vdm.run.data.stores import numpy_files
+from vdm.run.data.stores.names import check_names
 from vdm.run.errors import UserError
-
-ARRAYS = (".npy", ".npz")
 
 
 class Whole(NamedTuple):
@@ -36,21 +36,22 @@ def load(path: pathlib.Path) -> Whole:
         raise UserError(f"no file or folder {str(path)!r}, relative to {path.cwd()}")
     if path.is_dir() or path.suffix.lower() in images.ENDINGS:
         return _images(path)
-    if path.suffix.lower() not in ARRAYS:
-        known = ", ".join((*ARRAYS, *images.ENDINGS))
+    if path.suffix.lower() not in numpy_files.ENDINGS:
+        known = ", ".join((*numpy_files.ENDINGS, *images.ENDINGS))
         raise UserError(f"expected a folder of images or a file in {known}: got {str(path)!r}")
     return _arrays(path)
 
 
 def _arrays(path: pathlib.Path) -> Whole:
-    found = arrays.read_file(path)
-    arrays.check_names(found, ("x", "labels"), path)
+    found = numpy_files.read_file(path)
+    check_names(found, ("x", "labels"), path)
     if "x" not in found:
         raise UserError(f"{path} has no array 'x', the examples")
     x, labels = found["x"], found.get("labels")
     what = f"{path} (x)" if path.suffix == ".npz" else str(path)
     data = arrays.given(x, labels, what)
-    arrays.check_labels(labels, len(x), f"{path} (labels)")
+    if labels is not None:
+        arrays.check_labels(labels, len(x), f"{path} (labels)")
     return Whole(data, labels, None)
 
 
