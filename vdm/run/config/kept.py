@@ -83,8 +83,8 @@ def names_own_parts(config: Config) -> bool:
     """Return whether a config names a part by its module."""
     blocks = (*dataclasses.asdict(config.model).values(), config.optimizer.method)
     names = [block["name"] for block in blocks if isinstance(block, dict)]
-    names += [own.split(config.sample.sampler)[0], config.data.name]
-    return any(":" in name for name in names)
+    names.append(own.split(config.sample.sampler)[0])
+    return any(":" in name for name in names) or own.is_own_set(config.data.name)
 
 
 def keep(config: Config, workdir: pathlib.Path) -> None:

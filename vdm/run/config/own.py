@@ -22,6 +22,15 @@ def is_own(name: str) -> bool:
     return ":" in name or name.startswith("optax.")
 
 
+def is_own_set(name: str) -> bool:
+    """Return whether the name of a data set is that of the user's own function.
+
+    Sets of tensorflow-datasets have a colon before a version, as mnist:3.0.1, and after the name of
+    another collection.
+    """
+    return NAME.fullmatch(name) is not None and not name.startswith("huggingface:")
+
+
 def split(text: str, known: Collection[str] = ()) -> tuple[str, str]:
     """Return the name and the arguments of a text such as heun:churn=0.2 or module:Name:eta=1.
 

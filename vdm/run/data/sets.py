@@ -27,7 +27,7 @@ def load(config: DataConfig, split: str) -> Dataset:
     unknown name or split, and for files that are missing or bad. Read once: the caller must not
     write into the arrays.
     """
-    if names.is_own(config.name):
+    if names.is_own_set(config.name):
         if split not in SPLITS:
             raise UserError(unknown("split", split, SPLITS))
         return own.load(config.name, config.path, split)

@@ -35,7 +35,7 @@ def prepare(config: Config) -> Parts:
     Of the user's own files also the test split is checked, which only an evaluation reads.
     """
     made = of(config, validation.load(config, "train"))
-    if config.data.name in data.FILES or own.is_own(config.data.name):
+    if config.data.name in data.FILES or own.is_own_set(config.data.name):
         test = data.load(config.data, "test")
         checks.check_data(made.trainer.model, made.dataset.shape, made.condition, test)
         if isinstance(test.examples, Stored) and config.data.name == "images":
