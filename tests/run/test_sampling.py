@@ -125,6 +125,12 @@ def test_every_option_makes_a_difference(workdir):
         assert np.any(draw(workdir, option) != plain), option
     np.testing.assert_array_equal(draw(workdir, "--guidance=1", "--grid=time"), plain)
     np.testing.assert_array_equal(draw(workdir, "--batch_size=3"), plain)
+    # Sample i has class i but where one is asked for.
+    threes = draw(workdir, "--label=3")
+    np.testing.assert_array_equal(threes[3], plain[3])
+    assert all(np.any(threes[i] != plain[i]) for i in (0, 1, 2, 4, 5, 6))
+    run = trained.load(workdir)
+    np.testing.assert_array_equal(run.sample(7, np.full(7, 3), key=0), threes)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,12 @@ def parser() -> argparse.ArgumentParser:
         help="a .png or .npy file, or a new folder for a .png of each image (default: samples.png "
         "in the workdir)",
     )
+    sample.add_argument(
+        "--label",
+        type=int,
+        help="the class of all samples of a class-conditional model (default: 0, 1, 2, ... in "
+        "order)",
+    )
     _add_settings(sample, SampleConfig)
     sample.set_defaults(command="sample")
 

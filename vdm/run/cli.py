@@ -152,11 +152,14 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     run = trained.load(options.workdir)
     settings = overrides.override(run.config.sample, options)
     checks.check_sampling(run.model, settings)
+    classes = None
+    if options.label is not None:
+        classes = sample.classes_of(run, [options.label] * options.num, options.num, "--label")
     out = options.out or _folder(options.workdir) / "samples.png"
     # An error before the work, not after.
     figures.kind(out, run.shape, run.model.likelihood.levels)
     processes.first_alone(lambda: check_writable(out.parent))
-    sample.save(sample.sample(run, options.num, settings), run, out)
+    sample.save(sample.sample(run, options.num, settings, classes=classes), run, out)
     _say(f"written to {out}")
     return 0
 

@@ -27,13 +27,15 @@ GRID_SIZE = 64  # samples in a grid
 USUAL_GUIDANCE = 20.0  # beyond it samples saturate
 
 
-def sample(trained: Run, num: int, settings: SampleConfig) -> np.ndarray:
-    """Return `num` samples as data, with a bar; raises UserError as `chunks`."""
+def sample(
+    trained: Run, num: int, settings: SampleConfig, *, classes: np.ndarray | None = None
+) -> np.ndarray:
+    """Return `num` samples as data, with a bar; `classes` [num] and UserError as in `chunks`."""
     drawn = []
     if abs(settings.guidance) > USUAL_GUIDANCE:
         say(f"guidance {settings.guidance:g} is far beyond what is usual, from 1 to about 8")
     with bar("sample", num) as advance:
-        for chunk in chunks(trained, num, settings):
+        for chunk in chunks(trained, num, settings, classes=classes):
             drawn.append(chunk)
             done = min(num, sum(map(len, drawn)))
             advance(done, f"{settings.sampler}, {settings.num_steps} steps")
@@ -50,13 +52,17 @@ def of_keys(
     """
     given = {name: value for name, value in asked.items() if value is not None}
     settings = dataclasses.replace(trained.config.sample, **given)
-    classes, known = None, trained.condition.num_classes
-    if cond is not None:
-        if known is None:
-            raise UserError("cond is given, but this model has no classes: expected none")
-        classes = conditions.checked(cond, known, num, "cond")
+    classes = None if cond is None else classes_of(trained, cond, num, "cond")
     drawn = list(chunks(trained, num, settings, key=key, classes=classes))
     return np.concatenate(drawn)[:num]
+
+
+def classes_of(trained: Run, cond: ArrayLike, num: int, what: str) -> np.ndarray:
+    """Return the class of each of `num` samples; raises UserError for one the model has not."""
+    known = trained.condition.num_classes
+    if known is None:
+        raise UserError(f"{what} is given, but this model has no classes: expected none")
+    return conditions.checked(cond, known, num, what)
 
 
 def write(trained: Run, num: int, settings: SampleConfig, path: pathlib.Path) -> None:
