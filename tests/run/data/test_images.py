@@ -13,7 +13,7 @@ import runs
 from vdm import VDM, likelihoods, networks, schedules
 from vdm.run import cli, data
 from vdm.run.config import DataConfig
-from vdm.run.data import images
+from vdm.run.data import images, whole
 from vdm.run.data.dataset import in_memory
 from vdm.run.errors import UserError
 from vdm.run.training import checks
@@ -205,8 +205,12 @@ def test_sixteen_bits_may_hold_twelve(tmp_path, levels, fits):
     )
     assert "of which 11 are used" in load(tmp_path, "test").taken
     model = VDM(schedules.linear(8.0, -6.0), networks.MLP(), likelihoods.discretised(levels))
+    given = whole.load(tmp_path / "train").data  # to be scored
     if fits:
+        checks.check_values(model, given)
         return checks.check_values(model, dataset)
+    with pytest.raises(UserError, match=r"\(0 to 4094\), but the largest value .*003\.png"):
+        checks.check_values(model, given)
     with pytest.raises(UserError, match=r"\(0 to 4094\), but the largest value .*train/003\.png"):
         checks.check_values(model, dataset)
 

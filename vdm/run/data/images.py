@@ -12,7 +12,7 @@ import hashlib
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +47,7 @@ def load(path: str, split: str) -> Dataset:
         ids = np.array([f"{f}:{content_hash(i)}" for f, i in zip(chosen, x, strict=True)])
         return Examples(x, _labels(chosen, folder, split), ids)
 
-    largest = _largest(root, files, folder) if folder.dtype == np.uint16 else None
+    largest = largest_of(root, files, folder)
     return Dataset(
         "images",
         split,
@@ -60,8 +60,10 @@ def load(path: str, split: str) -> Dataset:
     )
 
 
-def _largest(root: pathlib.Path, files: tuple[str, ...], folder: Folder) -> Largest:
-    """Return the largest number of all images, which decodes them once."""
+def largest_of(root: pathlib.Path, files: Sequence[str], folder: Folder) -> Largest | None:
+    """Return the largest number of images of 16 bits, which decodes them once; None of 8 bits."""
+    if folder.dtype != np.uint16:
+        return None
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
         found = pool.map(lambda file: int(decode(root / file, folder).max()), files)
         value, file = max(zip(found, files, strict=True), key=lambda pair: pair[0])

@@ -75,12 +75,14 @@ def _images(path: pathlib.Path) -> Whole:
         x = np.stack([images.decode(root / files[i], folder) for i in index])
         return Examples(x, None if labels is None else labels[index], names[index])
 
+    largest = images.largest_of(root, files, folder)
     data = Dataset(
         "images",
         "all",
         Stored(len(files), shape, dtype, take),
         version=str(path),
         num_classes=None if classes is None else len(classes),
-        levels=1 + np.iinfo(dtype).max,
+        levels=256 if largest is None else None,
+        largest=largest,
     )
     return Whole(data, labels, tuple(files))
