@@ -8,7 +8,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import runs
-from vdm.run import arguments, cli, compress, config as configs, evaluate, sample, train, trained
+from vdm.run import (
+    arguments,
+    cli,
+    compress,
+    config as configs,
+    evaluate,
+    export,
+    packaged,
+    sample,
+    score,
+    train,
+    trained,
+)
 from vdm.run.config import fields
 from vdm.run.errors import UserError
 from vdm.run.report import write
@@ -88,7 +100,8 @@ def no_work(folder, monkeypatch):
     monkeypatch.setattr(trained, "load", once)
     for module, name in (
         *((train, "train"), (evaluate, "measure"), (sample, "sample"), (write, "write")),
-        *((compress, "compress"), (compress, "decompress")),
+        *((compress, "compress"), (compress, "decompress"), (score, "score")),
+        *((export, "write"), (packaged, "write")),
     ):
         monkeypatch.setattr(module, name, begin)
 

@@ -120,7 +120,9 @@ def of_examples(workdir: pathlib.Path, result: Result) -> np.ndarray | None:
     None where they were not kept, are damaged or are of another evaluation.
     """
     try:
-        with np.load(workdir / examples_file(result.origin.split)) as kept:
+        path = workdir / examples_file(result.origin.split)
+        # Opened here: of a damaged file np.load would leave it open.
+        with path.open("rb") as file, np.load(file) as kept:
             values = [np.asarray(kept[name], np.float64) for name in columns(result)]
     except DAMAGE:
         return None

@@ -76,7 +76,8 @@ def read(workdir: pathlib.Path, num_examples: int) -> Validations:
     if not path.exists():
         return none(num_examples)
     try:
-        with np.load(path) as found:
+        # Opened here: of a damaged file np.load would leave it open.
+        with path.open("rb") as file, np.load(file) as found:
             parts = Validations(*(found[name] for name in Validations._fields))
     except DAMAGE as error:
         raise UserError(f"{path} is damaged: move it away to start the validations anew") from error
