@@ -7,6 +7,7 @@ Everything here costs more to compile than to run: it is compiled without optimi
 and once.
 """
 
+import importlib
 import os
 import sys
 import tempfile
@@ -65,3 +66,15 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """An empty current folder, whose modules are forgotten after the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    importlib.invalidate_caches()
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]

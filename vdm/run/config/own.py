@@ -4,16 +4,20 @@ The module is imported from the current folder, from the folder of the config fi
 keeps, or from what is installed.
 """
 
+import contextlib
 import importlib
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+import sysconfig
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from vdm.choices import unknown
 from vdm.run.errors import UserError
 
+LIBRARY = str(pathlib.Path(__file__).parents[2])
 NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -66,6 +70,12 @@ def load(key: str, name: str) -> Callable[..., Any]:
     if wrong is not None:
         raise UserError(wrong)
     module_name, _, attribute = _with_colon(name).partition(":")
+    root = module_name.partition(".")[0]
+    if len(places := _places(root)) > 1:
+        raise UserError(
+            f"{key} is {name!r}, but there are several modules {root!r}, of which Python takes one "
+            f"for all: {', '.join(map(str, places))}. Rename one, or use a process for each"
+        )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -90,6 +100,25 @@ def load(key: str, name: str) -> Callable[..., Any]:
     return found
 
 
+@contextlib.contextmanager
+def errors(what: str) -> Iterator[None]:
+    """Turn whatever the user's own code raises into a UserError that names its file and line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        text = f"{what} raises {type(error).__name__}: {lines[0]}"
+        # The last line of the user's own code on the way.
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            path = pathlib.Path(frame.filename)
+            if path.is_file() and not _is_installed(path):
+                text += f" ({path.name}, line {frame.lineno})"
+                break
+        raise UserError(text) from error
+
+
 def find(key: str, name: str, options: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     """Return the constructor of a name; raises UserError for one that is neither of the two."""
     if is_own(name):
@@ -97,6 +126,23 @@ def find(key: str, name: str, options: Mapping[str, Callable[..., Any]]) -> Call
     if name not in options:
         raise UserError(unknown(key, name, options))
     return options[name]
+
+
+def _places(root: str) -> list[pathlib.Path]:
+    """Return the files of the user's own that a module may be."""
+    found: dict[pathlib.Path, None] = {}
+    for folder in map(pathlib.Path, sys.path):
+        for file in (folder / f"{root}.py", folder / root / "__init__.py"):
+            if file.is_file() and not _is_installed(file.resolve()):
+                found[file.resolve()] = None
+    return list(found)
+
+
+def _is_installed(path: pathlib.Path) -> bool:
+    """Return whether a file belongs to Python, to what is installed with it, or to this library."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    places = {LIBRARY, *map(sysconfig.get_path, names)}
+    return any(path.is_relative_to(place) for place in places)
 
 
 def _not_imported(key: str, name: str, error: BaseException) -> UserError:

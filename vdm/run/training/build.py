@@ -1,21 +1,25 @@
 """From a config to a model: names become constructors, and every mistake is found here.
 
-Nothing in this module computes anything: shapes are traced, not evaluated, so a config that does
-not fit its data is an error before the first compilation.
+Nothing in this module computes anything, but for a user's own schedule: shapes are traced, not
+evaluated, so a config that does not fit its data is an error before the first compilation.
 """
 
+import flax.linen as nn
 import numpy as np
 
+from vdm.likelihoods import Likelihood
 from vdm.model import VDM
-from vdm.run.config import Config, fields
+from vdm.networks.applied import Applied
+from vdm.run.config import Config, fields, own
 from vdm.run.config.blocks import construct, parameters
 from vdm.run.config.own import find
 from vdm.run.config.words import LIKELIHOODS, NETWORKS, SCHEDULES
 from vdm.run.errors import UserError
-from vdm.run.training import objective, optim
+from vdm.run.training import objective, optim, own_parts
 from vdm.run.training.checks import check_clip, check_dropped, check_sampling, check_unconditional
 from vdm.run.training.objective import for_evaluation
 from vdm.run.training.step import Trainer
+from vdm.schedules import Schedule
 
 
 def model(config: Config) -> VDM:
@@ -23,6 +27,9 @@ def model(config: Config) -> VDM:
     parts = config.model
     fields.check(parts, "model.")
     schedule = construct("model.schedule", parts.schedule, SCHEDULES)
+    own_parts.check_kind("model.schedule", parts.schedule["name"], schedule, Schedule)
+    if own.is_own(parts.schedule["name"]):
+        own_parts.check_schedule(parts.schedule["name"], schedule)
     if schedule.log_snr_max <= 0:
         raise UserError(
             f"model.schedule.log_snr_max must be positive: got {schedule.log_snr_max}; at the "
@@ -33,7 +40,9 @@ def model(config: Config) -> VDM:
     taken = parameters(find("model.network", parts.network["name"], NETWORKS))
     ends = {name: end for name, end in ends.items() if name in taken}
     network = construct("model.network", {**ends, **parts.network}, NETWORKS)
+    own_parts.check_kind("model.network", parts.network["name"], network, (nn.Module, Applied))
     likelihood = construct("model.likelihood", parts.likelihood, LIKELIHOODS)
+    own_parts.check_kind("model.likelihood", parts.likelihood["name"], likelihood, Likelihood)
     vdm = VDM(schedule, network, likelihood, parts.prediction, parts.sigma_data)
     # Checked now: otherwise only `vdm sample` or `vdm evaluate` would find the error.
     check_sampling(vdm, config.sample)

@@ -13,13 +13,16 @@ from vdm.run.data import condition as conditions
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
-from vdm.run.training import scale
+from vdm.run.training import own_parts, scale
 from vdm.samplers import Sampler
 
 
 def sampler(text: str) -> Sampler:
     """Return the sampler of a name, or of a name with arguments such as "heun:churn=0.2"."""
-    return construct("sample.sampler", of_text("sample.sampler", text, SAMPLERS), SAMPLERS)
+    block = of_text("sample.sampler", text, SAMPLERS)
+    made = construct("sample.sampler", block, SAMPLERS)
+    own_parts.check_kind("sample.sampler", block["name"], made, Sampler)
+    return made
 
 
 def check_sampling(vdm: VDM, settings: SampleConfig) -> None:

@@ -1,130 +1,253 @@
-"""Whether the user's own parts are fit, tried with a few examples before anything is trained.
+"""Whether a user's own part is fit to be trained, tried before a run begins with it.
 
-Shapes can be traced. That examples do not mix, that λ falls, and that numbers are finite has to be
-computed, which is done for own parts alone.
+Every function here costs a little: shapes are traced, a schedule and a network are also computed,
+on three examples. The parts of this library are not tried.
 """
 
-from collections.abc import Callable
+import contextlib
+import functools
+import math
+from typing import Any
 
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from vdm.model import VDM, Params
-from vdm.run.config import Config, own
+from vdm.likelihoods import Likelihood
+from vdm.model import VDM
+from vdm.networks.applied import Applied
+from vdm.run.config import own
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
-from vdm.run.errors import UserError, as_user_error
+from vdm.run.errors import UserError
+from vdm.samplers import Sampler
+from vdm.schedules import Schedule
+from vdm.schedules.base import log_snr_and_rate
 
-EXAMPLES = 3
-TOLERANCE = 1e-4  # of float32, with other numbers in the rest of the batch
-
-
-def check(config: Config, model: VDM, condition: Condition, data: Dataset) -> None:
-    """Raise UserError for an own part that is not fit: schedule, likelihood or network."""
-    named = {
-        "schedule": check_schedule,
-        "likelihood": check_likelihood,
-        "network": check_network,
-    }
-    index = np.arange(EXAMPLES) % len(data)
-    x = data.take(index).x
-    for part, check_part in named.items():
-        name = getattr(config.model, part)["name"]
-        if own.is_own(name):
-            with as_user_error(f"model.{part} ({name})"):
-                check_part(model, x, condition.of_samples(index), f"model.{part} ({name})")
+TIMES = 129  # at which λ(t) is looked at
+NEAR = 1e-4  # of the ends of λ, and of t after there and back
+CHANGE = 0.3  # of the parameters, in units of 1/√inputs, so that none is zero
+MIXED = 1e-5  # of an output, by which one example may change another's
+QUICK = {"xla_backend_optimization_level": 0}  # called a few times, compiled once
+NETWORK = "a Flax Linen module or networks.from_apply(init, apply)"
 
 
-def check_schedule(model: VDM, x: np.ndarray, cond: np.ndarray | None, what: str) -> None:
-    """Raise UserError unless λ falls from log_snr_max to log_snr_min, and `inverse` inverts it."""
-    schedule, t = model.schedule, jnp.linspace(0.0, 1.0, 33)
-    params = schedule.init(jax.random.key(0))
-    if set(params) != {"ends", "shape"}:
-        raise UserError(f"{what}: init must return {{'ends': ..., 'shape': ...}}: got {params}")
-    found = schedule.log_snr(params, t)
-    if found.shape != t.shape or not bool(jnp.all(jnp.diff(found) < 0)):
-        raise UserError(f"{what}: λ(t) must fall for t from 0 to 1, one for each time: got {found}")
-    ends = (schedule.log_snr_max, schedule.log_snr_min)
-    if not np.allclose((found[0], found[-1]), ends, atol=1e-3):
+def errors(key: str, name: str) -> contextlib.AbstractContextManager[None]:
+    """Turn whatever a user's own part raises into a UserError that names the part."""
+    return own.errors(_called(key, name)) if own.is_own(name) else contextlib.nullcontext()
+
+
+def check_kind(key: str, name: str, part: object, kind: type | tuple[type, ...]) -> None:
+    """Raise UserError unless a user's own part is of its kind, and can be compared by its value."""
+    if not own.is_own(name):
+        return
+    what = _called(key, name)
+    if not isinstance(part, kind):
+        if kind == (nn.Module, Applied):
+            raise UserError(f"{what} must return {NETWORK}: got {type(part).__name__}")
+        assert isinstance(kind, type)
+        members = [member for member in vars(kind) if not member.startswith("_")]
+        missing = [member for member in members if not hasattr(part, member)]
         raise UserError(
-            f"{what}: λ(0) and λ(1) are {found[0]:.4f} and {found[-1]:.4f}, but log_snr_max and "
-            f"log_snr_min say {ends[0]} and {ends[1]}"
+            f"{what} must return a {kind.__name__.lower()}, with {', '.join(members)}: "
+            f"{type(part).__name__} has no {' and no '.join(missing)}"
         )
-    if not np.allclose(schedule.inverse(params, found), t, atol=1e-3):
-        raise UserError(f"{what}: inverse(λ(t)) must be t")
-
-
-def check_likelihood(model: VDM, x: np.ndarray, cond: np.ndarray | None, what: str) -> None:
-    """Raise UserError unless what is encoded is decoded to data, with a finite log p(x|z₀)."""
-    likelihood = model.likelihood
-    z = likelihood.encode(jnp.asarray(x))
-    if z.shape != x.shape or not jnp.issubdtype(z.dtype, jnp.floating):
+    try:
+        hash(part)
+    except TypeError as error:
         raise UserError(
-            f"{what}: encode must return real numbers of shape {list(x.shape)}: got {z.dtype} "
-            f"{list(z.shape)}"
+            f"{what} must be a value with a hash, such as a frozen dataclass: {error}"
+        ) from error
+
+
+def check_schedule(name: str, schedule: Schedule) -> None:
+    """Raise UserError unless a user's own λ(t) falls from one end to the other."""
+    what = _called("model.schedule", name)
+    with errors("model.schedule", name):
+        ends = float(schedule.log_snr_max), float(schedule.log_snr_min)
+        params = schedule.init(jax.random.key(0))
+        if not isinstance(params, dict) or set(params) != {"ends", "shape"}:
+            raise UserError(
+                f"{what}: init must return {{'ends': ..., 'shape': ...}}: got {params!r:.80}"
+            )
+        t = jnp.linspace(0.0, 1.0, TIMES)
+        found, rate = log_snr_and_rate(lambda t: schedule.log_snr(params, t), t)
+        back = schedule.inverse(params, found)
+    for word, array in (("log_snr", found), ("inverse", back)):
+        if array.shape != t.shape:
+            raise UserError(
+                f"{what}: {word} must act on every entry: of shape {list(t.shape)} it makes "
+                f"{list(array.shape)}"
+            )
+    if not (np.all(np.isfinite(found)) and np.all(np.isfinite(rate))):
+        raise UserError(f"{what}: λ(t) and its derivative must be finite: they are not")
+    for said, end, value in (("max", ends[0], found[0]), ("min", ends[1], found[-1])):
+        if abs(float(value) - end) > NEAR * max(1.0, abs(end)):
+            raise UserError(
+                f"{what}: λ({int(said == 'min')}) must be log_snr_{said}, {end:g}: got "
+                f"{float(value):g}"
+            )
+    if np.any(rises := np.diff(np.asarray(found)) >= 0):
+        at = float(t[int(np.argmax(rises))])
+        raise UserError(f"{what}: λ(t) must fall with t: it does not after t = {at:.3g}")
+    if np.max(np.abs(back - t)) > 100 * NEAR:
+        raise UserError(f"{what}: inverse must return the time of λ: it is off by more than 0.01")
+
+
+def check_likelihood(name: str, likelihood: Likelihood, data: Dataset) -> None:
+    """Raise UserError unless a user's own p(x|z₀) takes these data to numbers and back."""
+    what = _called("model.likelihood", name)
+    x = data.take(np.arange(min(2, len(data)))).x
+    key, log_snr = jax.random.key(0), jnp.full(len(x), 5.0)
+    with errors("model.likelihood", name):
+        encoded = likelihood.encode(jnp.asarray(x))
+        found = {
+            "log_prob": jax.eval_shape(likelihood.log_prob, x, encoded, log_snr),
+            "decode": jax.eval_shape(likelihood.decode, encoded, log_snr),
+            "draw": jax.eval_shape(likelihood.draw, key, encoded, log_snr),
+        }
+    if not jnp.issubdtype(encoded.dtype, jnp.floating) or not np.all(np.isfinite(encoded)):
+        raise UserError(f"{what}: encode must return finite real numbers: got {encoded.dtype}")
+    expected = {"encode": x.shape, "log_prob": x.shape[:1], "decode": x.shape, "draw": x.shape}
+    for word, shape in expected.items():
+        got = encoded.shape if word == "encode" else found[word].shape
+        if got != shape:
+            raise UserError(
+                f"{what}: {word} must return shape {list(shape)} for data {list(x.shape)}: got "
+                f"{list(got)}"
+            )
+
+
+def check_network(name: str, vdm: VDM, condition: Condition, shape: tuple[int, ...]) -> None:
+    """Raise UserError unless a user's own network predicts each example by itself.
+
+    Its output has z's shape and a floating type, and is finite at both ends of λ. With parameters
+    that are not zero, another first example does not change the output of the others, neither in
+    training nor in evaluation.
+    """
+    what = _called("model.network", name)
+    network: Any = vdm.network
+    rng = np.random.default_rng(0)
+    ends = vdm.schedule.log_snr_max, vdm.schedule.log_snr_min
+    dtype = jnp.result_type(float)
+    # NumPy's: every operation of JAX alone would be compiled for every shape.
+    z, other = rng.normal(size=(2, 3, *shape)).astype(dtype)
+    log_snr = np.array([*ends, 0.5 * (ends[0] + ends[1])], dtype)
+    cond, other_cond = (condition.of_samples(np.arange(3) + i) for i in (0, 1))
+
+    def init() -> Any:
+        return network.init(jax.random.key(0), z, log_snr, cond, train=False)
+
+    # Both ways in which it is called, in one program.
+    def outputs(params: Any, *inputs: Any) -> tuple[jax.Array, ...]:
+        variables, rngs = {"params": params}, {"dropout": jax.random.key(1)}
+        return (
+            network.apply(variables, *inputs, train=False, rngs=None),
+            network.apply(variables, *inputs, train=True, rngs=rngs),
         )
-    level = jnp.float32(model.schedule.log_snr_max)
-    log_prob, decoded = likelihood.log_prob(jnp.asarray(x), z, level), likelihood.decode(z, level)
-    if log_prob.shape != x.shape[:1] or not bool(jnp.all(jnp.isfinite(log_prob))):
+
+    with errors("model.network", name):
+        shapes = jax.eval_shape(init)
+        _check_variables(what, shapes)
+        for out in jax.eval_shape(outputs, shapes.get("params", {}), z, log_snr, cond):
+            if out.shape != z.shape or not jnp.issubdtype(out.dtype, jnp.floating):
+                raise UserError(
+                    f"{what} must return real numbers of z's shape: for {list(z.shape)} it "
+                    f"returns {out.dtype} {list(out.shape)}"
+                )
+        quick = functools.partial(jax.jit, compiler_options=QUICK)
+        params, compute = quick(init)().get("params", {}), quick(outputs)
+        fresh = compute(params, z, log_snr, cond)
+        moved = jax.tree.map(lambda p: _moved(rng, np.asarray(p)), params)
+        before = compute(moved, z, log_snr, cond)
+        others = other, log_snr[::-1], other_cond
+        after = compute(moved, *jax.tree.map(_first_of, others, (z, log_snr, cond)))
+    for out in fresh:
+        bad = ~np.isfinite(np.asarray(out, np.float64)).reshape(3, -1).all(1)
+        if bad.any():
+            at = float(log_snr[int(np.argmax(bad))])
+            raise UserError(f"{what}: its output is not finite at λ = {at:g}")
+    for training, one, two in zip((False, True), before, after, strict=True):
+        rest, same = (np.asarray(out[1:], np.float64) for out in (one, two))
+        if not np.allclose(rest, same, rtol=0, atol=MIXED * _size(rest), equal_nan=True):
+            raise UserError(
+                f"{what} mixes examples{' in training' * training}: the output of one changes "
+                "with another example of the batch, as with batch normalisation"
+            )
+
+
+def check_optimizer(name: str, optimizer: optax.GradientTransformation, params: Any) -> None:
+    """Raise UserError unless an optimiser of another name takes these parameters' gradients."""
+    if not own.is_own(name):
+        return
+    what = _called("optimizer", name)
+    with errors("optimizer", name):
+        state = jax.eval_shape(optimizer.init, params)
+        updates, after = jax.eval_shape(optimizer.update, params, state, params)
+    try:
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    except AssertionError as error:
         raise UserError(
-            f"{what}: log_prob must return a finite number of nats for each of {len(x)} examples: "
-            f"got {log_prob}"
-        )
-    if decoded.shape != x.shape:
+            f"{what}: an update must have the shapes and types of the parameters, and leave those "
+            "of the state as they are"
+        ) from error
+
+
+def check_sampler(
+    text: str, vdm: VDM, sampler: Sampler, condition: Condition, params: Any, shape: tuple[int, ...]
+) -> None:
+    """Raise UserError unless a user's own sampler turns noise into examples of this shape."""
+    name, _ = own.split(text)
+    if not own.is_own(name):
+        return
+
+    def draw(params: Any) -> jax.Array:
+        cond = condition.of_samples(np.arange(2))
+        key, whole = jax.random.key(0), (2, *shape)
+        return vdm.sample(params, key, whole, num_steps=3, sampler=sampler, cond=cond)
+
+    with errors("sample.sampler", name):
+        out = jax.eval_shape(draw, params)
+    if out.shape != (2, *shape):
         raise UserError(
-            f"{what}: decode must return data of shape {list(x.shape)}: got {list(decoded.shape)}"
+            f"{_called('sample.sampler', name)}: a step must keep z's shape, {[2, *shape]}: got "
+            f"{list(out.shape)}"
         )
 
 
-def check_network(model: VDM, x: np.ndarray, cond: np.ndarray | None, what: str) -> None:
-    """Raise UserError unless the output has z's shape, is finite, and is each example's own."""
-    params = model.init(jax.random.key(0), x, cond)
-    network = _stirred(params["network"])
-    key_z, key_other = jax.random.split(jax.random.key(1))
-    z = jax.random.normal(key_z, x.shape)
-    levels = jnp.linspace(model.schedule.log_snr_max, model.schedule.log_snr_min, len(x))
-    apply = _applied(model, network, cond)
-    output = apply(z, levels)
-    if output.shape != z.shape or not jnp.issubdtype(output.dtype, jnp.floating):
+def _called(key: str, name: str) -> str:
+    return f"{key} ({name})"
+
+
+def _check_variables(what: str, variables: Any) -> None:
+    if others := [kind for kind in variables if kind != "params"]:
         raise UserError(
-            f"{what}: the output must be real numbers of z's shape, {list(z.shape)}: got "
-            f"{output.dtype} {list(output.shape)}"
+            f"{what} has variables besides its parameters, {', '.join(others)}: expected none "
+            "(batch normalisation, for one, mixes examples)"
         )
-    if not bool(jnp.all(jnp.isfinite(output))):
-        raise UserError(
-            f"{what}: the output is not finite for standard normal z and λ from "
-            f"{levels[-1]:g} to {levels[0]:g}"
-        )
-    # Another first example, and another level for it.
-    z = z.at[0].set(3.0 * jax.random.normal(key_other, x.shape[1:]))
-    again = apply(z, levels.at[0].set(levels[-1]))
-    moved = float(jnp.max(jnp.abs((again - output)[1:]))) if len(x) > 1 else 0.0
-    if moved > TOLERANCE * (1.0 + float(jnp.max(jnp.abs(output)))):
-        raise UserError(
-            f"{what}: examples mix: the output for one changes by {moved:.3g} where another "
-            "example of the batch changes. Bound, likelihood and code need each example's own"
-        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables.get("params", {})):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise UserError(
+                f"{what}: its parameter {jax.tree_util.keystr(path)} is {leaf.dtype}: expected a "
+                "floating type (keys and counters are no parameters)"
+            )
 
 
-def _applied(
-    model: VDM, network: Params, cond: np.ndarray | None
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Return the network's own function of z and λ; compiled once."""
-    given = None if cond is None else jnp.asarray(cond)
-
-    @jax.jit
-    def apply(z: jax.Array, log_snr: jax.Array) -> jax.Array:
-        return model.network.apply({"params": network}, z, log_snr, given, train=False)  # type: ignore[return-value]
-
-    return apply
+def _moved(rng: np.random.Generator, p: np.ndarray) -> np.ndarray:
+    """Return a parameter without zeros, of about the size that its inputs ask for."""
+    change = rng.normal(size=p.shape) * CHANGE / math.sqrt(max(1, math.prod(p.shape[:-1])))
+    return (p + change).astype(p.dtype)
 
 
-def _stirred(params: Params) -> Params:
-    """Return parameters none of which is zero: a last layer that starts at 0 would hide all."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(2), max(1, len(leaves)))
-    noise = [0.1 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=False)]
-    return jax.tree.unflatten(
-        structure, [leaf + n.astype(leaf.dtype) for leaf, n in zip(leaves, noise, strict=True)]
-    )
+def _first_of(other: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Return an array with the first example of another one."""
+    return np.concatenate([other[:1], rest[1:]])
+
+
+def _size(x: np.ndarray) -> float:
+    finite = np.abs(x[np.isfinite(x)])
+    return max(1.0, float(finite.max())) if finite.size else 1.0

@@ -2,11 +2,13 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from vdm.run import data, mesh as meshes
 from vdm.run.config import Config, own
+from vdm.run.config.words import SAMPLERS
 from vdm.run.data import condition as conditions, validation
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset, Stored, chunks
@@ -58,6 +60,24 @@ def of(config: Config, dataset: Dataset) -> Parts:
     return Parts(dataset, trainer, condition, mesh, example)
 
 
+def _check(trainer: Trainer, condition: Condition, dataset: Dataset) -> None:
+    """Raise UserError unless all parts fit together, and the user's own are what they must be."""
+    config, vdm = trainer.config, trainer.model
+    network, likelihood = config.model.network["name"], config.model.likelihood["name"]
+    optimizer, text = config.optimizer.method["name"], config.sample.sampler
+    if own.is_own(likelihood):
+        own_parts.check_likelihood(likelihood, vdm.likelihood, dataset)
+    if own.is_own(network):
+        own_parts.check_network(network, vdm, condition, dataset.shape)
+    checks.check_fit(vdm, condition, dataset)
+    if not (own.is_own(optimizer) or own.is_own(own.split(text, SAMPLERS)[0])):
+        return
+    x, cond = dataset.take(np.arange(1)).x, condition.of_samples(np.arange(1))
+    params = jax.eval_shape(vdm.init, jax.random.key(0), x, cond)
+    own_parts.check_optimizer(optimizer, trainer.optimizer, params)
+    own_parts.check_sampler(text, vdm, checks.sampler(text), condition, params, dataset.shape)
+
+
 def fitted(config: Config, dataset: Dataset) -> tuple[Trainer, Condition]:
     """Return the trainer and the condition of a config, checked against a data set.
 
@@ -66,6 +86,5 @@ def fitted(config: Config, dataset: Dataset) -> tuple[Trainer, Condition]:
     trainer = build.trainer(config)
     num_classes = conditions.classes_of(trainer.model.network)
     condition = conditions.build(num_classes, dataset.shape, config.data.augment)
-    checks.check_fit(trainer.model, condition, dataset)
-    own_parts.check(config, trainer.model, condition, dataset)
+    _check(trainer, condition, dataset)
     return trainer, condition
