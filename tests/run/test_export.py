@@ -1,5 +1,6 @@
 """A run as one file and as programs: the same numbers without a workdir, and with JAX alone."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file
 
 import runs
 import vdm.run
-from vdm.run import cli, data, train
+from vdm.run import cli, data, export, train
 from vdm.run.errors import UserError
 from vdm.run.workdir import exported
 
@@ -203,3 +204,51 @@ def test_the_packaged_run_is_there_at_once(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["demo", f"--workdir={workdir}"]) == 2
     assert "exists already: expected a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_classes", [2, 20])
+def test_programs_of_an_augmented_run_take_its_classes_alone(num_classes, tmp_path):
+    """Its network's condition is class × flags + flag: 2 flags, without classes and with 10."""
+    made = runs.images(num_classes=num_classes)
+    made = dataclasses.replace(made, data=dataclasses.replace(made.data, augment="vdm"))
+    train.train(made, tmp_path)
+    run = vdm.run.load(tmp_path)
+    # Far from its zeros, so that the condition counts.
+    noise = jax.tree.map(lambda p: p + 0.1 * np.cos(np.arange(p.size)).reshape(p.shape), run.params)
+    run = run._replace(params=jax.tree.map(lambda a, b: a.astype(b.dtype), noise, run.params))
+    x = np.random.default_rng(0).integers(0, 17, (3, *run.shape)).astype(np.int32)
+    classes = (np.array([1, 5, 9], np.int32),) if num_classes == 20 else ()
+    index = np.arange(3, dtype=np.int32)
+
+    def program(name):
+        return jax.export.deserialize(bytearray(export.program(run, name))).call
+
+    found = program("score")(np.uint32(3), index, x, *classes)
+    expected = run.score(x, *classes, key=3)
+    np.testing.assert_allclose(found.mean(1), expected.terms, rtol=1e-4, atol=1e-5)
+    drawn = program("sample")(np.uint32(3), index, *classes)
+    np.testing.assert_array_equal(drawn, run.sample(3, *classes, key=3))
+    z, log_snr = np.zeros((3, *run.shape), np.float32), np.ones(3, np.float32)
+    cond = 2 * classes[0] if classes else np.zeros(3, np.int32)
+    expected = run.model.denoiser(run.params, cond)(*map(jax.numpy.asarray, (z, log_snr)))
+    denoised = program("denoiser")(z, log_snr, *classes)
+    np.testing.assert_allclose(denoised, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_program_scores_under_the_law_of_evaluation(tmp_path):
+    run = vdm.run.load(runs.copy_of("points", tmp_path))
+    own = dataclasses.replace(run.config.evaluate, law="sigmoid")
+    run = run._replace(config=dataclasses.replace(run.config, evaluate=own))
+    x, index = np.ones((4, 2), np.float32), np.arange(4, dtype=np.int32)
+    program = jax.export.deserialize(bytearray(export.program(run, "score"))).call
+    found = program(np.uint32(3), index, x).mean(1)
+    np.testing.assert_allclose(found, run.score(x, key=3).terms, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_alone_does_not_know_where_the_data_were(tmp_path):
+    workdir = runs.copy_of("points", tmp_path / "run")
+    kept = json.loads((workdir / "data.json").read_text())
+    (workdir / "data.json").write_text(json.dumps({**kept, "path": "../x.npy"}))
+    alone = tmp_path / "a/b/model.safetensors"
+    assert cli.main(["export", f"--workdir={workdir}", str(alone)]) == 0
+    assert exported.read(alone).data.path is None

@@ -34,6 +34,7 @@ from vdm.run.system import document
 from vdm.run.system.files import new_folder, replacing, write_json
 from vdm.run.trained import Trained
 from vdm.run.training import checks
+from vdm.run.training.objective import for_evaluation
 from vdm.run.workdir import exported
 from vdm.run.workdir.exported import Exported
 from vdm.run.workdir.metrics import METRICS_FILE
@@ -63,7 +64,8 @@ def write(
     """
     kept = data.kept(workdir) if workdir.is_dir() else exported.read(workdir).data
     if out.suffix == exported.ENDING:
-        exported.write(out, _alone(run, kept))
+        # Its path to the data would be seen from the workdir, and a file is no workdir.
+        exported.write(out, _alone(run, dataclasses.replace(kept, path=None)))
         return [(out.name, _size(out))]
     if out.suffix:
         raise UserError(
@@ -90,7 +92,7 @@ def write(
 def program(run: Trained, name: str) -> bytes:
     """Return a program of a run, serialised; see the head of this module for its arguments."""
     fn, arguments = PROGRAM[name](run)
-    if run.condition.of_samples(np.arange(1)) is not None:
+    if run.condition.num_classes is not None:
         arguments = (*arguments, SHAPE((_any(),), np.int32))
     made = exports.export(jax.jit(fn), platforms=PLATFORMS)(*arguments)
     return bytes(made.serialize())
@@ -102,8 +104,8 @@ Program = tuple[Callable[..., jax.Array], tuple[SHAPE, ...]]
 def _denoiser(run: Trained) -> Program:
     params = _constant(run.params)
 
-    def denoiser(z: jax.Array, log_snr: jax.Array, *cond: jax.Array) -> jax.Array:
-        return run.model.denoiser(params, *cond)(z, log_snr)
+    def denoiser(z: jax.Array, log_snr: jax.Array, *classes: jax.Array) -> jax.Array:
+        return run.model.denoiser(params, _condition(run, z.shape[0], classes))(z, log_snr)
 
     return denoiser, (SHAPE((_any(), *run.shape), np.float32), SHAPE((_any(),), np.float32))
 
@@ -113,12 +115,12 @@ def _sample(run: Trained) -> Program:
     checks.check_sampling(run.model, settings)
     sampler = checks.sampler(settings.sampler)
 
-    def draw(seed: jax.Array, index: jax.Array, *cond: jax.Array) -> jax.Array:
+    def draw(seed: jax.Array, index: jax.Array, *classes: jax.Array) -> jax.Array:
         return sample.draw(
             params,
             _key(seed),
             index,
-            cond[0] if cond else None,
+            _condition(run, index.shape[0], classes),
             model=run.model,
             shape=(index.shape[0], *run.shape),
             sampler=sampler,
@@ -132,16 +134,18 @@ def _score(run: Trained) -> Program:
     state = _constant((run.params, run.law_state))
     levels = max(2, run.config.evaluate.levels_per_example)
     dtype = np.float32 if run.model.likelihood.levels is None else np.int32
+    law = for_evaluation(run.config.evaluate.law, run.law)
     row = functools.partial(
-        bound.row, model=run.model, law=run.law, num_levels=levels, clip_denoised=False
+        bound.row, model=run.model, law=law, num_levels=levels, clip_denoised=False
     )
 
-    def score(seed: jax.Array, index: jax.Array, x: jax.Array, *cond: jax.Array) -> jax.Array:
+    def score(seed: jax.Array, index: jax.Array, x: jax.Array, *classes: jax.Array) -> jax.Array:
         def each(values: jax.Array) -> jax.Array:
             return jnp.repeat(values, levels, axis=0)
 
         level = jnp.tile(jnp.arange(levels), index.shape[0])
-        own = each(cond[0]) if cond else None
+        cond = _condition(run, index.shape[0], classes)
+        own = None if cond is None else each(cond)
         shared = (*state, None, _key(seed))
         *terms, _ = row(shared, each(index), level, each(x), own)
         found = jnp.stack(terms, axis=-1).reshape(index.shape[0], levels, 3)
@@ -158,6 +162,14 @@ def _alone(run: Trained, kept: data.Kept) -> Exported:
     arrays = exported.named(run.params, exported.PARAMS)
     arrays |= exported.named(run.law_state, exported.LAW)
     return Exported(run.config, kept, run.step, run.kind, arrays)
+
+
+def _condition(run: Trained, size: Any, classes: tuple[jax.Array, ...]) -> jax.Array | None:
+    """Return what the model is given of examples that are not augmented, as `Condition.of`."""
+    known, flags = run.condition.num_classes, run.condition.num_flags
+    if known is None:
+        return None if flags is None else jnp.zeros(size, jnp.int32)
+    return classes[0] * (flags or 1)
 
 
 @functools.cache
