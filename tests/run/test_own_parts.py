@@ -229,6 +229,18 @@ def test_an_own_network_trains_and_is_loaded_again(module, tmp_path, name):
     assert cli.main(["evaluate", f"--workdir={tmp_path / 'run'}", "--levels_per_example=1"]) == 0
 
 
+def test_an_exported_run_finds_its_own_parts(module, tmp_path, monkeypatch):
+    made = config(model={"network": {"name": f"{module}:Dense", "width": 12}})
+    assert cli.main(command(made, tmp_path)) == 0
+    words = ["export", f"--workdir={tmp_path / 'run'}", str(tmp_path / "out"), "--programs=none"]
+    assert cli.main(words) == 0
+    # As a new process does in another folder.
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one != str(tmp_path / "mine")])
+    monkeypatch.delitem(sys.modules, module)
+    for place in ("out", "out/model.safetensors"):
+        assert vdm.run.load(tmp_path / place).step == made.train.num_steps
+
+
 def test_two_functions_are_the_network_that_they_describe():
     def init(key, z, log_snr, cond):
         return {"inner": [jnp.full((2, 2), 0.5), jnp.ones(2)]}

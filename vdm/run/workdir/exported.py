@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from vdm.run.config import Config, from_dict, to_dict
+from vdm.run.config import Config, from_dict, own, to_dict
 from vdm.run.data import Kept
 from vdm.run.errors import UserError
 from vdm.run.system import document
@@ -98,8 +98,10 @@ def read(path: pathlib.Path) -> Exported:
         raise UserError(f"{path} is damaged: its checksum does not match")
     place = Place(path)
     numbers = document.read(_About, json.loads(about["run"]), place)
+    config = from_dict(json.loads(about["config"]))
+    own.make_importable(pathlib.Path(config.train.own_parts))
     return Exported(
-        config=from_dict(json.loads(about["config"])),
+        config=config,
         data=document.read(Kept, json.loads(about["data"]), place),
         step=numbers.step,
         kind=numbers.params,
