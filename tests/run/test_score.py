@@ -11,9 +11,10 @@ from PIL import Image
 
 import runs
 import vdm.run
-from vdm.run import cli, data, train
+from vdm.run import cli, data, evaluate, train
 from vdm.run.config import DataConfig
 from vdm.run.data import whole
+from vdm.run.evaluation import files as evaluation_files
 from vdm.run.scoring import ranks
 
 pytestmark = pytest.mark.float32
@@ -92,6 +93,26 @@ def test_a_file_of_the_test_split_has_its_evaluation_and_ranks(points, tmp_path,
     count = (found["rank_test"] < 0.05).sum()
     assert f"{count} of the 300 have a rank below 0.05" in said.out
     assert "no rank" not in said.err
+
+
+def test_the_test_split_of_a_set_may_be_called_validation(tmp_path, monkeypatch):
+    """As that of ImageNet in tensorflow-datasets is."""
+    workdir = runs.copy_of("points", tmp_path / "run")
+    run = vdm.run.load(workdir)
+    load = evaluate.dataset_of
+
+    def renamed(run, split):
+        found = load(run, split)
+        return found if split == "train" else found.subset(np.arange(30)).named("validation")
+
+    monkeypatch.setattr(evaluate, "dataset_of", renamed)
+    result = evaluate.measure(run, "test", run.config.evaluate, workdir).headline
+    assert result.origin.split == "validation"
+    assert evaluation_files.of_examples(workdir, result).shape == (30,)
+    np.save(tmp_path / "x.npy", renamed(run, "test").x)
+    assert cli.main(["score", str(tmp_path / "x.npy"), f"--workdir={workdir}"]) == 0
+    found = scored(workdir / "scores.csv")
+    assert "rank_test" in found and found["rank_test"].min() <= 1.01 / 30
 
 
 def test_a_rank_is_the_share_with_at_least_as_many_bits():

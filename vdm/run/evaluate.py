@@ -82,7 +82,7 @@ def measure(
     for stored in [test] if split == "train" or "vlb" not in names else [test, subset]:
         dataset = settle(stored, where)  # it is read for every bound, and for its checksum
         origin = _origin(trained, dataset, settings)
-        columns = kept.setdefault(split if stored is test else "train", ids_of(dataset))
+        columns = kept.setdefault(origin.split, ids_of(dataset))
         for name in names if stored is test else ["vlb"]:
             bounds = _vlb if name == "vlb" else _ode
             for result, numbers in bounds(trained, dataset, settings, origin):

@@ -1,5 +1,6 @@
 """Data sets by name: the splits are what they say, and a set that is not there says so."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ from sklearn.datasets import load_digits
 import runs
 from vdm.run import data
 from vdm.run.config import DataConfig
+from vdm.run.data import validation
 from vdm.run.data.dataset import ids_checksum, in_memory
 from vdm.run.errors import UserError
 
@@ -219,6 +221,10 @@ def test_both_sets_called_imagenet_are_read_with_their_versions(
         assert part.labels is labels or list(part.labels) == labels
     with pytest.raises(UserError, match=f"unknown split of {name} 'tests'"):
         load(name, "tests")
+    # A run that held out no examples of its own still has the set's.
+    made = runs.images()
+    made = dataclasses.replace(made, data=dataclasses.replace(made.data, name=name))
+    assert len(validation.load(made, "validation")) == 5
 
 
 def test_an_image_set_of_several_sizes_is_refused(monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ import vdm.run
 from vdm.run import cli, data, evaluate, train, trained
 from vdm.run.data import validation
 from vdm.run.errors import UserError
+from vdm.run.report import read, words
 from vdm.run.workdir import checkpoint, validations
 
 pytestmark = pytest.mark.float32
@@ -72,6 +73,8 @@ def test_validation_is_the_bound_of_the_split_that_evaluation_measures(workdir):
     [record] = [one for one in metrics(workdir) if one["step"] == run.step]
     assert record["validation"] == pytest.approx(result.bpd.mean, rel=1e-6)
     assert record["validation_sem"] == pytest.approx(result.bpd.sem, rel=1e-6)
+    sentence = words.sentence(read.read(workdir), result)
+    assert f"Mean over {EXAMPLES} validation examples" in sentence
 
 
 def test_validations_are_compared_example_by_example(workdir):

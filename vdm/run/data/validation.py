@@ -6,7 +6,7 @@ The test split is left for the end: whoever chooses a checkpoint by it has no te
 import numpy as np
 
 from vdm.run import data
-from vdm.run.config import Config
+from vdm.run.config import Config, own
 from vdm.run.config.words import VALIDATION
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError
@@ -19,7 +19,10 @@ def load(config: Config, split: str) -> Dataset:
     one that leaves nothing to train on.
     """
     num = config.train.validation_examples
-    if split not in ("train", VALIDATION) or (split == "train" and not num):
+    name = config.data.name
+    ours = name in data.DATASETS or name in data.FILES or own.is_own_set(name)
+    # Those of tensorflow-datasets may have a split of this name themselves.
+    if split not in ("train", VALIDATION) or (not num and (split == "train" or not ours)):
         return data.load(config.data, split)
     if not num:
         raise UserError(

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from vdm.run.config.words import VALIDATION
 from vdm.run.evaluation.record import OdeResult, Origin, Result, VlbResult
 from vdm.run.report.read import Run
 from vdm.run.workdir import sessions
@@ -61,7 +62,7 @@ def sentence(run: Run, result: Result) -> str:
     """Return what the main number is, in full."""
     kind = "negative log-density" if run.differential else "negative log-likelihood"
     kind += " given the class" if run.given_class(result) else ""
-    where = "held-out" if result.origin.split == "test" else "training"
+    where = {"train": "training", VALIDATION: "validation"}.get(result.origin.split, "held-out")
     of = f"Mean over {result.bpd.n:,} {where} examples of {result.origin.dataset}"
     if isinstance(result, OdeResult):
         return f"{of} of {_ode(result, kind)}"

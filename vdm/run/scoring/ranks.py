@@ -11,7 +11,7 @@ import numpy as np
 
 from vdm.run.config import EvaluateConfig
 from vdm.run.config.rules import split_words
-from vdm.run.config.words import SPLITS
+from vdm.run.config.words import SPLITS, VALIDATION
 from vdm.run.errors import UserError
 from vdm.run.evaluation import files
 from vdm.run.evaluation.record import Evaluation, OdeResult, Result, VlbResult
@@ -64,11 +64,14 @@ def _result(
     evaluation: Evaluation | None, split: str, run: Run, settings: EvaluateConfig
 ) -> Result | None:
     """Return the split's result of the same bound, parameters and step, None if there is none."""
+    # What tensorflow-datasets has of ImageNet is tested on its own split validation.
+    own = split == "test" and not run.config.train.validation_examples
+    names = (split, VALIDATION) if own else (split,)
     for result in () if evaluation is None else evaluation.results:
         origin = result.origin
-        made_of = (origin.split, origin.step, origin.params or "ema", origin.unconditional)
-        asked = (split, run.step, run.kind, settings.unconditional)
-        if made_of == asked and _same_bound(result, run, settings):
+        made_of = (origin.step, origin.params or "ema", origin.unconditional)
+        asked = (run.step, run.kind, settings.unconditional)
+        if origin.split in names and made_of == asked and _same_bound(result, run, settings):
             return result
     return None
 
