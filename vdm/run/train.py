@@ -76,7 +76,7 @@ def train(
         processes.first_alone(lambda: writer.start(step))
         # Not before: a run that was refused must leave nothing that the next one has to match.
         processes.first_alone(functools.partial(_keep, config, workdir, dataset, step))
-        watch = _watch(stack, workdir, made, config, step)
+        watch = _watch(stack, workdir, made, config, state)
         over = None if watch is None else watch.over()
         new_session = functools.partial(sessions.Session, workdir, mesh, step, began)
         session = processes.first_alone(new_session) or sessions.Nowhere()
@@ -191,12 +191,16 @@ def _keep(config: Config, workdir: pathlib.Path, dataset: Dataset, step: int) ->
 
 
 def _watch(
-    stack: contextlib.ExitStack, workdir: pathlib.Path, made: Parts, config: Config, step: int
+    stack: contextlib.ExitStack,
+    workdir: pathlib.Path,
+    made: Parts,
+    config: Config,
+    state: TrainState,
 ) -> validate.Watch | None:
     """Return the validations of a run until the stack is left; None for a run without them."""
     if not config.train.validation_examples:
         return None
-    best = None
+    best, step = None, int(state.step)
     if config.train.keep == "best":
         best = stack.enter_context(checkpoint.manager(workdir, kept=1, best=True))
     load = functools.partial(validation.load, config, VALIDATION)
@@ -204,6 +208,7 @@ def _watch(
     watch = validate.Watch(workdir, made.trainer, made.condition, held_out, made.mesh, step, best)
     if any(phase.step == step for phase in phases.read(workdir)):
         watch.back_to(step)  # what came later was of another phase
+    watch.keep(state)  # a kill may have come between this checkpoint and the best one's
     return watch
 
 

@@ -55,11 +55,22 @@ class Watch:
         self._found = self._found.and_then(step, ema, raw)
         write = functools.partial(validations.write, self._workdir, self._found)
         processes.first_alone(write)
-        # A run that is resumed from an earlier step comes by its own best state again.
-        again = self._best is not None and any(kept >= step for kept in self._best.all_steps())
-        if self._best is not None and self._found.since_best == 0 and not again:
-            checkpoint.save(self._best, state)
+        self.keep(state)
         return self._found.numbers()
+
+    def keep(self, state: TrainState) -> None:
+        """Keep a state that has just been measured, if it is better than the one that is kept."""
+        step, found = int(state.step), self._found
+        if self._best is None or not len(found.steps) or found.steps[-1] != step:
+            return
+        kept = max(self._best.all_steps(), default=None)
+        # A run that is resumed from an earlier step comes by its own best state again.
+        if kept is not None and kept >= step:
+            return
+        # Not the best of all: that one may have been lost, or not have been asked for yet.
+        before = found.ema[found.steps == kept].mean(1)
+        if not len(before) or found.ema[-1].mean() < before[0]:
+            checkpoint.save(self._best, state)
 
     def over(self) -> str | None:
         """Return in words why training has to stop, None where it has not."""

@@ -120,6 +120,23 @@ def test_a_run_that_lost_its_last_steps_comes_to_the_same_best(workdir, tmp_path
     assert timeless == [{k: v for k, v in one.items() if "second" not in k} for one in before]
 
 
+def test_a_best_checkpoint_that_a_kill_prevented_is_kept_on_resuming(tmp_path):
+    train.train(watched(UPS_AND_DOWNS, keep="best", num_steps=6), tmp_path)
+    # Both are written in the background: the latest one may be whole before the best one.
+    shutil.rmtree(checkpoint.folder_of(tmp_path, best=True) / "6")
+    train.train(watched(UPS_AND_DOWNS, keep="best", num_steps=8), tmp_path)
+    assert vdm.run.load(tmp_path).step == 6
+
+
+def test_the_best_is_that_of_the_validations_since_it_was_asked_for(tmp_path):
+    train.train(watched(UPS_AND_DOWNS), tmp_path)
+    train.train(watched(UPS_AND_DOWNS, keep="best", num_steps=10), tmp_path)
+    found = validations.read(tmp_path, EXAMPLES)
+    of = dict(zip(found.steps.tolist(), found.ema.mean(1), strict=True))
+    assert of[6] < of[8] < of[10], "the best of all was not kept, and the last is not the best"
+    assert vdm.run.load(tmp_path).step == 8
+
+
 def test_training_ends_after_validations_without_gain(tmp_path, capsys):
     config = watched(UPS_AND_DOWNS, num_steps=100, patience=2, keep="best")
     state = train.train(config, tmp_path)
