@@ -208,7 +208,7 @@ def _watch(
     watch = validate.Watch(workdir, made.trainer, made.condition, held_out, made.mesh, step, best)
     if any(phase.step == step for phase in phases.read(workdir)):
         watch.back_to(step)  # what came later was of another phase
-    watch.keep(state)  # a kill may have come between this checkpoint and the best one's
+    watch.catch_up(state)
     return watch
 
 

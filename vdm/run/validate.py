@@ -55,13 +55,24 @@ class Watch:
         self._found = self._found.and_then(step, ema, raw)
         write = functools.partial(validations.write, self._workdir, self._found)
         processes.first_alone(write)
-        self.keep(state)
+        self._keep(state)
         return self._found.numbers()
 
-    def keep(self, state: TrainState) -> None:
-        """Keep a state that has just been measured, if it is better than the one that is kept."""
+    def catch_up(self, state: TrainState) -> None:
+        """Do for a state that training resumes from what the session before has left undone.
+
+        SIGTERM does not wait for a validation, and a kill not for the best checkpoint.
+        """
+        step = int(state.step)
+        if step in self._found.steps:
+            self._keep(state)
+        elif step and self.due(step):
+            self.measure(state)
+
+    def _keep(self, state: TrainState) -> None:
+        """Keep the state that was measured last, if it is better than the one that is kept."""
         step, found = int(state.step), self._found
-        if self._best is None or not len(found.steps) or found.steps[-1] != step:
+        if self._best is None:
             return
         kept = max(self._best.all_steps(), default=None)
         # A run that is resumed from an earlier step comes by its own best state again.

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from vdm.run import cli, data, evaluate, train, trained
 from vdm.run.data import validation
 from vdm.run.errors import UserError
 from vdm.run.report import read, words
+from vdm.run.system.signals import Terminated
 from vdm.run.workdir import checkpoint, validations
 
 pytestmark = pytest.mark.float32
@@ -125,6 +128,23 @@ def test_a_best_checkpoint_that_a_kill_prevented_is_kept_on_resuming(tmp_path):
     # Both are written in the background: the latest one may be whole before the best one.
     shutil.rmtree(checkpoint.folder_of(tmp_path, best=True) / "6")
     train.train(watched(UPS_AND_DOWNS, keep="best", num_steps=8), tmp_path)
+    assert vdm.run.load(tmp_path).step == 6
+
+
+def test_a_validation_that_sigterm_did_not_wait_for_is_made_up_for(workdir, tmp_path):
+    def stop_after_5(record):
+        if record["step"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = watched(UPS_AND_DOWNS, keep="best")
+    every = dataclasses.replace(config.train, checkpoint_every=5)
+    config = dataclasses.replace(config, train=every)
+    with pytest.raises(Terminated, match="at step 6"):
+        train.train(config, tmp_path, on_record=stop_after_5)
+    assert list(validations.read(tmp_path, EXAMPLES).steps) == [2, 4]
+    train.train(config, tmp_path)
+    for one, other in zip(*(validations.read(w, EXAMPLES) for w in (tmp_path, workdir)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
     assert vdm.run.load(tmp_path).step == 6
 
 
