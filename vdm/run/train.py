@@ -50,10 +50,10 @@ def train(
     config = trainer.config
     program = programs.build(trainer, mesh, example)
     source = None
+    read = functools.partial(initial.read, config, trainer, mesh, example)
     if every.init_from and not checkpoint.latest_step(workdir):
-        read = functools.partial(initial.read, config, trainer, mesh, example)
         source = processes.together(read)
-    begin = functools.partial(_start, program=program, source=source, config=config)
+    begin = functools.partial(_start, program=program, read=read, config=config)
     if every.sample_every:  # an error now, not at the first grid
         figures.kind(_grid(workdir, 0), dataset.shape, trainer.model.likelihood.levels)
     per_dispatch = config.devices.steps_per_dispatch
@@ -62,11 +62,12 @@ def train(
         writer = processes.first_alone(claim) or metrics.Nowhere()
         terminated = stack.enter_context(signals.sigterm())
         checkpoints = stack.enter_context(checkpoint.manager(workdir, kept=every.checkpoints_kept))
-        state = begin(checkpoints)
+        state = begin(checkpoints, source)
         step, stop = int(state.step), terminated()
         if step == 0:
             if source is not None:
                 say(initial.words(source, config))
+                source = None  # it is as large as the state itself
             for line in (dataset.taken, *advice.lines(trainer.model, dataset)):
                 if line:
                     say(line)
@@ -214,17 +215,23 @@ def _watch(
 
 def _start(
     checkpoints: ocp.CheckpointManager,
+    source: initial.Source | None = None,
     *,
     program: Program,
-    source: initial.Source | None,
+    read: Callable[[], initial.Source],
     config: Config,
 ) -> TrainState:
-    """Return the state of the latest checkpoint, or the first one where there is none."""
+    """Return the state of the latest checkpoint, or the first one where there is none.
+
+    That one begins with the `source`, by default what is read of train.init_from.
+    """
     state = checkpoint.resume(checkpoints, program.template)
     if state is not None:
         return state
     first = program.init()
-    return first if source is None else initial.applied(first, source, config)
+    if not config.train.init_from:
+        return first
+    return initial.applied(first, source or processes.together(read), config)
 
 
 def _fetch(window: list[dict[str, jax.Array]]) -> dict[str, np.ndarray]:

@@ -1,8 +1,10 @@
 """A run that begins with what another one has learned: which numbers it takes, what it refuses."""
 
 import dataclasses
+import gc
 import json
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import runs
 import vdm.run
 from vdm.run import cli, train
 from vdm.run.errors import UserError
+from vdm.run.training import finite, initial
 
 pytestmark = pytest.mark.float32
 
@@ -106,11 +109,64 @@ def test_without_its_source_a_run_that_has_begun_resumes(source, tmp_path, capsy
     assert cli.main(["train", new]) == 0
 
 
+def test_the_memory_of_the_source_is_given_back(source, tmp_path):
+    sizes = []
+
+    def measure(record):
+        gc.collect()
+        sizes.append(sum(one.nbytes for one in jax.live_arrays()))
+
+    for place in (source, ""):  # that with a source first: what is cached counts against it
+        made = config(place, num_steps=4, log_every=2)
+        train.train(made, tmp_path / f"of_{len(sizes)}", on_record=measure)
+    size = sum(one.nbytes for one in jax.tree.leaves(vdm.run.load(source).params))
+    assert sizes[1] < sizes[3] + size
+
+
+def test_a_run_that_rolls_back_before_its_first_checkpoint_reads_its_source_again(
+    source, tmp_path, monkeypatch
+):
+    first = initial.applied
+    begun = []
+    monkeypatch.setattr(initial, "applied", lambda *one: begun.append(first(*one)) or begun[-1])
+    found = iter(["the loss is not finite", None, None, None])
+    monkeypatch.setattr(finite, "problem", lambda *one: next(found))
+    state = train.train(config(source, num_steps=2, log_every=1, on_nan="roll_back"), tmp_path)
+    assert (int(state.step), int(state.rollbacks), len(begun)) == (2, 1, 2)
+    assert_close(state.params, vdm.run.load(source).params, atol=1e-8)
+
+
+def test_a_network_without_a_range_resumes_without_its_source(source, tmp_path, monkeypatch):
+    (tmp_path / "rangeless.py").write_text(RANGELESS)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    model = {"network": {"name": "rangeless:Net"}}
+    plain = config("", model=model)
+    train.train(plain, tmp_path / "gone")
+    train.train(config(tmp_path / "gone", model=model), tmp_path / "new")
+    shutil.rmtree(tmp_path / "gone")
+    assert cli.main(["train", f"--workdir={tmp_path / 'new'}"]) == 0
+    # One that has a range would not be the same network.
+    with pytest.raises(UserError, match="the network of .* is another one: "):
+        train.train(config(source, model=model), tmp_path / "other")
+
+
+RANGELESS = """
+import flax.linen as nn
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, z, log_snr, cond=None, *, train):
+        return nn.Dense(z.shape[-1])(nn.tanh(nn.Dense(8)(z)))
+"""
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"source": "nowhere"}, "train.init_from: nowhere holds no run"),
         ({"model": {"network": {**runs.MLP, "width": 8}}}, "the network of .* is another one: "),
+        ({"model": {"prediction": "v"}}, "model.prediction is 'eps' in .* and 'v' here"),
         ({"source": "", "init_optimizer": "kept"}, "'kept' needs train.init_from"),
         (
             {"init_optimizer": "kept", "schedule": {"name": "learned_linear"}},

@@ -143,7 +143,9 @@ def test_a_validation_that_sigterm_did_not_wait_for_is_made_up_for(workdir, tmp_
         train.train(config, tmp_path, on_record=stop_after_5)
     assert list(validations.read(tmp_path, EXAMPLES).steps) == [2, 4]
     train.train(config, tmp_path)
-    for one, other in zip(*(validations.read(w, EXAMPLES) for w in (tmp_path, workdir)), strict=True):
+    for one, other in zip(
+        *(validations.read(w, EXAMPLES) for w in (tmp_path, workdir)), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=1e-6)
     assert vdm.run.load(tmp_path).step == 6
 

@@ -13,6 +13,9 @@ from jax.sharding import Mesh
 from vdm.model import Params
 from vdm.run import config as configs, data
 from vdm.run.config import Config
+from vdm.run.config.blocks import parameters
+from vdm.run.config.own import find
+from vdm.run.config.words import NETWORKS
 from vdm.run.data import condition as conditions
 from vdm.run.errors import UserError
 from vdm.run.training import build, program as programs
@@ -37,12 +40,14 @@ def resolved(config: Config) -> Config:
     parameters would mean something else. Raises UserError where there is no such run.
     """
     network = dict(config.model.network)
-    if not config.train.init_from or {"log_snr_max", "log_snr_min"} <= network.keys():
+    if not config.train.init_from:
+        return config
+    taken = parameters(find("model.network", network["name"], NETWORKS))
+    missing = ({"log_snr_max", "log_snr_min"} & set(taken)) - network.keys()
+    if not missing:
         return config
     source = build.trainer(_config(config)).model.network
-    for name in ("log_snr_max", "log_snr_min"):
-        if hasattr(source, name):
-            network.setdefault(name, getattr(source, name))
+    network |= {name: getattr(source, name) for name in missing if hasattr(source, name)}
     return dataclasses.replace(config, model=dataclasses.replace(config.model, network=network))
 
 
@@ -63,6 +68,13 @@ def read(config: Config, trainer: Trainer, mesh: Mesh, example: Batch) -> Source
     template = programs.template(other, mesh, blank)
     own = programs.template(trainer, mesh, example)
     _check_same(workdir, "network", template.params["network"], own.params["network"])
+    for key in ("prediction", "sigma_data") if other.model.prediction == "edm" else ("prediction",):
+        one, here = getattr(there.model, key), getattr(config.model, key)
+        if one != here:
+            raise UserError(
+                f"model.{key} is {one!r} in {workdir} and {here!r} here: expected the same, without "
+                "which the network's output would mean something else"
+            )
     same = dict(there.model.schedule) == dict(config.model.schedule)
     if config.train.init_optimizer == "kept":
         if alone is not None:
