@@ -1,6 +1,7 @@
 """A trained run on a machine that does not have its data: loaded, sampled, reported, compressed."""
 
 import dataclasses
+import json
 import pathlib
 import shutil
 
@@ -78,6 +79,20 @@ def test_a_relative_path_leads_to_the_data_from_any_folder(tmp_path, monkeypatch
         run = vdm.run.load(f"{place}/runs/own")
         rows = held_out(90, "train")
         np.testing.assert_array_equal(trained.dataset(run, "train").x, x[rows])
+    # Through a link to the workdir, which leads to another folder above.
+    (tmp_path / "links/deep").mkdir(parents=True)
+    (tmp_path / "links/deep/own").symlink_to(tmp_path / "moved/runs/own")
+    path = vdm.run.load("../links/deep/own").config.data.path
+    assert path == str(tmp_path / "moved/mine/x.npy")
+    # Trained through the link: what it saw is as seen from there.
+    (tmp_path / "links/x.npy").write_bytes((tmp_path / "moved/mine/x.npy").read_bytes())
+    linked = dataclasses.replace(config, data=DataConfig("arrays", path="not/there.npy"))
+    kept = dataclasses.replace(data.kept(pathlib.Path("../links/deep/own")), path="../../x.npy")
+    found = pathlib.Path("../links/deep/own") / data.DATA_FILE
+    before = found.read_text()
+    found.write_text(json.dumps(dataclasses.asdict(kept)))
+    assert data.located(linked, found.parent).data.path == "../links/x.npy"
+    found.write_text(before)
     # Data that are not there are looked for in the current folder.
     (tmp_path / "moved/mine/x.npy").unlink()
     assert vdm.run.load("../moved/runs/own").config.data.path == "mine/x.npy"

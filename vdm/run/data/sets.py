@@ -118,10 +118,13 @@ def located(config: Config, workdir: pathlib.Path) -> Config:
     if not config.data.path or os.path.isabs(config.data.path):
         return config
     seen = kept(workdir).path if (workdir / DATA_FILE).exists() else None
-    if seen is None or not (workdir / seen).exists():
+    if seen is None:
         return config
-    there = dataclasses.replace(config.data, path=os.path.normpath(workdir / seen))
-    return dataclasses.replace(config, data=there)
+    # The workdir may be a link, then as now (`seen_from` does not follow it) or only now.
+    for path in (os.path.normpath(workdir / seen), os.path.realpath(workdir / seen)):
+        if os.path.exists(path):
+            return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
+    return config
 
 
 DATASETS: Mapping[str, Callable[[str], Dataset]] = {
