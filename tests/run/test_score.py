@@ -15,7 +15,7 @@ from vdm.run import cli, data, evaluate, train
 from vdm.run.config import DataConfig
 from vdm.run.data import whole
 from vdm.run.evaluation import files as evaluation_files
-from vdm.run.scoring import ranks
+from vdm.run.scoring import ranks, scores
 
 pytestmark = pytest.mark.float32
 
@@ -272,6 +272,18 @@ def test_what_cannot_be_scored_is_one_line(points, classes, tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.startswith("vdm: ") and message in error and error.count("\n") == 1, error
         assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_cannot_be_written_is_an_error_before_the_work(points, tmp_path, monkeypatch, capsys):
+    np.save(tmp_path / "x.npy", np.zeros((3, 2)))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.csv").mkdir()
+    monkeypatch.setattr(scores, "of_dataset", lambda *one, **other: pytest.fail("it was scored"))
+    words = ["score", str(tmp_path / "x.npy"), f"--workdir={points}"]
+    for out, message in (("file/s.csv", "cannot write"), ("folder.csv", "is not a file")):
+        assert cli.main([*words, f"--out={tmp_path / out}"]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
 
 
 def test_the_file_is_never_overwritten(points, tmp_path, capsys):

@@ -12,6 +12,7 @@ from vdm.run.run import Run
 from vdm.run.scoring import files, given, ranks, scores
 from vdm.run.scoring.ranks import Ranks
 from vdm.run.scoring.scores import Scores
+from vdm.run.system.files import check_writable
 from vdm.run.system.progress import say
 from vdm.run.training import checks
 
@@ -37,6 +38,7 @@ def score(
     run models, and for a file that cannot be read or written.
     """
     files.check_target(out, source)
+    check_writable(out.parent)  # an error before the work, not after
     checks.check_unconditional(run.model, settings.unconditional)
     found = whole.load(source)
     condition = _fitted(run, found, source, settings)

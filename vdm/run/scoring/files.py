@@ -9,7 +9,7 @@ from vdm.run.errors import UserError
 from vdm.run.evaluation.record import TERMS
 from vdm.run.scoring.ranks import Ranks
 from vdm.run.scoring.scores import Scores
-from vdm.run.system.files import replacing
+from vdm.run.system.files import check_is_file, replacing
 
 ENDINGS = (".csv", ".npz")
 
@@ -18,6 +18,7 @@ def check_target(path: pathlib.Path, source: pathlib.Path) -> None:
     """Raise UserError for another ending, and for the file that is to be scored."""
     if path.suffix.lower() not in ENDINGS:
         raise UserError(f"scores are written as .csv or .npz: got --out={path}")
+    check_is_file(path)
     if path.exists() and source.exists() and path.samefile(source):
         raise UserError(f"--out is the same file as IN, {path}: expected another --out")
 
