@@ -146,7 +146,7 @@ def test_a_network_without_a_range_resumes_without_its_source(source, tmp_path, 
     shutil.rmtree(tmp_path / "gone")
     assert cli.main(["train", f"--workdir={tmp_path / 'new'}"]) == 0
     # One that has a range would not be the same network.
-    with pytest.raises(UserError, match="the network of .* is another one: "):
+    with pytest.raises(UserError, match=r"the network of .* is another one: "):
         train.train(config(source, model=model), tmp_path / "other")
 
 

@@ -15,6 +15,7 @@ from vdm.run import cli, data, evaluate, train, trained
 from vdm.run.data import validation
 from vdm.run.errors import UserError
 from vdm.run.report import read, words
+from vdm.run.training import parts
 from vdm.run.system.signals import Terminated
 from vdm.run.workdir import checkpoint, validations
 
@@ -59,6 +60,21 @@ def test_the_validation_split_is_held_out_of_training_and_not_of_the_test():
     np.testing.assert_array_equal(validation.load(config, "test").x, test)
     # Not the first ones, whose order may mean something.
     assert np.ptp(validation.positions(len(whole), EXAMPLES, held_out=True)) > len(whole) / 2
+
+
+def test_what_is_held_out_has_no_part_in_the_scale(tmp_path):
+    x = np.random.default_rng(0).normal(3.0, 2.0, size=(50, 2)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    made = watched(batch_size=4)
+    found = dataclasses.replace(
+        made.data, name="arrays", path=str(tmp_path / "x.npy"), standardise="all"
+    )
+    config = parts.prepare(dataclasses.replace(made, data=found)).trainer.config
+    trained_on = validation.load(config, "train").x.astype(np.float64)
+    assert len(trained_on) == 5
+    likelihood = config.model.likelihood
+    np.testing.assert_allclose(likelihood["mean"], trained_on.mean(), rtol=1e-12)
+    np.testing.assert_allclose(likelihood["std"], trained_on.std(), rtol=1e-12)
 
 
 def test_a_run_is_trained_on_the_rest(workdir):

@@ -3,12 +3,16 @@
 The test split is left for the end: whoever chooses a checkpoint by it has no test any more.
 """
 
+import dataclasses
+import functools
+
 import numpy as np
 
 from vdm.run import data
 from vdm.run.config import Config, own
 from vdm.run.config.words import VALIDATION
-from vdm.run.data.dataset import Dataset
+from vdm.run.data import moments
+from vdm.run.data.dataset import Dataset, chunks
 from vdm.run.errors import UserError
 
 
@@ -35,7 +39,14 @@ def load(config: Config, split: str) -> Dataset:
             f"{len(whole):,} examples: expected fewer"
         )
     found = whole.subset(positions(len(whole), num, held_out=split == VALIDATION))
-    return found if split == "train" else found.named(VALIDATION)
+    if split == VALIDATION:
+        return found.named(VALIDATION)
+    if whole.moments is None:
+        return found
+    # What is held out has no part in the scale that training finds.
+    parts = (moments.of(found.take(index).x) for index in chunks(found.examples))
+    own_moments = functools.reduce(moments.join, parts)._replace(rounding=whole.moments.rounding)
+    return dataclasses.replace(found, moments=own_moments)
 
 
 def positions(size: int, num: int, *, held_out: bool) -> np.ndarray:

@@ -72,8 +72,8 @@ def read(config: Config, trainer: Trainer, mesh: Mesh, example: Batch) -> Source
         one, here = getattr(there.model, key), getattr(config.model, key)
         if one != here:
             raise UserError(
-                f"model.{key} is {one!r} in {workdir} and {here!r} here: expected the same, without "
-                "which the network's output would mean something else"
+                f"model.{key} is {one!r} in {workdir} and {here!r} here: expected the same, "
+                "without which the network's output would mean something else"
             )
     same = dict(there.model.schedule) == dict(config.model.schedule)
     if config.train.init_optimizer == "kept":
