@@ -15,8 +15,8 @@ from vdm.run import cli, data, evaluate, train, trained
 from vdm.run.data import validation
 from vdm.run.errors import UserError
 from vdm.run.report import read, words
-from vdm.run.training import parts
 from vdm.run.system.signals import Terminated
+from vdm.run.training import parts
 from vdm.run.workdir import checkpoint, validations
 
 pytestmark = pytest.mark.float32
