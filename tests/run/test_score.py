@@ -157,7 +157,7 @@ def test_without_numbers_to_compare_with_their_command_is_named(points, classes,
     assert np.isnan(scored(points / "scores.csv")["error"]).all()
 
 
-def test_ranks_among_the_ode_s_numbers(tmp_path, monkeypatch):
+def test_ranks_among_the_ode_s_numbers(tmp_path, monkeypatch, capsys):
     workdir = runs.copy_of("points", tmp_path / "run")
     load = data.load
     monkeypatch.setattr(data, "load", lambda *given: load(*given).subset(np.arange(50)))
@@ -170,6 +170,14 @@ def test_ranks_among_the_ode_s_numbers(tmp_path, monkeypatch):
     np.testing.assert_allclose(found["bpd"], kept, rtol=1e-6)
     np.testing.assert_allclose(np.sort(found["rank_test"]), np.arange(1, 51) / 50, atol=0.021)
     assert "rank_train" not in found
+    # Another solver has another error: its numbers are not to be compared with.
+    capsys.readouterr()
+    for given in ("--ode_steps=4", "--tolerance=0.1"):
+        words = ["score", str(tmp_path / "x.npy"), f"--workdir={workdir}", "--bound=ode", given]
+        assert cli.main(words) == 0
+        assert "rank_test" not in scored(workdir / "scores.csv")
+        command = f"vdm evaluate --workdir={workdir} --bound=ode {given}"
+        assert f"no ranks among test: `{command}`" in capsys.readouterr().err
 
 
 def test_classes_come_from_the_file(classes, tmp_path, capsys):

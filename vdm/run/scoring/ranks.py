@@ -36,7 +36,7 @@ def of_splits(
 ) -> tuple[list[Ranks], list[str]]:
     """Return the ranks among test and train, and a line for each split that has none.
 
-    Only numbers of the same bound, parameters and step are compared with.
+    Only numbers of the same bound, parameters and step are compared with, and of the same solver.
     """
     try:
         evaluation = files.read(workdir)
@@ -79,7 +79,11 @@ def _result(
 def _same_bound(result: Result, run: Run, settings: EvaluateConfig) -> bool:
     if isinstance(result, OdeResult):
         draws = (result.num_samples, result.dequantisation)
-        return settings.bound == "ode" and draws == ode_draws(run, settings)
+        # Another solver has another error, which moves all of its numbers.
+        solver = (result.ode_steps, result.tolerance)
+        steps = settings.ode_steps
+        asked = (steps, None) if steps else (None, settings.tolerance)
+        return settings.bound == "ode" and draws == ode_draws(run, settings) and solver == asked
     return settings.bound == "vlb" and result.continuous and not result.clip_denoised
 
 
@@ -93,9 +97,11 @@ def _command(split: str, run: Run, settings: EvaluateConfig, workdir: pathlib.Pa
     own = run.config.evaluate
     if settings.bound == "vlb" and "inf" not in split_words(own.num_steps):
         words += ["--num_steps=inf"]
+    names = ["bound", "dequantisation", "num_samples", "ode_steps"]
+    names += [] if settings.ode_steps else ["tolerance"]
     words += [
         f"--{name}={getattr(settings, name)}"
-        for name in ("bound", "dequantisation", "num_samples")
+        for name in names
         if getattr(settings, name) != getattr(own, name)
     ]
     return f"{' '.join(words)}` keeps its numbers"
