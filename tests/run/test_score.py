@@ -150,7 +150,9 @@ def test_without_numbers_to_compare_with_their_command_is_named(points, classes,
     assert "--levels_per_example needs --bound=vlb" in capsys.readouterr().err
     assert cli.main([*words, "--bound=ode", "--ode_steps=3", "--num_probes=2"]) == 0
     said = capsys.readouterr().err
-    assert f"`vdm evaluate --workdir={points} --split=train --bound=ode` keeps" in said
+    assert (
+        f"`vdm evaluate --workdir={points} --split=train --bound=ode --ode_steps=3` keeps" in said
+    )
     found = scored(points / "scores.csv")
     assert list(found) == ["index", "bpd", "error"] and found["error"].max() > 0
     assert cli.main([*words, "--levels_per_example=1"]) == 0
