@@ -15,6 +15,9 @@ from vdm.choices import unknown
 from vdm.codec import Codec
 from vdm.dequantisation import importance_weighted
 from vdm.diffusion import PREDICTIONS, alpha, convert, expand
+from vdm.few_steps import bound as chains
+from vdm.few_steps.chain import Chain
+from vdm.few_steps.sampler import Ancestral
 from vdm.likelihoods import Likelihood
 from vdm.losses import VLB, EpsFn
 from vdm.networks.applied import Applied
@@ -147,24 +150,30 @@ class VDM:
         *,
         noise_levels: Float[Array, " b"] | NoiseLevels | None = None,
         num_steps: int | Int[Array, ""] | None = None,
+        chain: Chain | None = None,
+        all_steps: bool = False,
         clip_denoised: bool = False,
         dropout_key: Array | None = None,
     ) -> VLB:
         """Return a one-sample estimate of the negative bound for every example, in nats.
 
-        `num_steps` is T; None is T = ∞, and all finite T share one compilation.
+        `num_steps` is T; None is T = ∞, and all finite T share one compilation. A `chain` of
+        `vdm.few_steps` takes its place, with its own levels, variances and clipping.
         `noise_levels` says where the diffusion term is taken: times in [0, 1] on the
         schedule, or levels with their density from any law of `vdm.noise_levels`. By
         default it is one low-discrepancy set of times over the batch (VDM, appendix I.1), in an
         order drawn with the key; or with one key per example one uniform time from each key.
-        For finite T a time t means the step ⌈tT⌉ (1 at t = 0). Each term is an unbiased estimate
+        For finite T a time t means the step ⌈tT⌉ (1 at t = 0); `all_steps` takes every step of a
+        chain instead, the network being given T examples for every one, in one batch. Each term is
+        an unbiased estimate
         for uniform times, −VLB being their sum (VDM, eq. 11). `clip_denoised` is the bound of the
         model whose x̂ is clipped to the data's range, never a looser one. Raises TypeError for data
-        that the likelihood does not model, ValueError for keys or times that do not fit the batch
-        or num_steps < 1.
+        that the likelihood does not model, ValueError for keys or times that do not fit the batch,
+        for num_steps < 1 and for arguments that exclude each other.
         """
         x = jnp.asarray(x)
         draws.check_key(key, x.shape[0])
+        _check_steps(noise_levels, num_steps, chain, all_steps)
         key_t, key_0, key_eps = draws.split(key, 3)
         if noise_levels is None:
             noise_levels = self._default_times(key_t, x.shape[0])
@@ -175,31 +184,84 @@ class VDM:
                 f"{given.shape}"
             )
         encoded = self.likelihood.encode(x)
+        if all_steps and chain is not None:
+            cond = _for_all_steps(cond, chain)
         log_snr_fn, eps_fn = (
             self.log_snr(params),
-            self.denoiser(params, cond, clip_denoised=clip_denoised, dropout_key=dropout_key),
+            self.denoiser(
+                params,
+                cond,
+                clip_denoised=clip_denoised or (chain is not None and chain.clip_denoised),
+                dropout_key=dropout_key,
+            ),
         )
         log_snr_0, log_snr_1 = (log_snr_fn(jnp.asarray(t, encoded.dtype)) for t in (0.0, 1.0))
+        if chain is not None:
+            levels_of_chain = jnp.asarray(chain.log_snrs, encoded.dtype)
+            log_snr_0, log_snr_1 = levels_of_chain[-1], levels_of_chain[0]
         eps_0 = draws.normal(key_0, x.shape, encoded.dtype)
         eps = draws.normal(key_eps, x.shape, encoded.dtype)
-        if isinstance(noise_levels, NoiseLevels):
-            if num_steps is not None:
-                raise ValueError(
-                    "a bound with num_steps takes times, not noise levels with a density"
-                )
+        if chain is not None:
+            if all_steps:
+                every = [
+                    draws.normal(draws.fold_in(key_eps, i), x.shape, encoded.dtype)
+                    for i in range(chain.num_steps)
+                ]
+                diffusion = chains.all_steps(encoded, jnp.stack(every), chain, eps_fn)
+            else:
+                step = _step_of(jnp.asarray(given), chain.num_steps)
+                diffusion = chains.diffusion_loss(encoded, step, eps, chain, eps_fn)
+        elif isinstance(noise_levels, NoiseLevels):
             diffusion = losses.diffusion_loss_at(encoded, noise_levels, eps, eps_fn)
         elif num_steps is None:
             diffusion = losses.diffusion_loss(encoded, noise_levels, eps, log_snr_fn, eps_fn)
         else:
-            step = jnp.clip(jnp.ceil(noise_levels * num_steps).astype(int), 1, num_steps)
             diffusion = losses.diffusion_loss_steps(
-                encoded, step, eps, log_snr_fn, eps_fn, num_steps=num_steps
+                encoded,
+                _step_of(noise_levels, num_steps),
+                eps,
+                log_snr_fn,
+                eps_fn,
+                num_steps=num_steps,
             )
         return VLB(
             prior=losses.prior_kl(encoded, log_snr_1),
             reconstruction=losses.reconstruction(x, eps_0, log_snr_0, self.likelihood),
             diffusion=diffusion,
         )
+
+    def path_weights(
+        self,
+        params: Params,
+        key: Key[Array, "..."],
+        x: Data,
+        cond: Array | np.ndarray | None = None,
+        *,
+        chain: Chain,
+        clip_denoised: bool = False,
+    ) -> Float[Array, " b"]:
+        """Return log p(x, z_0 … z_1) − log q(z_0 … z_1|x) of a path drawn from q, in nats, [b].
+
+        `chain` says which steps; that of `num_steps=T` is `few_steps.even`. The mean is VLB(x) of
+        the chain; for K draws, `dequantisation.importance_weighted` of them is a bound that grows
+        with K, up to log P(x) of the chain (Burda et al. 2016, theorem 1). The network is
+        given T examples for every one, in one batch. Raises TypeError and ValueError as `vlb`.
+        """
+        x = jnp.asarray(x)
+        draws.check_key(key, x.shape[0])
+        encoded = self.likelihood.encode(x)
+        fresh = [
+            draws.normal(draws.fold_in(key, i), x.shape, encoded.dtype)
+            for i in range(chain.num_steps + 1)
+        ]
+        eps_fn = self.denoiser(
+            params,
+            _for_all_steps(cond, chain),
+            clip_denoised=clip_denoised or chain.clip_denoised,
+        )
+        eps_0, above = chains.log_weights(encoded, jnp.stack(fresh), chain, eps_fn)
+        log_snr_0 = jnp.asarray(chain.log_snrs, encoded.dtype)[-1]
+        return -losses.reconstruction(x, eps_0, log_snr_0, self.likelihood) - above
 
     def _default_times(self, key: Key[Array, "..."], n: int) -> Float[Array, " b"]:
         if key.ndim == 0:
@@ -215,6 +277,7 @@ class VDM:
         *,
         num_steps: int | None = None,
         sampler: str | Sampler = "ancestral",
+        chain: Chain | None = None,
         cond: Array | np.ndarray | None = None,
         grid: str | Float[Array | np.ndarray, " n"] = "time",
         start: Float[Array, " b *d"] | None = None,
@@ -226,17 +289,29 @@ class VDM:
 
         `grid` says which noise levels are passed through: "time", the schedule's at
         num_steps + 1 even times; "lambda", even in λ between its ends; "edm", as EDM spaces
-        them (`samplers.grids`); or increasing levels, which need no num_steps. `start` is a
-        latent z at the first of them, in place of noise. `guidance` and `clip_denoised` are
+        them (`samplers.grids`); or increasing levels, which need no num_steps. A `chain` of
+        `vdm.few_steps` is a grid with its own variances and clipping: it takes the place of
+        num_steps and of the grid, for the ancestral sampler. `start` is a
+        latent z at the first of the levels, in place of noise. `guidance` and `clip_denoised` are
         those of `denoiser`. z_0 is
         turned into data by `final`: the likelihood's "mode", or a "draw" from p(x|z_0), the
         last part of the generative model.
         Raises ValueError for num_steps < 1, missing or superfluous, an unknown sampler, grid
-        or final, data without a range to clip to, or keys or a start that do not fit the batch.
+        or final, another sampler or grid with a chain, data without a range to clip to, or keys or
+        a start that do not fit the batch.
         """
         if final not in FINALS:
             raise ValueError(unknown("final", final, FINALS))
-        log_snrs = samplers.grids.on_schedule(grid, self.log_snr(params), num_steps)
+        if chain is None:
+            log_snrs = samplers.grids.on_schedule(grid, self.log_snr(params), num_steps)
+        elif isinstance(grid, str) and (sampler, grid, num_steps) == ("ancestral", "time", None):
+            log_snrs, sampler = jnp.asarray(chain.log_snrs, float), Ancestral(chain)
+            clip_denoised = clip_denoised or chain.clip_denoised
+        else:
+            raise ValueError(
+                "a chain is its own grid, for the ancestral sampler: got "
+                f"sampler={sampler!r}, grid={grid!r} and num_steps={num_steps} beside it"
+            )
         eps_fn = self.denoiser(params, cond, guidance=guidance, clip_denoised=clip_denoised)
         z_0 = samplers.sample(key, eps_fn, log_snrs, shape, sampler=sampler, start=start)
         if final == "mode":
@@ -368,6 +443,36 @@ class VDM:
         keys = jax.random.split(key, x.shape[0]) if key.ndim == 0 else key
         cond = None if cond is None else jnp.asarray(cond)
         return jax.vmap(one, out_axes=1)(keys, x, cond)
+
+
+def _check_steps(
+    noise_levels: Array | NoiseLevels | None,
+    num_steps: int | Array | None,
+    chain: Chain | None,
+    all_steps: bool,
+) -> None:
+    """Raise ValueError for arguments of a bound that exclude each other."""
+    if chain is not None and num_steps is not None:
+        raise ValueError(
+            f"a chain takes the place of num_steps: got num_steps={num_steps} and a chain of "
+            f"{chain.num_steps} steps"
+        )
+    if all_steps and chain is None:
+        raise ValueError("all_steps=True needs a chain (few_steps.even has the steps of num_steps)")
+    if all_steps and noise_levels is not None:
+        raise ValueError("all_steps=True leaves nothing to choose: expected no noise_levels")
+    if isinstance(noise_levels, NoiseLevels) and not (num_steps is None and chain is None):
+        raise ValueError("a bound with num_steps takes times, not noise levels with a density")
+
+
+def _for_all_steps(cond: Array | np.ndarray | None, chain: Chain) -> Array | None:
+    """Return the conditions of examples that are repeated for every step."""
+    return None if cond is None else jnp.tile(cond, (chain.num_steps, *(1,) * (cond.ndim - 1)))
+
+
+def _step_of(times: Float[Array, " b"], num_steps: int | Int[Array, ""]) -> Int[Array, " b"]:
+    """Return the step ⌈tT⌉ that a time lies in, 1 at t = 0."""
+    return jnp.clip(jnp.ceil(times * num_steps).astype(int), 1, num_steps)
 
 
 def _precondition(

@@ -31,9 +31,7 @@ class Model(Protocol):
         """Return the schedule's λ(t)."""
         ...
 
-    def denoiser(
-        self, params: Any, cond: Any = None, *, clip_denoised: bool = False
-    ) -> EpsFn:
+    def denoiser(self, params: Any, cond: Any = None, *, clip_denoised: bool = False) -> EpsFn:
         """Return eps_fn(z, log_snr) → ε̂."""
         ...
 

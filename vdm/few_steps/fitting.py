@@ -1,7 +1,7 @@
 """Fitting a chain to training data: its variances first, then where its steps are placed."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn

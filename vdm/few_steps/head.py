@@ -73,10 +73,10 @@ def head_loss(
     """Return ½ Σ [log(1 + κ v) + (1 + κ (x − x̂)²)/(1 + κ v) − 1] with κ = e^{λ_max} − e^λ.
 
     It is what a single step from λ to λ_max would cost, in nats, [b]; no number of steps plays a
-    part in it. Where κ v is large it is ½ [log v + (x − x̂)²/v] but for a constant, the likelihood of
-    a normal law, and where κ v is small, v makes no difference to any chain. x is encoded data, and
-    `module` a `VarianceHead` or another f(z, x̂, λ) → log v. No gradient goes to z, x̂ and λ, so that
-    the loss can be added to that of the denoiser, which it does not change.
+    part in it. Where κ v is large it is ½ [log v + (x − x̂)²/v] but for a constant, the likelihood
+    of a normal law, and where κ v is small, v makes no difference to any chain. x is encoded data,
+    and `module` a `VarianceHead` or another f(z, x̂, λ) → log v. No gradient goes to z, x̂ and λ, so
+    that the loss can be added to that of the denoiser, which it does not change.
     """
     z, x_hat, log_snr = jax.lax.stop_gradient((z, x_hat, log_snr))
     error = jnp.square(x - x_hat)
