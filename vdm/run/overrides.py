@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import Any, TypeVar
 
-from vdm.run.config import CompressConfig, EvaluateConfig, SampleConfig, fields
+from vdm.run.config import CompressConfig, EvaluateConfig, SampleConfig, fields, parse
 from vdm.run.config.rules import split_words
 from vdm.run.errors import UserError
 
@@ -35,6 +35,12 @@ def check_used(settings: EvaluateConfig, options: argparse.Namespace, *, integer
     if "num_probes" in names and settings.divergence == "exact":
         raise UserError(
             "--num_probes is for --divergence=hutchinson: the exact divergence has no probes"
+        )
+    steps = parse.parse_num_steps(settings.num_steps)
+    if "num_paths" in names and settings.num_paths and {*steps.plain, *steps.chains} == {None}:
+        raise UserError(
+            "--num_paths needs a finite T, which has paths: got "
+            f"--num_steps={settings.num_steps}, expected such as --num_steps=100,inf"
         )
     if "tolerance" in names and settings.ode_steps:
         raise UserError("--tolerance is for adaptive steps: use it with --ode_steps=0")

@@ -23,6 +23,7 @@ from vdm.run.evaluation.record import (
     Taken,
     VlbResult,
 )
+from vdm.run.evaluation.paths import OfExamples
 from vdm.run.system import document
 from vdm.run.system.document import Place
 from vdm.run.system.files import read_json, replacing, write_json
@@ -101,6 +102,12 @@ def numbers(result: Result, parts: np.ndarray, error: np.ndarray | None = None) 
     return found
 
 
+def numbers_of_paths(result: VlbResult, found: OfExamples) -> Columns:
+    """Return the columns of every example for the paths beside a result, in bits per dimension."""
+    label = _label(result)
+    return {f"paths_{label}": found.bpd, f"looser_{label}": found.looser}
+
+
 def columns(result: Result) -> tuple[str, ...]:
     """Return the names of the columns of every example whose sum is the result's bound."""
     if isinstance(result, OdeResult):
@@ -111,7 +118,8 @@ def columns(result: Result) -> tuple[str, ...]:
 def _label(result: Result) -> str:
     if isinstance(result, OdeResult):
         return "_".join(filter(None, ("ode", result.dequantisation, str(result.num_samples))))
-    return f"{result.num_steps}" + ("_clipped" if result.clip_denoised else "")
+    chain = "" if result.chain is None else f"_{result.chain}_chain"
+    return f"{result.num_steps}{chain}" + ("_clipped" if result.clip_denoised else "")
 
 
 def of_examples(workdir: pathlib.Path, result: Result) -> np.ndarray | None:
