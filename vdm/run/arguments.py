@@ -5,7 +5,14 @@ import pathlib
 from collections.abc import Collection
 from typing import Any
 
-from vdm.run.config import CompressConfig, EvaluateConfig, SampleConfig, fields, words
+from vdm.run.config import (
+    CompressConfig,
+    EvaluateConfig,
+    FewStepsConfig,
+    SampleConfig,
+    fields,
+    words,
+)
 from vdm.run.config.rules import Number, Word, Words
 from vdm.run.outline import COMMANDS, outline
 
@@ -77,6 +84,15 @@ def parser() -> argparse.ArgumentParser:
     _add_settings(score, EvaluateConfig, left_out=NOT_SCORED)
     score.set_defaults(command="score")
 
+    fit_chain = _command(commands, "fit-chain")
+    fit_chain.add_argument(
+        "--params",
+        default="ema",
+        help=f"parameters: averaged, or of the last step ({Word(words.PARAMS)}; default ema)",
+    )
+    _add_settings(fit_chain, FewStepsConfig)
+    fit_chain.set_defaults(command="fit-chain")
+
     sample = _command(commands, "sample")
     sample.add_argument(
         "--num", type=int, default=64, help=f"number of samples ({NUM_SAMPLES}; default 64)"
@@ -92,6 +108,11 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         help="the class of all samples of a class-conditional model (default: 0, 1, 2, ... in "
         "order)",
+    )
+    sample.add_argument(
+        "--chain",
+        action="store_true",
+        help="take the steps of a chain that `vdm fit-chain` has fitted, as many as --steps",
     )
     _add_settings(sample, SampleConfig)
     sample.set_defaults(command="sample")
@@ -175,10 +196,11 @@ def parser() -> argparse.ArgumentParser:
     )
     decompress.set_defaults(command="decompress")
 
-    for command in (score, report, bring, export, demo, compress, decompress):
+    for command in (score, fit_chain, report, bring, export, demo, compress, decompress):
         command.set_defaults(distributed=False, coordinator=None)
         command.set_defaults(num_processes=None, process_index=None)
-    for command in (train, evaluate, score, sample, bring, export, demo, compress, decompress):
+    given = (train, evaluate, score, fit_chain, sample, bring, export, demo, compress, decompress)
+    for command in given:
         command.add_argument("--workdir", type=pathlib.Path, required=True, help="the run's folder")
     for command in (train, evaluate, sample):
         several = command.add_argument_group("several processes, each running this command")

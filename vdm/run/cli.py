@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, score, sample, report, import, compress, decompress."""
+"""The command line: what each command does with its options."""
 
 import argparse
 import contextlib
@@ -144,22 +144,42 @@ def _score(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _fit_chain(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from vdm.run import fit_chain, trained
+
+    run = trained.load(options.workdir, options.params, devices=trained.one_device())
+    settings = overrides.override(run.config.few_steps, options)
+    folder = _folder(options.workdir)
+    lines = fit_chain.fit(run, settings, folder)
+    _print_lines(f"{folder}: chains of step {run.step} ({run.kind})", lines)
+    return 0
+
+
 def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
     from vdm.run import figures, sample, trained
+    from vdm.run.workdir import chains
 
     _check_num(arguments.NUM_SAMPLES, options.num)
     run = trained.load(options.workdir)
     settings = overrides.override(run.config.sample, options)
+    chain, classes = None, None
+    if options.chain:  # what is not asked for is what a chain takes
+        settings = dataclasses.replace(
+            settings, sampler=options.sampler or "ancestral", grid=options.grid or "time"
+        )
+        sample.check_chain(settings)
+        chain = chains.find(_folder(options.workdir), run.params, settings.num_steps).chain
     checks.check_sampling(run.model, settings)
-    classes = None
     if options.label is not None:
         classes = sample.classes_of(run, [options.label] * options.num, options.num, "--label")
     out = options.out or _folder(options.workdir) / "samples.png"
     # An error before the work, not after.
     figures.kind(out, run.shape, run.model.likelihood.levels)
     processes.first_alone(lambda: check_writable(out.parent))
-    sample.save(sample.sample(run, options.num, settings, classes=classes), run, out)
+    drawn = sample.sample(run, options.num, settings, classes=classes, chain=chain)
+    sample.save(drawn, run, out)
     _say(f"written to {out}")
     return 0
 
@@ -261,6 +281,7 @@ RUN = {
     "train": _train,
     "evaluate": _evaluate,
     "score": _score,
+    "fit-chain": _fit_chain,
     "sample": _sample,
     "report": _report,
     "import": _import,

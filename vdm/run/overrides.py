@@ -4,11 +4,18 @@ import argparse
 import dataclasses
 from typing import Any, TypeVar
 
-from vdm.run.config import CompressConfig, EvaluateConfig, SampleConfig, fields, parse
+from vdm.run.config import (
+    CompressConfig,
+    EvaluateConfig,
+    FewStepsConfig,
+    SampleConfig,
+    fields,
+    parse,
+)
 from vdm.run.config.rules import split_words
 from vdm.run.errors import UserError
 
-Settings = TypeVar("Settings", EvaluateConfig, SampleConfig, CompressConfig)
+Settings = TypeVar("Settings", EvaluateConfig, SampleConfig, CompressConfig, FewStepsConfig)
 
 
 def override(settings: Settings, options: argparse.Namespace) -> Settings:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
+from vdm.few_steps import Chain
 from vdm.model import VDM, Params
 from vdm.run import figures, keys, mesh as meshes
 from vdm.run.config import SampleConfig
@@ -28,32 +29,50 @@ USUAL_GUIDANCE = 20.0  # beyond it samples saturate
 
 
 def sample(
-    trained: Run, num: int, settings: SampleConfig, *, classes: np.ndarray | None = None
+    trained: Run,
+    num: int,
+    settings: SampleConfig,
+    *,
+    classes: np.ndarray | None = None,
+    chain: Chain | None = None,
 ) -> np.ndarray:
-    """Return `num` samples as data, with a bar; `classes` [num] and UserError as in `chunks`."""
-    drawn = []
+    """Return `num` samples as data, with a bar; the rest and UserError are as in `chunks`."""
+    drawn, with_chain = [], chain is not None
     if abs(settings.guidance) > USUAL_GUIDANCE:
         say(f"guidance {settings.guidance:g} is far beyond what is usual, from 1 to about 8")
     with bar("sample", num) as advance:
-        for chunk in chunks(trained, num, settings, classes=classes):
+        for chunk in chunks(trained, num, settings, classes=classes, chain=chain):
             drawn.append(chunk)
             done = min(num, sum(map(len, drawn)))
-            advance(done, f"{settings.sampler}, {settings.num_steps} steps")
+            advance(
+                done, f"{settings.sampler}, {settings.num_steps} steps{' of a chain' * with_chain}"
+            )
     return np.concatenate(drawn)[:num]
 
 
 def of_keys(
-    trained: Run, num: int, cond: ArrayLike | None, *, key: Key, asked: Mapping[str, Any]
+    trained: Run,
+    num: int,
+    cond: ArrayLike | None,
+    *,
+    key: Key,
+    asked: Mapping[str, Any],
+    chain: Chain | None = None,
 ) -> np.ndarray:
     """Return samples of a key; what is `asked` for and not None replaces values of config.sample.
 
-    `cond` is the class of each sample of a class-conditional model. Raises UserError for another
-    class, and as `chunks`.
+    `cond` is the class of each sample of a class-conditional model. A `chain` takes the place of
+    sampler, grid and number of steps. Raises UserError for another class, for any of these beside
+    a chain, and as `chunks`.
     """
     given = {name: value for name, value in asked.items() if value is not None}
+    if chain is not None:
+        if beside := [name for name in ("sampler", "grid", "num_steps") if name in given]:
+            raise UserError(f"a chain has steps of its own: got {beside[0]} beside it")
+        given |= {"sampler": "ancestral", "grid": "time", "num_steps": chain.num_steps}
     settings = dataclasses.replace(trained.config.sample, **given)
     classes = None if cond is None else classes_of(trained, cond, num, "cond")
-    drawn = list(chunks(trained, num, settings, key=key, classes=classes))
+    drawn = list(chunks(trained, num, settings, key=key, classes=classes, chain=chain))
     return np.concatenate(drawn)[:num]
 
 
@@ -99,17 +118,21 @@ def chunks(
     *,
     key: Key | None = None,
     classes: np.ndarray | None = None,
+    chain: Chain | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield `num` samples or a few more, as data; sample i depends only on the key and i.
 
     The key is that of the settings' seed where none is given. A class-conditional model draws the
     `classes` [num], or its classes in order: 0, 1, 2, ...; one that was trained with
-    augmentation draws examples that are not augmented. Raises UserError for an unknown sampler,
+    augmentation draws examples that are not augmented. A `chain` has the steps of its own that the
+    settings ask for (`check_chain`). Raises UserError for an unknown sampler,
     grid or final, for fewer than one sample or step, for guidance or clipping that does not fit
     the model, and for samples that are not finite.
     """
     sampler = checks.sampler(settings.sampler)
     checks.check_sampling(trained.model, settings)
+    if chain is not None:
+        check_chain(settings)
     if num < 1:
         raise UserError(f"num must be at least 1: got {num}")
     mesh = trained.mesh
@@ -127,6 +150,7 @@ def chunks(
             trained.params,
             numbers,
             *meshes.put(mesh, size, here, (index, cond)),
+            chain,
             model=trained.model,
             shape=(size, *trained.shape),
             sampler=sampler,
@@ -142,6 +166,17 @@ def chunks(
         yield x
 
 
+def check_chain(settings: SampleConfig) -> None:
+    """Raise UserError for settings that a chain has no use for."""
+    for name, own in (("sampler", "ancestral"), ("grid", "time")):
+        value = getattr(settings, name)
+        if value != own:
+            raise UserError(
+                f"a chain is for the ancestral sampler on its own levels: got {name}={value!r}, "
+                f"expected {own!r}"
+            )
+
+
 # One function for all calls: the grids of samples of a training run are compiled once.
 @functools.partial(jax.jit, static_argnames=("model", "shape", "sampler", "settings", "mesh"))
 def _draw(
@@ -149,6 +184,7 @@ def _draw(
     key: jax.Array | np.ndarray,
     index: jax.Array,
     cond: jax.Array | None,
+    chain: Chain | None,
     *,
     model: VDM,
     shape: tuple[int, ...],
@@ -156,7 +192,17 @@ def _draw(
     settings: SampleConfig,
     mesh: Mesh,
 ) -> jax.Array:
-    x = draw(params, key, index, cond, model=model, shape=shape, sampler=sampler, settings=settings)
+    x = draw(
+        params,
+        key,
+        index,
+        cond,
+        chain,
+        model=model,
+        shape=shape,
+        sampler=sampler,
+        settings=settings,
+    )
     return jax.lax.with_sharding_constraint(x, meshes.whole(mesh))
 
 
@@ -165,6 +211,7 @@ def draw(
     key: jax.Array | np.ndarray,
     index: jax.Array,
     cond: jax.Array | None,
+    chain: Chain | None = None,
     *,
     model: VDM,
     shape: tuple[int, ...],
@@ -177,8 +224,9 @@ def draw(
         params,
         own_keys,
         shape,
-        num_steps=settings.num_steps,
-        sampler=sampler,
+        num_steps=settings.num_steps if chain is None else None,
+        sampler=sampler if chain is None else "ancestral",
+        chain=chain,
         cond=cond,
         guidance=None if settings.guidance == 1.0 else settings.guidance,
         grid=settings.grid,

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
 from vdm.choices import unknown
+from vdm.few_steps import Chain
 from vdm.laws import Law, LawState, ScheduleLaw
 from vdm.losses import VLB
 from vdm.model import VDM, Params
@@ -93,10 +94,13 @@ class Trained(NamedTuple):
         clip_denoised: bool | None = None,
         final: str | None = None,
         batch_size: int | None = None,
+        chain: Chain | None = None,
     ) -> np.ndarray:
         """Return `num` samples as data, [num, *shape]; sample i depends only on the key and on i.
 
-        What is not given is as in config.sample. `cond` is the class of each sample of a
+        What is not given is as in config.sample. A `chain` of `vdm.few_steps`, such as
+        `few_steps.chain` makes and `vdm.run.workdir.chains.find` reads, takes the place of
+        sampler, grid and number of steps. `cond` is the class of each sample of a
         class-conditional model, by default 0, 1, 2, ... in order. Raises UserError as `vdm sample`.
         """
         asked = {
@@ -108,7 +112,7 @@ class Trained(NamedTuple):
             "final": final,
             "batch_size": batch_size,
         }
-        return samples.of_keys(self, num, cond, key=key, asked=asked)
+        return samples.of_keys(self, num, cond, key=key, asked=asked, chain=chain)
 
     def vlb(self, x: ArrayLike, cond: ArrayLike | None = None, *, key: Key) -> VLB:
         """Return one estimate of the bound's terms for every example x [n, *shape], in nats.

@@ -34,6 +34,7 @@ RESUMABLE = (
     "evaluate.",
     "sample.",
     "compress.",
+    "few_steps.",
 )
 
 

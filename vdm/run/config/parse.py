@@ -10,7 +10,7 @@ import ml_collections
 
 from vdm.choices import unknown
 from vdm.run.config import fields
-from vdm.run.config.schema import NUM_SAMPLES, NUM_STEPS, Config
+from vdm.run.config.schema import CHAIN_STEPS, NUM_SAMPLES, NUM_STEPS, Config
 from vdm.run.errors import UserError
 
 T = typing.TypeVar("T")
@@ -33,6 +33,12 @@ def parse_counts(text: str) -> tuple[int, ...]:
     """Return the numbers of draws in `text`, each once; raises UserError for anything else."""
     _refuse(NUM_SAMPLES.problem("num_samples", text))
     return tuple(number for number in NUM_SAMPLES.values(text) if number is not None)
+
+
+def parse_chain_steps(text: str) -> tuple[int, ...]:
+    """Return the numbers of steps in `text`, each once; raises UserError for anything else."""
+    _refuse(CHAIN_STEPS.problem("num_steps", text))
+    return tuple(number for number in CHAIN_STEPS.values(text) if number is not None)
 
 
 def from_dict(values: object) -> Config:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdm.dequantisation import DEQUANTISATIONS
+from vdm.few_steps.chain import VARIANCES
 from vdm.laws import LAWS
 from vdm.model import FINALS, HEADS
 from vdm.ode.divergence import DIVERGENCES, EXACT_LIMIT
@@ -32,6 +33,8 @@ SEED = Number(0, 2**32 - 1)
 # For texts that hold several numbers.
 NUM_STEPS = Counts(1, MAX_STEPS, or_inf=True, or_chain=True)
 NUM_SAMPLES = Counts(1, 1_000_000)
+MAX_LEVELS = 2000  # every pair of which is a step that a chain may take
+CHAIN_STEPS = Counts(1, MAX_LEVELS - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,6 +315,29 @@ class CompressConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FewStepsConfig:
+    """How to fit chains of few steps, after training and to training examples alone."""
+
+    num_steps: str = option("5,10,20,50", "numbers of steps T", CHAIN_STEPS, flag="steps")
+    variance: str = option(
+        "head",
+        "what the variance of a step may depend on: nothing but its level, the channel, the "
+        "position, or by a small network the noised example itself",
+        Word(VARIANCES),
+    )
+    clip_denoised: bool = option(True, "keep x̂ in the range of integer data")
+    num_levels: int = option(
+        128, "noise levels that the steps are placed on", Number(2, MAX_LEVELS)
+    )
+    num_examples: int = option(
+        10_000, "training examples at most, spread evenly over the split", Number(1, 2**31)
+    )
+    head_steps: int = option(3000, "steps that fit the network of variance=head", TRAINING_STEPS)
+    batch_size: int = option(128, "examples per call of the network", BATCH)
+    seed: int = option(0, "of all noise of the fit", SEED)
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that a run is made of."""
 
@@ -324,4 +350,5 @@ class Config:
     evaluate: EvaluateConfig = EvaluateConfig()
     sample: SampleConfig = SampleConfig()
     compress: CompressConfig = CompressConfig()
+    few_steps: FewStepsConfig = FewStepsConfig()
     seed: int = option(0, "of parameters, noise and the order of examples", SEED)

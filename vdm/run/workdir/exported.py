@@ -4,23 +4,18 @@ It has all that sampling, scoring and coding need, and nothing to resume a train
 stands for itself, or is a workdir's `model.safetensors` where there are no checkpoints.
 """
 
-import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from vdm.run.config import Config, from_dict, own, to_dict
 from vdm.run.data import Kept
 from vdm.run.errors import UserError
-from vdm.run.system import document
+from vdm.run.system import document, tensors
 from vdm.run.system.document import Place, Whole
-from vdm.run.system.files import check_is_file, replacing
 from vdm.run.workdir import checkpoint
 
 MODEL_FILE = "model.safetensors"
@@ -71,31 +66,13 @@ def write(path: pathlib.Path, run: Exported) -> None:
         "data": json.dumps(document.plain(run.data)),
         "run": json.dumps({"step": run.step, "params": run.kind}),
     }
-    # In the order of C: the format stores memory as it lies.
-    arrays = {name: np.asarray(array, order="C") for name, array in run.arrays.items()}
-    with replacing(path) as temporary:
-        save_file(arrays, temporary, {**about, "checksum": _checksum(about, arrays)})
+    tensors.write(path, about, run.arrays)
 
 
 def read(path: pathlib.Path) -> Exported:
     """Return the run in a file; raises UserError for a file that is damaged or no exported run."""
-    if not path.exists():
-        raise UserError(f"no file {str(path)!r}, relative to {path.cwd()}")
-    check_is_file(path)
-    try:
-        with safe_open(path, "np") as file:
-            about = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged, or no file of this format: {error}") from error
-    if about.get("format") != FORMAT:
-        raise UserError(
-            f"{path} is no exported run: expected one that `vdm export` wrote (format {FORMAT!r}), "
-            f"got {about.get('format', 'none')!r}"
-        )
-    claimed = about.pop("checksum", "")
-    if claimed != _checksum(about, arrays):
-        raise UserError(f"{path} is damaged: its checksum does not match")
+    expected = "exported run: expected one that `vdm export` wrote"
+    about, arrays, _ = tensors.read(path, FORMAT, expected)
     place = Place(path)
     numbers = document.read(_About, json.loads(about["run"]), place)
     config = from_dict(json.loads(about["config"]))
@@ -131,15 +108,3 @@ def fill(template: T, run: Exported, prefix: str, path: pathlib.Path) -> T:
 
 def _name(prefix: str, path: tuple[object, ...]) -> str:
     return f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
-
-
-def _checksum(about: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
-    """Return the SHA-256 of all texts and arrays with their names, types and shapes."""
-    digest = hashlib.sha256()
-    for name in sorted(about):
-        digest.update(f"{name}\0{about[name]}\0".encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(f"{name}\0{array.dtype}\0{list(array.shape)}\0".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
