@@ -1,8 +1,9 @@
 """Evaluation: one exact pass over a split, in bits per dimension, with its standard error.
 
 Every example gets the same number of noise levels, spread evenly with an offset of its
-own under a law of λ, or every step of a fitted chain. All of its noise follows from the seed and its position among the examples
-that are evaluated: the result depends on neither the batch size nor the number of devices.
+own under a law of λ, or every step of a fitted chain. All of its noise follows from the seed and
+its position among the examples that are evaluated: the result depends on neither the batch size nor
+the number of devices.
 """
 
 import dataclasses
@@ -62,9 +63,10 @@ def measure(
 
     The variational bound is measured at every T, on the split and on an equally large subset of
     the train split, and also with clipped x̂ if asked for; that of the fitted chains in `workdir` as
-    they were fitted; and beside each one of finite T its importance bound, if asked for. The ODE bound with every dequantisation
-    and number of draws, on the split. The headline is the result for the split by the bound named
-    first, at the largest T or the most draws. It replaces the record of an earlier evaluation; the
+    they were fitted; and beside each one of finite T its importance bound, if asked for. The ODE
+    bound is measured with every dequantisation and number of draws, on the split. The headline is
+    the result for the split by the bound named first, at the largest T or the most draws, and that
+    of a chain only where there is no other. It replaces the record of an earlier evaluation; the
     numbers for each example, of the subset too, are kept in evaluation_<split>.npz. Raises
     UserError for an unknown split or bound, a chain that is not there, settings that do not fit the
     data, a folder that cannot be written to or a result that is not finite.
@@ -182,7 +184,7 @@ def _beside(
 ) -> tuple[VlbResult, files.Columns]:
     """Return a result and its columns with the importance bound of whole paths."""
     means = Paths(settings.num_paths, record.estimate(found.bpd), record.estimate(found.looser))
-    columns = columns | files.numbers_of_paths(result, found)
+    columns = columns | files.numbers_of_paths(result, *found)
     return dataclasses.replace(result, paths=means), columns
 
 

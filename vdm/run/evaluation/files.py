@@ -23,7 +23,6 @@ from vdm.run.evaluation.record import (
     Taken,
     VlbResult,
 )
-from vdm.run.evaluation.paths import OfExamples
 from vdm.run.system import document
 from vdm.run.system.document import Place
 from vdm.run.system.files import read_json, replacing, write_json
@@ -102,10 +101,10 @@ def numbers(result: Result, parts: np.ndarray, error: np.ndarray | None = None) 
     return found
 
 
-def numbers_of_paths(result: VlbResult, found: OfExamples) -> Columns:
-    """Return the columns of every example for the paths beside a result, in bits per dimension."""
+def numbers_of_paths(result: VlbResult, bpd: np.ndarray, looser: np.ndarray) -> Columns:
+    """Return the columns of every example, [n], for the paths beside a result."""
     label = _label(result)
-    return {f"paths_{label}": found.bpd, f"looser_{label}": found.looser}
+    return {f"paths_{label}": bpd, f"looser_{label}": looser}
 
 
 def columns(result: Result) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt32
 
@@ -45,7 +46,7 @@ def even(trained: Run, num_steps: int, *, clip_denoised: bool) -> Chain:
     """Return the chain of the bound with T = num_steps, its levels even in the schedule's time."""
 
     def levels(params: Params) -> jax.Array:
-        return few_steps.even(trained.model, params, num_steps).log_snrs
+        return jnp.asarray(few_steps.even(trained.model, params, num_steps).log_snrs)
 
     found = jax.jit(levels, out_shardings=meshes.whole(trained.mesh))(trained.params)
     return Chain(np.asarray(found), None, clip_denoised)
