@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vdm.run.evaluation.record import TERMS, IMmse, OdeResult, VlbResult
+from vdm.run.evaluation.record import TERMS, IMmse, OdeResult, Paths, VlbResult
 from vdm.run.report import levels, words
 from vdm.run.report.layout import Figure, Figures, Headline, Note, Part, Section, Table
 from vdm.run.report.read import Run
@@ -57,6 +57,8 @@ def bounds(run: Run) -> Section:
     variational = _vlb_results(run)
     if variational:
         parts.append(_variational(variational))
+    if of_paths := [(r, r.paths) for r in variational if r.paths is not None]:
+        parts.append(_of_paths(of_paths))
     if odes := [result for result in run.results if isinstance(result, OdeResult)]:
         parts.append(_odes(odes))
     if run.results and not variational:
@@ -135,15 +137,10 @@ def _vlb_results(run: Run) -> list[VlbResult]:
 
 def _variational(results: Sequence[VlbResult]) -> Table:
     predicted = any(result.by_steps_law is not None for result in results)
-    of_paths = [result.paths.num_paths for result in results if result.paths is not None]
-    more = ["by 1/T law"] * predicted
-    more += [f"{of_paths[0]:,} paths", "looser by"] if of_paths else []
-    headings = ("split", "n", "T", "bpd", *TERMS, *more)
+    headings = ("split", "n", "T", "bpd", *TERMS, *(["by 1/T law"] if predicted else []))
     rows = []
     for result in results:
         law = "" if result.by_steps_law is None else words.number(result.by_steps_law, 4)
-        found = () if result.paths is None else (result.paths.bpd, result.paths.looser)
-        beside = [words.with_error(mean, sem) for mean, sem, _ in found] or ["", ""]
         rows.append(
             (
                 result.origin.what,
@@ -151,21 +148,34 @@ def _variational(results: Sequence[VlbResult]) -> Table:
                 words.steps_of(result),
                 *(words.with_error(mean, sem) for mean, sem, _ in (result.bpd, *result.terms)),
                 *([law] if predicted else []),
-                *(beside if of_paths else []),
             )
         )
     subset = " Of the train split an equal number of examples was evaluated, evenly spaced."
     text = "The variational bound and its three terms in bits per dimension, ± standard error."
     if any(result.chain for result in results):
         text += " A chain has noise levels and variances of its own, fitted after training."
-    if of_paths:
-        text += (
-            f" The importance bound of {of_paths[0]:,} whole paths lies between the bound and "
-            "−log P(x) of the same steps; the last column is how much looser the bound is, by the "
-            "same paths."
-        )
     splits = {result.origin.split for result in results}
     return Table(text + subset * (len(splits) > 1), headings, tuple(rows))
+
+
+def _of_paths(found: Sequence[tuple[VlbResult, Paths]]) -> Table:
+    rows = tuple(
+        (
+            result.origin.what,
+            words.steps_of(result),
+            f"{paths.num_paths:,}",
+            *(words.with_error(e.mean, e.sem) for e in (result.bpd, paths.bpd, paths.looser)),
+        )
+        for result, paths in found
+    )
+    return Table(
+        "How loose is the bound? The importance bound of K whole paths lies between the "
+        "variational bound and −log P(x) of the same steps, in the mean over paths. The last "
+        "column is how much looser the variational bound is by the same paths, ± standard error "
+        "of this difference.",
+        ("split", "T", "K", "bpd", "by K paths", "looser by"),
+        rows,
+    )
 
 
 def _odes(results: Sequence[OdeResult]) -> Table:
