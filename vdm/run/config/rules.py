@@ -105,7 +105,7 @@ class Counts:
     def __str__(self) -> str:
         inf, span = " or inf" * self.or_inf, f"{self.at_least:,} to {self.at_most:,}"
         if self.or_chain:
-            inf = f" (alone or as in 10{CHAIN}){inf}"
+            inf += f", also as in 10{CHAIN}"
         if self.several:
             return f"whole numbers from {span}{inf}, comma-separated"
         return f"a whole number from {span}{inf}"
