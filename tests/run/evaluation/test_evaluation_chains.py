@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import runs
 from exact_run import MESH
@@ -128,7 +129,7 @@ def images(tmp_path_factory):
     """The shared run of images with two chains: even levels without v, and a table."""
     workdir = runs.copy_of("images", tmp_path_factory.mktemp("run"))
     run = trained.load(workdir)
-    keep(run, workdir, few_steps.even(run.model, run.params, 4), "none")
+    keep(run, workdir, few_steps.even(run.model, run.params, 4, clip_denoised=True), "none")
     log_snrs = np.asarray(few_steps.even(run.model, run.params, 3).log_snrs)
     table = few_steps.Table(np.full((3, 1, 1, 1), 0.1, np.float32))
     keep(run, workdir, few_steps.Chain(log_snrs, table, clip_denoised=True), "table")
@@ -138,18 +139,21 @@ def images(tmp_path_factory):
 @pytest.mark.float32
 def test_even_levels_without_a_variance_are_the_steps_of_the_schedule(images):
     levels = {"levels_per_example": 12, "batch_size": 512}
-    results, kept = measured(*images, num_steps="4,4:chain", num_paths=2, **levels)
-    assert [row.get("chain") for row in results] == [None, "none"]
-    assert [row["levels_per_example"] for row in results] == [12, 12]
-    apart = kept["total_4"] - kept["total_4_none_chain"]
+    asked = {"num_steps": "4,4:chain", "num_paths": 2, "clip_denoised": True}
+    results, kept = measured(*images, **asked, **levels)
+    own, chain = "4_clipped", "4_none_chain_clipped"
+    assert [row.get("chain") for row in results] == [None, None, "none"]
+    assert [row.get("clip_denoised", False) for row in results] == [False, True, True]
+    assert [row["levels_per_example"] for row in results] == [12, 12, 12]
+    apart = kept[f"total_{own}"] - kept[f"total_{chain}"]
     assert abs(apart.mean()) < 4 * apart.std() / np.sqrt(len(apart)) and apart.std() > 0
-    # Of all four steps the spread is smaller than of twelve levels that fall where they fall.
-    np.testing.assert_allclose(kept["prior_4"], kept["prior_4_none_chain"], rtol=1e-6)
-    # The paths of a chain and of the schedule's own steps are the same.
-    np.testing.assert_allclose(kept["paths_4"], kept["paths_4_none_chain"], rtol=1e-5)
-    # Three passes over all steps: their spread is that of independent estimates.
-    error = kept["error_4_none_chain"]
-    assert error.shape == (297,) and 0 < np.sqrt(np.mean(error**2)) < kept["error_4"].mean()
+    np.testing.assert_allclose(kept[f"prior_{own}"], kept[f"prior_{chain}"], rtol=1e-6)
+    # The paths of the chain and of the schedule's own steps are the same.
+    np.testing.assert_allclose(kept[f"paths_{own}"], kept[f"paths_{chain}"], rtol=1e-5)
+    assert kept["paths_4"].mean() > kept[f"paths_{own}"].mean()
+    # Three passes over all steps: their spread is not that of the steps among themselves.
+    error = kept[f"error_{chain}"]
+    assert error.shape == (297,) and 0 < np.sqrt(np.mean(error**2)) < kept[f"error_{own}"].mean()
 
 
 @pytest.mark.float32
@@ -172,6 +176,27 @@ def test_every_step_is_taken_equally_often(images, monkeypatch):
     # Six draws for each example, independent: their means have a sixth of the variance.
     noise = bits * kept["reconstruction_3_table_chain_clipped"]
     assert noise.var() == pytest.approx(1 / 72, rel=5 * np.sqrt(2 / 297)) and taken
+
+
+@pytest.mark.float32
+def test_every_path_has_its_own_noise(images, monkeypatch):
+    given = []
+
+    def path_weights(self, params, key, x, cond=None, *, chain):
+        return jax.vmap(jax.random.uniform)(key)
+
+    of_weights = paths.of_weights
+    monkeypatch.setattr(VDM, "path_weights", path_weights)
+    monkeypatch.setattr(paths, "of_weights", lambda w, d: given.append(w) or of_weights(w, d))
+    for seed in (0, 1):
+        measured(*images, num_steps="3:chain", num_paths=5, seed=seed, levels_per_example=1)
+    first, train, other, _ = given
+    assert first.shape == (297, 5) and len(np.unique([first, other])) > 2 * 297 * 5 - 4
+    np.testing.assert_array_equal(first, train)  # by the position, as all noise
+    assert stats.kstest(first.ravel(), "uniform").pvalue > 1e-4
+    # The levels of the bound have other noise: keys of the seed, the example and the level.
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 0)
+    assert float(jax.random.uniform(key)) not in first
 
 
 @pytest.mark.float32
