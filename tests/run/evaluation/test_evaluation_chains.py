@@ -238,13 +238,14 @@ def test_by_command_the_chain_is_a_row_beside_the_others(images, capfd):
 def test_scores_are_not_ranked_among_the_numbers_of_a_chain(images):
     run, workdir = images
     settings, scores = run.config.evaluate, Scores(np.array([1.0]), np.array([0.1]), None)
-    measured(run, workdir, num_steps="3:chain", levels_per_example=1)
+    keep(run, workdir, few_steps.even(run.model, run.params, 2), "none")
+    measured(run, workdir, num_steps="2:chain", levels_per_example=1)
     found, lines = ranks.of_splits(scores, run, settings, workdir)
     assert found == [] and [line.split("`")[0] for line in lines] == [
         "no ranks among test: ",
         "no ranks among train: ",
     ]
-    _, kept = measured(run, workdir, num_steps="3:chain,inf", levels_per_example=1)
+    _, kept = measured(run, workdir, num_steps="2:chain,inf", levels_per_example=1)
     found, lines = ranks.of_splits(scores, run, settings, workdir)
     assert lines == [] and [one.split for one in found] == ["test", "train"]
     np.testing.assert_allclose(found[0].bits, np.sort(kept["total_inf"]))
