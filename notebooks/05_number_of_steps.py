@@ -228,15 +228,15 @@ plt.show()
 #
 # $$\tilde\beta\,(1 + \kappa v),\qquad v = 0 \ \text{ or } \ v = \sigma_t^2,$$
 #
-# and $\sigma_t^2 = 1/(1 + e^{\lambda_t})$ is the variance of $x \sim N(0, 1)$ once $z_t$ is known. So
-# v is what the step takes x's variance around x̂ to be. Any v makes a valid bound, and a step then
-# costs
+# and $\sigma_t^2 = 1/(1 + e^{\lambda_t})$ is the variance of $x \sim N(0, 1)$ once $z_t$ is known.
+# So v is what the step takes x's variance around x̂ to be. Any v makes a valid bound, and a step
+# then costs
 #
 # $$\tfrac12\,E\Big[\log(1+\kappa v) + \frac{1 + \kappa\,(x - \hat x)^2}{1 + \kappa v} - 1\Big],$$
 #
 # least at $v = E(x - \hat x)^2$ (Bao et al. 2022, "Analytic-DPM", theorem 1): what it costs is
-# then $\tfrac12 \log(1 + \kappa v)$, where it was $\tfrac12 \kappa v$ with $\tilde\beta$. The best v
-# is again the one curve, $e^{-\lambda} m(\lambda)$.
+# then $\tfrac12 \log(1 + \kappa v)$, where it was $\tfrac12 \kappa v$ with $\tilde\beta$. The best
+# v is again the one curve, $e^{-\lambda} m(\lambda)$.
 
 # %%
 betas, ends = np.asarray(chain.betas), np.asarray(chain.log_snrs)
@@ -288,8 +288,8 @@ right.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Left: to the noisy end v is the variance of x itself, 1 of a normal number and under one half of the
-# pixel. Near the data a grey level is soon known for certain, which a normal number never is.
+# Left: to the noisy end v is the variance of x itself, 1 of a normal number and under one half of
+# the pixel. Near the data a grey level is soon known for certain, which a normal number never is.
 # Right: β̃ pays dearly for its certainty where steps are long, and β for its doubt where they are
 # short; the best v costs least at every T. As T grows, $\kappa v \to 0$ and
 # $\log(1 + \kappa v) \to \kappa v$: at T = ∞ there is nothing left to choose.
@@ -359,7 +359,7 @@ right.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Left: what is gained by the places, by one number a level, and by looking at z. Right: none of them
-# spends steps where there are no bits. With a v of its own the first step may go further, through
+# Left: what is gained by the places, by one number a level, and by looking at z. Right: none of
+# them spends steps where there are no bits. With a v of its own the first step may go further, through
 # all the noise that says little of x. The gain is that of few steps: the denoiser is the same, and
 # at T = ∞ so is the bound. `vdm fit-chain` does this for a trained run, on training examples alone.

@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -290,6 +291,38 @@ def test_vlb_estimates_each_term_of_a_chain_without_bias(all_steps, per_example)
     found = np.asarray(estimate(keys(3, 1500)))
     np.testing.assert_allclose(found[:, 0], np.broadcast_to(expected[0], found[:, 0].shape))
     assert within(found[:, 1:], np.stack(expected[1:]))
+
+
+class Told(nn.Module):
+    """ε̂ that depends on z and on a condition of the example."""
+
+    @nn.compact
+    def __call__(self, z, log_snr, cond=None, *, train):
+        gain = self.param("gain", nn.initializers.ones, ())
+        return gain * jnp.sin(3 * z) + cond[:, None]
+
+
+def test_every_step_has_its_own_example_noise_and_condition():
+    """All steps in one batch are what each example has alone, and what each step has."""
+    model, chain = VDM(cosine(4.0, -4.0), Told(), discretised(3)), chain_of("table", 3)
+    x, cond, key = X[2:5], jnp.asarray(arrays(0, 3)), keys(0, 3)  # as many examples as steps
+    batch = model.vlb(PARAMS, key, x, cond, chain=chain, all_steps=True).diffusion
+    paths = model.path_weights(PARAMS, key, x, cond, chain=chain)
+    for i in range(3):
+        one = key[i : i + 1], x[i : i + 1], cond[i : i + 1]
+        alone = model.vlb(PARAMS, *one, chain=chain, all_steps=True).diffusion
+        np.testing.assert_allclose(batch[i], alone[0], rtol=1e-9)
+        alone = model.path_weights(PARAMS, *one, chain=chain)
+        np.testing.assert_allclose(paths[i], alone[0], rtol=1e-9)
+    encoded, eps = model.likelihood.encode(x), jnp.asarray(arrays(1, (3, 3, 2)))
+    whole = few_steps.all_steps(encoded, eps, chain, model.denoiser(PARAMS, jnp.tile(cond, 3)))
+    each = [
+        few_steps.diffusion_loss(
+            encoded, jnp.full(3, i), eps[i - 1], chain, model.denoiser(PARAMS, cond)
+        )
+        for i in (1, 2, 3)
+    ]
+    np.testing.assert_allclose(whole, np.mean(each, axis=0), rtol=1e-9)
 
 
 def test_steps_are_counted_from_the_data():
