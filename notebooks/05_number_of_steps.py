@@ -3,8 +3,9 @@
 #
 # A chain of T steps has a bound that is worse than the one in continuous time. By how much, and
 # does the noise schedule matter? The answer is a law in 1/T, computed from one curve: the
-# denoiser's mean squared error m(λ). The data is again one pixel with eight grey levels, so that
-# every term is a sum, and nothing here is trained or drawn at random.
+# denoiser's mean squared error m(λ). Then: what few steps can do better with the same denoiser. The
+# data is again one pixel with eight grey levels, so that every term is a sum, and nothing here is
+# trained or drawn at random.
 
 # %%
 import math
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from vdm import ddpm, diffusion, gaps, likelihoods, losses, schedules
+from vdm import ddpm, diffusion, few_steps, gaps, likelihoods, losses, schedules
 
 LN2 = math.log(2.0)
 
@@ -216,3 +217,149 @@ plt.show()
 # distance from the entropy falls like 1/T in the end, but how far out the straight line begins
 # depends on the schedule. At T = ∞ they no longer differ: only the curve m(λ) is left, and that is
 # the denoiser's.
+
+# %% [markdown]
+# ## What a step takes x̂ for
+#
+# A reverse step of DDPM draws from a normal law whose mean is that of $q(z_s|z_t, x)$ at
+# $x = \hat x$. Its variance is a choice. Ho et al. (2020, section 3.2) name two: $\tilde\beta$, the
+# best one if x is known, and $\beta$, the best one if $x \sim N(0, I)$. In λ, with
+# $\kappa = e^{\lambda_s} - e^{\lambda_t}$, both are
+#
+# $$\tilde\beta\,(1 + \kappa v),\qquad v = 0 \ \text{ or } \ v = \sigma_t^2,$$
+#
+# and $\sigma_t^2 = 1/(1 + e^{\lambda_t})$ is the variance of $x \sim N(0, 1)$ once $z_t$ is known.
+# So v is what the step takes x's variance around x̂ to be. Any v makes a valid bound, and a step
+# then costs
+#
+# $$\tfrac12\,E\Big[\log(1+\kappa v) + \frac{1 + \kappa\,(x - \hat x)^2}{1 + \kappa v} - 1\Big],$$
+#
+# least at $v = E(x - \hat x)^2$ (Bao et al. 2022, "Analytic-DPM", theorem 1): what it costs is
+# then $\tfrac12 \log(1 + \kappa v)$, where it was $\tfrac12 \kappa v$ with $\tilde\beta$. The best
+# v is again the one curve, $e^{-\lambda} m(\lambda)$.
+
+# %%
+betas, ends = np.asarray(chain.betas), np.asarray(chain.log_snrs)
+to_clean, to_noisy = ends[:-1], ends[1:]
+posterior = -np.expm1(to_noisy - to_clean) / (1 + np.exp(to_clean))  # c σ_s², DDPM's β̃
+kappa = np.exp(to_clean) - np.exp(to_noisy)
+np.testing.assert_allclose(betas[1:], posterior * (1 + kappa / (1 + np.exp(to_noisy))), rtol=1e-6)
+
+places = np.linspace(low, high, 257)  # the even levels of T = 64, 32, ... steps are among them
+left_open = np.asarray(mean_error(places))[:-1] * np.exp(-places[:-1])
+choices = {
+    "β̃: v = 0": np.zeros(256),
+    "β: v of N(0, 1)": 1 / (1 + np.exp(places[:-1])),
+    "best: v = E(x − x̂)²": left_open,
+}
+costs = {
+    name: few_steps.cost_matrix(places, left_open[:, None], v[:, None])
+    for name, v in choices.items()
+}
+
+
+def along(cost, chosen):
+    """The bound in bits, where the steps lie between the chosen levels."""
+    return float(prior + decoder) + cost[chosen[:-1], chosen[1:]].sum() / LN2
+
+
+def even(cost, num_steps):
+    return along(cost, np.linspace(0, 256, num_steps + 1).astype(int))
+
+
+few = [1, 2, 4, 8, 16, 32, 64]
+print("    T" + "".join(f"{name:>22}" for name in costs) + "   (bits)")
+for num_steps in few:
+    print(f"{num_steps:5d}" + "".join(f"{even(c, num_steps):22.4f}" for c in costs.values()))
+plain, normal, best = costs.values()
+assert abs(even(plain, 64) - bound_inf - (measured[64] - l_inf) / LN2) < 1e-6
+assert all(even(best, T) < min(even(plain, T), even(normal, T)) for T in few)
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+for name, v in list(choices.items())[1:]:
+    left.semilogy(places[:-1], v, label=name, color="C2" if v is left_open else "C1")
+left.set(xlabel="λ = log SNR", ylabel="v", title="What is left of x's variance", ylim=(1e-9, 2))
+left.legend(frameon=False)
+for (name, cost), colour in zip(costs.items(), ("C3", "C1", "C2"), strict=True):
+    bits = [even(cost, T) - entropy / LN2 for T in few]
+    right.loglog(few, bits, "o-", markersize=4, label=name, color=colour)
+right.set(xlabel="number of steps T", ylabel="bound − entropy (bits)", title="Even steps in λ")
+right.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# Left: to the noisy end v is the variance of x itself, 1 of a normal number and under one half of
+# the pixel. Near the data a grey level is soon known for certain, which a normal number never is.
+# Right: β̃ pays dearly for its certainty where steps are long, and β for its doubt where they are
+# short; the best v costs least at every T. As T grows, $\kappa v \to 0$ and
+# $\log(1 + \kappa v) \to \kappa v$: at T = ∞ there is nothing left to choose.
+
+# %% [markdown]
+# ## Where the steps are
+#
+# What a step costs depends on its two ends alone. So the best T + 1 of 257 levels are a shortest
+# path from the first to the last, found exactly by dynamic programming (Watson et al. 2021,
+# "Learning to efficiently sample from diffusion probabilistic models"). `few_steps.best_steps` is
+# that. One more choice of v is left: it may look at z. Here $\mathrm{Var}[x|z]$ is known; for
+# images `few_steps.fit_head` fits a small network of z, x̂ and λ.
+
+
+# %%
+@jax.jit
+def costs_from(level):
+    """What a step with v = Var[x|z] costs, from this level to every other."""
+    log_snr, x = jnp.asarray(places)[level], likelihood.encode(x_nodes)
+    a, s = diffusion.alpha(log_snr), diffusion.sigma(log_snr)
+    gap = (a * x + s * eps_nodes - a * levels[None]) / s
+    share = jax.nn.softmax(jnp.log(probs)[None] - 0.5 * gap**2, axis=1)
+    x_hat = share @ levels
+    v = jnp.sum(share * (levels[None] - x_hat[:, None]) ** 2, axis=1)
+    error = (x[:, 0] - x_hat) ** 2
+
+    def one(to):
+        wide = 1 + (jnp.exp(to) - jnp.exp(log_snr)) * v
+        return 0.5 * node_weights @ (jnp.log(wide) + (wide - 1) * (error / v - 1) / wide)
+
+    return jax.lax.map(one, jnp.asarray(places))
+
+
+seeing = np.stack([costs_from(level) for level in range(256)] + [np.full(257, np.inf)])
+seeing[np.tril_indices(257)] = np.inf
+
+
+def placed(cost, num_steps):
+    return few_steps.best_steps(cost, num_steps)[0]
+
+
+kinds = {
+    "even, β̃": [even(plain, T) for T in few],
+    "placed, β̃": [along(plain, placed(plain, T)) for T in few],
+    "placed, best v a level": [along(best, placed(best, T)) for T in few],
+    "placed, v = Var[x|z]": [along(seeing, placed(seeing, T)) for T in few],
+}
+print("    T" + "".join(f"{name:>24}" for name in kinds) + "   (bits)")
+for at, num_steps in enumerate(few):
+    print(f"{num_steps:5d}" + "".join(f"{bits[at]:24.4f}" for bits in kinds.values()))
+assert np.all(np.diff(list(kinds.values()), axis=0) < 1e-9)  # each is at least as good as the last
+assert min(kinds["placed, v = Var[x|z]"]) > entropy / LN2  # and still a bound
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+for (name, bits), colour in zip(kinds.items(), ("C3", "C0", "C2", "C4"), strict=True):
+    left.loglog(few, np.asarray(bits) - entropy / LN2, "o-", markersize=4, label=name, color=colour)
+left.set(xlabel="number of steps T", ylabel="bound − entropy (bits)", title="What T steps cost")
+left.legend(frameon=False)
+right.fill_between(curve, 0.5 * error_curve / LN2, color="0.85", label="½ m(λ)")
+for height, (name, cost) in enumerate({"β̃": plain, "best v": best, "Var[x|z]": seeing}.items()):
+    at = places[placed(cost, 8)]
+    colour = ("C0", "C2", "C4")[height]
+    right.plot(at, np.full(9, 0.03 + 0.05 * height), "|-", markersize=12, color=colour, label=name)
+right.set(xlabel="λ = log SNR", ylabel="bits per unit of λ", title="The levels of T = 8")
+right.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# Left: what is gained by the places, by one number a level, and by looking at z. Right: none of
+# them spends steps where there are no bits. With a v of its own the first step may go further,
+# through all the noise that says little of x. The gain is that of few steps: the denoiser is the same, and
+# at T = ∞ so is the bound. `vdm fit-chain` does this for a trained run, on training examples alone.

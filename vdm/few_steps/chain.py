@@ -92,6 +92,8 @@ class Chain:
         levels = jnp.asarray(self.log_snrs[:-1], z.dtype)
         row = jnp.argmin(jnp.abs(log_snr[:, None] - levels[None]), axis=1)
         values = jnp.asarray(self.variance.values, z.dtype)
+        missing = z.ndim - values.ndim  # the axes that a row has fewer than an example
+        values = values.reshape(len(values), *(1,) * missing, *values.shape[1:])
         return jnp.broadcast_to(values[row], z.shape)
 
     def ends(self, step: Int[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
