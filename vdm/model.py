@@ -203,11 +203,8 @@ class VDM:
         eps = draws.normal(key_eps, x.shape, encoded.dtype)
         if chain is not None:
             if all_steps:
-                every = [
-                    draws.normal(draws.fold_in(key_eps, i), x.shape, encoded.dtype)
-                    for i in range(chain.num_steps)
-                ]
-                diffusion = chains.all_steps(encoded, jnp.stack(every), chain, eps_fn)
+                every = _noise(key_eps, chain.num_steps, encoded)
+                diffusion = chains.all_steps(encoded, every, chain, eps_fn)
             else:
                 step = _step_of(jnp.asarray(given), chain.num_steps)
                 diffusion = chains.diffusion_loss(encoded, step, eps, chain, eps_fn)
@@ -251,9 +248,7 @@ class VDM:
         draws.check_key(key, x.shape[0])
         encoded = self.likelihood.encode(x)
         # In one go: a thousand draws, one after the other, take minutes to compile.
-        fresh = jax.vmap(lambda i: draws.normal(draws.fold_in(key, i), x.shape, encoded.dtype))(
-            jnp.arange(chain.num_steps + 1)
-        )
+        fresh = _noise(key, chain.num_steps + 1, encoded)
         eps_fn = self.denoiser(
             params,
             _for_all_steps(cond, chain),
@@ -463,6 +458,14 @@ def _check_steps(
         raise ValueError("all_steps=True leaves nothing to choose: expected no noise_levels")
     if isinstance(noise_levels, NoiseLevels) and not (num_steps is None and chain is None):
         raise ValueError("a bound with num_steps takes times, not noise levels with a density")
+
+
+def _noise(key: Key[Array, "..."], num: int, x: Float[Array, " b *d"]) -> Float[Array, " n b *d"]:
+    """Return several draws of the noise of a batch, each from its own number mixed into the key."""
+    # One program for all of them: T may be hundreds.
+    return jax.vmap(lambda i: draws.normal(draws.fold_in(key, i), x.shape, x.dtype))(
+        jnp.arange(num)
+    )
 
 
 def _for_all_steps(cond: Array | np.ndarray | None, chain: Chain) -> Array | None:
