@@ -8,7 +8,8 @@ the sliced Wasserstein distance to the held-out digits, W₂ over 200 fixed dire
 square: once in the pixels (0 to 1), once in the 64 features of a small classifier that is
 trained on the training digits and then held. ± is the standard deviation over 100 bootstraps of
 samples and digits alike; "− first row" is the difference to the first row with its own ±, both
-resampled together. The row "training digits" is what real digits come to.
+resampled together. The row "training digits" is what real digits come to. Where the run has chains
+of few steps (`vdm fit-chain`), these are the last rows, after even steps of the same small numbers.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier
 
 from vdm.run import data, sample, trained
+from vdm.run.workdir import chains
 
 NUM_DIRECTIONS = 200
 NUM_BOOTSTRAPS = 100
@@ -34,6 +36,7 @@ ROWS = [
     ("dpmpp_2m", "time", (50, 20, 10)),
     ("dpmpp_2m", "edm", (50, 20, 10)),
 ]
+CHAIN = "chain"  # the levels and variances of the run's fitted chains
 CALLS_A_STEP = {"heun": 2}
 
 
@@ -54,25 +57,38 @@ def main():
     )
     first = None
     show("training digits", "", "", "", "", spaces.bootstraps(real), first)
-    for name, grid, all_steps in ROWS:
+    rows = list(ROWS)
+    if known := chains.steps(options.workdir, run.params):
+        rows += [
+            ("ancestral", "time", tuple(n for n in known if n < 20)),
+            ("ancestral", CHAIN, known),
+        ]
+    for name, grid, all_steps in rows:
         if options.only and name.split(":")[0] not in options.only.split(","):
             continue
         for steps in all_steps:
-            drawn, seconds = timed(run, name, grid, steps, options.num)
+            chain = None
+            if grid == CHAIN:
+                chain = chains.find(options.workdir, run.params, steps).chain
+            drawn, seconds = timed(run, name, grid, steps, options.num, chain)
             found = spaces.bootstraps(spaces.of(drawn))
             first = found if first is None else first
             calls = steps * CALLS_A_STEP.get(name.split(":")[0], 1)
             show(name, grid, steps, calls, f"{1e3 * seconds:.1f}", found, first)
 
 
-def timed(run, name, grid, steps, num):
+def timed(run, name, grid, steps, num, chain):
     """Return the samples and the seconds that one took, compilation apart."""
     settings = dataclasses.replace(
-        run.config.sample, sampler=name, grid=grid, num_steps=steps, batch_size=min(num, 256)
+        run.config.sample,
+        sampler=name,
+        grid="time" if chain is not None else grid,
+        num_steps=steps,
+        batch_size=min(num, 256),
     )
-    next(sample.chunks(run, num, settings))
+    next(sample.chunks(run, num, settings, chain=chain))
     start = time.perf_counter()
-    drawn = np.concatenate(list(sample.chunks(run, num, settings)))
+    drawn = np.concatenate(list(sample.chunks(run, num, settings, chain=chain)))
     return drawn[:num], (time.perf_counter() - start) / len(drawn)
 
 

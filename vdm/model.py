@@ -250,16 +250,16 @@ class VDM:
         x = jnp.asarray(x)
         draws.check_key(key, x.shape[0])
         encoded = self.likelihood.encode(x)
-        fresh = [
-            draws.normal(draws.fold_in(key, i), x.shape, encoded.dtype)
-            for i in range(chain.num_steps + 1)
-        ]
+        # In one go: a thousand draws, one after the other, take minutes to compile.
+        fresh = jax.vmap(lambda i: draws.normal(draws.fold_in(key, i), x.shape, encoded.dtype))(
+            jnp.arange(chain.num_steps + 1)
+        )
         eps_fn = self.denoiser(
             params,
             _for_all_steps(cond, chain),
             clip_denoised=clip_denoised or chain.clip_denoised,
         )
-        eps_0, above = chains.log_weights(encoded, jnp.stack(fresh), chain, eps_fn)
+        eps_0, above = chains.log_weights(encoded, fresh, chain, eps_fn)
         log_snr_0 = jnp.asarray(chain.log_snrs, encoded.dtype)[-1]
         return -losses.reconstruction(x, eps_0, log_snr_0, self.likelihood) - above
 

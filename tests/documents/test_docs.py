@@ -89,7 +89,7 @@ def test_every_option_of_every_command_is_on_the_page():
     whole = arguments.parser()
     commands = next(a for a in whole._actions if a.dest == "==SUPPRESS==").choices
     sections = dict(
-        re.findall(r"^## vdm (\w+)\n(.*?)(?=^## |\Z)", page, flags=re.DOTALL | re.MULTILINE)
+        re.findall(r"^## vdm ([\w-]+)\n(.*?)(?=^## |\Z)", page, flags=re.DOTALL | re.MULTILINE)
     )
     assert sections.keys() == commands.keys()
     for name, command in commands.items():

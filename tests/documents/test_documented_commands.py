@@ -100,7 +100,7 @@ def test_vdm_takes_the_command(command):
 
 def test_options_that_are_only_named_exist():
     """Inline code such as `--recover` or `--config.train.num_steps=2000`, wherever it stands."""
-    commands = re.findall(r"^    (\w+)\b", help_of(), re.MULTILINE)
+    commands = re.findall(r"^    ([\w-]+)", help_of(), re.MULTILINE)
     assert {"train", "evaluate", "decompress"} <= set(commands)
     known = {option for name in commands for option in options_in(help_of(name))}
     for script in pathlib.Path("benchmarks").glob("*.py"):

@@ -142,6 +142,8 @@ def small(words):
         # What the parameters say of the network is not for the command to say.
         few = {key: value for key, value in SMALL.items() if not key.startswith("train.")}
         return [*words, *overrides(few | {"data.name": "arrays", "data.path": "colours.npy"})]
+    if words[0] == "fit-chain":  # later commands name its steps
+        return [*words]
     if words[0] != "train" or not any(word.startswith("--config=") for word in words):
         shorter = {name: n for name, n in SHORTER.items() if any(w.startswith(name) for w in words)}
         return [*words, *(f"{name}={n}" for name, n in shorter.items())]

@@ -141,7 +141,7 @@ def test_a_text_of_numbers_has_two_bounds(key):
 
 def test_every_seed_has_one_rule():
     seeds = {key: field.rule for key, field in FIELDS.items() if key.endswith("seed")}
-    assert len(seeds) == 3 and set(seeds.values()) == {rules.Number(0, 2**32 - 1)}
+    assert len(seeds) == 4 and set(seeds.values()) == {rules.Number(0, 2**32 - 1)}
 
 
 @pytest.mark.parametrize("key", WORDY)

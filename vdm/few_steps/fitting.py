@@ -21,7 +21,7 @@ from vdm.samplers import grids
 NUM_LEVELS = 128
 NUM_EXAMPLES = 1024  # whose error is measured
 PRIOR_EXAMPLES = 8.0  # see `tables`
-HEAD_STEPS, HEAD_BATCH, HEAD_RATE = 3000, 128, 2e-3
+HEAD_STEPS, HEAD_BATCH, HEAD_RATE = 3000, 32, 2e-3
 
 
 class Fitted(NamedTuple):

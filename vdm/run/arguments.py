@@ -22,7 +22,7 @@ OF_THE_CONFIG = (
 )
 NUM_SAMPLES = Number(1, 2**31 - 1)  # sample i is drawn from i, a number of 32 bits
 # One score for an example leaves no choice of these, and of one bound only.
-NOT_SCORED = ("num_steps", "clip_denoised", "bound")
+NOT_SCORED = ("num_steps", "num_paths", "clip_denoised", "bound")
 NUM_ON_PAGE = Number(0, 10_000)
 
 

@@ -1,15 +1,16 @@
 """Evaluation: one exact pass over a split, in bits per dimension, with its standard error.
 
 Every example gets the same number of noise levels, spread evenly with an offset of its
-own under a law of λ, and all of its noise follows from the seed and its position among the examples
-that are evaluated: the result depends on neither the batch size nor the number of devices.
+own under a law of λ, or every step of a fitted chain. All of its noise follows from the seed and
+its position among the examples that are evaluated: the result depends on neither the batch size nor
+the number of devices.
 """
 
 import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -21,13 +22,14 @@ from vdm.run import mesh as meshes
 from vdm.run.config import EvaluateConfig, fields, parse
 from vdm.run.config.rules import split_words
 from vdm.run.data.dataset import Dataset, ids_checksum, ids_of, settle
-from vdm.run.evaluation import bound, files, ode, profile, record
+from vdm.run.evaluation import all_steps, bound, files, ode, paths, profile, record
 from vdm.run.evaluation.record import (
     TERMS,
     Evaluation,
     Nfe,
     OdeResult,
     Origin,
+    Paths,
     Result,
     Taken,
     Terms,
@@ -39,7 +41,8 @@ from vdm.run.system.files import check_writable
 from vdm.run.system.progress import say
 from vdm.run.training import checks
 from vdm.run.training.objective import for_evaluation
-from vdm.run.workdir import sessions
+from vdm.run.workdir import chains, sessions
+from vdm.run.workdir.chains import Kept
 
 
 def evaluate(
@@ -59,17 +62,20 @@ def measure(
     """Return and write the evaluation of a split, with a result for every bound asked for.
 
     The variational bound is measured at every T, on the split and on an equally large subset of
-    the train split, and also with clipped x̂ if asked for; the ODE bound with every dequantisation
-    and number of draws, on the split. The headline is the result for the split by the bound named
-    first, at the largest T or the most draws. It replaces the record of an earlier evaluation; the
+    the train split, and also with clipped x̂ if asked for; that of the fitted chains in `workdir` as
+    they were fitted; and beside each one of finite T its importance bound, if asked for. The ODE
+    bound is measured with every dequantisation and number of draws, on the split. The headline is
+    the result for the split by the bound named first, at the largest T or the most draws, and that
+    of a chain only where there is no other. It replaces the record of an earlier evaluation; the
     numbers for each example, of the subset too, are kept in evaluation_<split>.npz. Raises
-    UserError for an unknown split or bound, settings that do not fit the data, a folder that cannot
-    be written to or a result that is not finite.
+    UserError for an unknown split or bound, a chain that is not there, settings that do not fit the
+    data, a folder that cannot be written to or a result that is not finite.
     """
     began = time.perf_counter()
     fields.check(settings, "evaluate.")
     names = split_words(settings.bound)
     for_evaluation(settings.law, trained.law)
+    fitted = _fitted(trained, settings, workdir) if "vlb" in names else {}
     processes.first_alone(functools.partial(check_writable, workdir))
     where = trained.config.data.in_memory
     test = dataset_of(trained, split)
@@ -84,7 +90,7 @@ def measure(
         origin = _origin(trained, dataset, settings)
         columns = kept.setdefault(origin.split, ids_of(dataset))
         for name in names if stored is test else ["vlb"]:
-            bounds = _vlb if name == "vlb" else _ode
+            bounds = functools.partial(_vlb, fitted=fitted) if name == "vlb" else _ode
             for result, numbers in bounds(trained, dataset, settings, origin):
                 results.append(result)
                 columns |= numbers
@@ -98,10 +104,20 @@ def measure(
 
 
 def _vlb(
-    trained: Run, dataset: Dataset, settings: EvaluateConfig, origin: Origin
+    trained: Run,
+    dataset: Dataset,
+    settings: EvaluateConfig,
+    origin: Origin,
+    *,
+    fitted: Mapping[int, Kept],
 ) -> list[tuple[Result, files.Columns]]:
-    """Return a result for every T, plain and clipped, each with the numbers of every example."""
+    """Return a result for every T, plain and clipped, and for every fitted chain.
+
+    Each comes with the numbers of every example. Those of chains are last, so that the headline is
+    another one's where there is one.
+    """
     found: list[tuple[Result, files.Columns]] = []
+    path_fn = paths.row_fn(trained)
     along = _along_the_schedule(trained)
     law = laws.name_of(for_evaluation(settings.law, trained.law))
     levels = trained.model.likelihood.levels
@@ -109,7 +125,7 @@ def _vlb(
         fn = bound.row_fn(trained, settings, clip_denoised=clip)
         measured = {
             num_steps: bound.measure(fn, trained, dataset, settings, num_steps)
-            for num_steps in parse.parse_num_steps(settings.num_steps)
+            for num_steps in parse.parse_num_steps(settings.num_steps).plain
         }
         curve = None
         if None in measured:
@@ -136,7 +152,48 @@ def _vlb(
             if curve is not None and num_steps is not None and _is_linear(along):
                 predicted = profile.predicted_steps(curve, num_steps)
                 result = dataclasses.replace(result, diffusion_by_steps_law=predicted)
-            found.append((result, files.numbers(result, means, bound.error(terms))))
+            columns = files.numbers(result, means, bound.error(terms))
+            if settings.num_paths and num_steps is not None:
+                chain = paths.even(trained, num_steps, clip_denoised=clip)
+                of_paths = paths.measure(path_fn, trained, dataset, settings, chain)
+                result, columns = _beside(result, columns, of_paths, settings)
+            found.append((result, columns))
+    chain_fn = all_steps.row_fn(trained)
+    for num_steps, kept in fitted.items():
+        terms = all_steps.measure(chain_fn, trained, dataset, settings, kept.chain)
+        means = terms.mean(1)
+        result = VlbResult(
+            bpd=record.estimate(means.sum(1)),
+            terms=Terms(*map(record.estimate, means.T)),
+            num_steps=num_steps,
+            levels_per_example=num_steps * terms.shape[1],
+            clip_denoised=kept.chain.clip_denoised,
+            origin=origin,
+            chain=kept.variance,
+        )
+        columns = files.numbers(result, means, bound.error(terms))
+        if settings.num_paths:
+            of_paths = paths.measure(path_fn, trained, dataset, settings, kept.chain)
+            result, columns = _beside(result, columns, of_paths, settings)
+        found.append((result, columns))
+    return found
+
+
+def _beside(
+    result: VlbResult, columns: files.Columns, found: paths.OfExamples, settings: EvaluateConfig
+) -> tuple[VlbResult, files.Columns]:
+    """Return a result and its columns with the importance bound of whole paths."""
+    means = Paths(settings.num_paths, record.estimate(found.bpd), record.estimate(found.looser))
+    columns = columns | files.numbers_of_paths(result, *found)
+    return dataclasses.replace(result, paths=means), columns
+
+
+def _fitted(trained: Run, settings: EvaluateConfig, workdir: pathlib.Path) -> dict[int, Kept]:
+    """Return the fitted chain of every T asked for, on the host; UserError where one is missing."""
+    found: dict[int, Kept] = {}
+    for num_steps in parse.parse_num_steps(settings.num_steps).chains:
+        kept = chains.find(workdir, trained.params, num_steps)
+        found[num_steps] = kept._replace(chain=jax.tree.map(np.asarray, kept.chain))
     return found
 
 

@@ -71,7 +71,7 @@ def fit(run: Run, settings: FewStepsConfig, workdir: pathlib.Path) -> list[tuple
             num_examples=len(part.x),
         )
         _, cost = few_steps.best_steps(fitted.costs, num_steps)
-        bpd = float(bits_per_dim(np.asarray(cost), found.num_dims))
+        bpd = float(bits_per_dim(np.asarray([cost]), found.num_dims)[0])
         text = f"diffusion term {bpd:.4f} bits per dimension on the training examples"
         lines.append((f"{num_steps} steps, variance {settings.variance}", text))
     return lines

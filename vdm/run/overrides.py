@@ -10,6 +10,7 @@ from vdm.run.config import (
     FewStepsConfig,
     SampleConfig,
     fields,
+    parse,
 )
 from vdm.run.config.rules import split_words
 from vdm.run.errors import UserError
@@ -41,6 +42,12 @@ def check_used(settings: EvaluateConfig, options: argparse.Namespace, *, integer
     if "num_probes" in names and settings.divergence == "exact":
         raise UserError(
             "--num_probes is for --divergence=hutchinson: the exact divergence has no probes"
+        )
+    steps = parse.parse_num_steps(settings.num_steps)
+    if "num_paths" in names and settings.num_paths and {*steps.plain, *steps.chains} == {None}:
+        raise UserError(
+            "--num_paths needs a finite T, which has paths: got "
+            f"--num_steps={settings.num_steps}, expected such as --num_steps=100,inf"
         )
     if "tolerance" in names and settings.ode_steps:
         raise UserError("--tolerance is for adaptive steps: use it with --ode_steps=0")

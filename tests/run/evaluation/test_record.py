@@ -73,6 +73,17 @@ def test_results_of_both_bounds_are_read_and_written_back():
     assert found.results[2].nfe.max == 37.0 and found.results[2].origin.num_dims == 64
 
 
+def test_chains_and_paths_are_read_and_written_back():
+    beside = {"num_paths": 20, "bpd": FIRST["bpd"], "looser": FIRST["bpd"]}
+    chain = {**FIRST, "num_steps": 10, "clip_denoised": True, "chain": "head", "paths": beside}
+    found = parsed({**FIRST, "results": [FIRST, chain]})
+    assert files.to_json(found)["results"] == [FIRST, chain]
+    first, second = found.results
+    assert (first.chain, first.paths, first.chain_name) == (None, None, "")
+    assert second.paths == record.Paths(20, BPD, BPD) and second.chain_name == "head chain"
+    assert vlb(10, chain="none").chain_name == "chain"
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -81,6 +92,8 @@ def test_results_of_both_bounds_are_read_and_written_back():
         ({**FIRST, "bound": "vbl"}, ": unknown bound 'vbl': expected .*'vlb'"),
         ({**FIRST, "bpd": 2.0}, ": bpd must be an object: got 2.0"),
         ({**FIRST, "bpd": {"mean": 2.0, "sem": -1.0, "n": 4}}, ": bpd.sem must be .* at least 0"),
+        ({**FIRST, "chain": 10}, ": chain must be a text: got 10"),
+        ({**FIRST, "paths": {"num_paths": 0}}, ": paths.num_paths must be .* at least 1: got 0"),
         ({**FIRST, "terms": {}}, ": terms.prior is missing: expected an object"),
         ({**FIRST, "num_steps": "many"}, ': num_steps must be .* or "inf": got "many"'),
         ({**FIRST, "results": {}}, ": results must be a list: got an object"),
@@ -119,6 +132,8 @@ def test_a_profile_has_a_mean_for_every_interval(log_snr, error, message):
     [
         ([vlb(7), vlb(90), vlb(8), vlb(99, clip_denoised=True), ode(500)], 1),
         ([vlb(10), vlb("inf"), vlb(90)], 1),
+        ([vlb(10), vlb(20), vlb(50, chain="head"), vlb(30, chain="table")], 1),
+        ([vlb(10, chain="head"), vlb(50, chain="head")], 1),
         ([ode(1, "uniform"), ode(9), ode(3, "uniform"), vlb("inf")], 2),
     ],
 )
@@ -129,8 +144,21 @@ def test_the_headline_is_like_the_first_and_has_the_most_steps_or_draws(results,
 def test_only_the_same_bound_of_the_same_split_is_of_one_kind():
     train = VlbResult(BPD, Terms(BPD, BPD, BPD), 7, Origin("digits", "train", 64, 3))
     different = [vlb(7), vlb(8), vlb(7, clip_denoised=True), train, ode(7), ode(7, "uniform")]
+    different += [vlb(7, chain=name) for name in ("none", "table", "head")]
     assert len({record.kind(result) for result in different}) == len(different)
     assert record.kind(vlb(7, law="sigmoid")) == record.kind(vlb(7))
+
+
+def test_a_chain_has_columns_of_its_own():
+    chain = vlb(7, chain="head", clip_denoised=True)
+    names = {*files.columns(chain), *files.numbers_of_paths(chain, VALUES, VALUES)}
+    assert names == {
+        *(f"{term}_7_head_chain_clipped" for term in record.TERMS),
+        "paths_7_head_chain_clipped",
+        "looser_7_head_chain_clipped",
+    }
+    others = [vlb(7), vlb(7, clip_denoised=True), vlb(7, chain="none", clip_denoised=True)]
+    assert not names & {name for other in others for name in files.columns(other)}
 
 
 VALUES = np.array([1.0, 2.0, 2.0, 3.0])

@@ -13,6 +13,7 @@ from PIL import Image
 
 import runs
 from pages import Reader, assert_self_contained
+from vdm import few_steps
 from vdm.run import cli, evaluate, figures, sample, train, trained
 from vdm.run.data.dataset import Dataset, Examples
 from vdm.run.evaluation.record import TERMS, Estimate
@@ -28,6 +29,7 @@ from vdm.run.report import (
     words,
     write,
 )
+from vdm.run.workdir import chains
 
 pytestmark = pytest.mark.float32
 
@@ -281,6 +283,31 @@ def test_a_record_that_early_versions_wrote_is_enough(made, tmp_path):
     (workdir / "evaluation.json").write_text(json.dumps(record))
     page = paged(workdir)
     assert len(page.rows("test")) == 1 and "No profile over λ was recorded" in page.text
+
+
+def test_chains_and_their_paths_are_on_the_page(made, tmp_path):
+    workdir = copied(made, tmp_path)
+    record = json.loads((workdir / "evaluation.json").read_text())
+    beside = {"bpd": {"mean": 1.75, "sem": 0.125, "n": 297}}
+    beside |= {"num_paths": 1000, "looser": {"mean": 0.5, "sem": 0.25, "n": 297}}
+    chain = {**record["results"][0], "chain": "head", "paths": beside}
+    del chain["diffusion_by_steps_law"]
+    record["results"].append(chain)
+    (workdir / "evaluation.json").write_text(json.dumps(record))
+    run = trained.load(workdir)
+    made_of = few_steps.even(run.model, run.params, 3)
+    about = {"params": run.params, "step": run.step, "kind": run.kind, "num_examples": 9}
+    chains.write(workdir, made_of, "none", **about)
+    page = paged(workdir)
+    bpd = words.with_error(chain["bpd"]["mean"], chain["bpd"]["sem"])
+    (row,) = page.rows("test", "297", "4, head chain")
+    assert row[3] == bpd and row[7] == ""
+    (row,) = page.rows("test", "4, head chain")
+    assert row[2:] == ["1,000", bpd, "1.750 ± 0.125", "0.500 ± 0.250"]
+    assert "The noise levels of the run’s chains of few steps" in page.text
+    assert "T = 3" in page.text and "head chain" in page.text
+    (workdir / "chains/chains.json").write_text("{")
+    assert "The chains of few steps cannot be read: " in paged(workdir).text
 
 
 def test_one_line_of_metrics_and_no_data_set_are_enough(made, tmp_path):

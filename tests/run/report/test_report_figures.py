@@ -1,5 +1,6 @@
 """What the figures of a report draw is what was measured: lines, bands and bars of the axes."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -21,7 +22,7 @@ from vdm.run.evaluation.record import (
     Terms,
     VlbResult,
 )
-from vdm.run.report import levels, read, samples, single, svg
+from vdm.run.report import levels, read, results, samples, single, svg
 from vdm.run.report.nearest import Nearest
 
 ORIGIN = Origin(dataset="digits", split="test", num_dims=64, step=3)
@@ -80,6 +81,41 @@ def test_a_sweep_is_drawn_with_its_errors_its_limit_and_its_law(axes):
     assert legend.count("by the 1/T law") == 1
 
 
+def test_chains_have_a_sweep_of_their_own_up_to_the_limit(axes):
+    plain = [bound(10, 4.0, 0.25), bound("inf", 2.0, 0.125)]
+    clipped = [dataclasses.replace(one, clip_denoised=True) for one in plain]
+    chains = [bound(5, 3.0, 0.25, chain="head"), bound(10, 2.5, 0.125, chain="head")]
+    sweeps = results.sweeps_of(run_of(*plain, *chains))
+    assert sweeps == [("variational bound", plain), ("head chain", [*chains, plain[1]])]
+    levels.steps(sweeps)
+    _, bars = axes["steps"].containers
+    np.testing.assert_allclose(bars.lines[0].get_xydata(), [[5, 3.0], [10, 2.5]])
+    drawn = [line.get_xydata().tolist() for line in axes["steps"].lines]
+    assert drawn.count([[0.0, 2.0], [1.0, 2.0]]) == 1  # the limit of both
+    # In continuous time it is the bound with the same clipping, where that was measured.
+    chains[0] = dataclasses.replace(chains[0], clip_denoised=True)
+    chains[1] = dataclasses.replace(chains[1], clip_denoised=True, chain="table")
+    sweeps = results.sweeps_of(run_of(*plain, *clipped, *chains))
+    assert sweeps[2] == ("fitted chains, x̂ clipped", [*chains, clipped[1]])
+    # One finite T and no limit are no sweep.
+    assert results.sweeps_of(run_of(chains[0])) == []
+
+
+def test_the_levels_of_chains_are_drawn_below_the_error(axes):
+    profile = Profile(
+        (-6.0, 0.0, 6.0), Estimates((0.1, 0.5), None), Estimates((0.0, 1.0, 2.0), None)
+    )
+    levels.placed(profile, [("T = 2", np.array([-6.0, 5.0, 6.0])), ("T = 1", np.array([-6, 6]))])
+    error, first, second = axes["placed"].lines
+    np.testing.assert_allclose(error.get_xydata(), [[-3, 0.1], [3, 0.5]])
+    np.testing.assert_array_equal(first.get_xdata(), [-6.0, 5.0, 6.0])
+    np.testing.assert_array_equal(second.get_xdata(), [-6.0, 6.0])
+    low, _ = axes["placed"].get_ylim()
+    assert low < second.get_ydata().max() < first.get_ydata().min() < 0
+    legend = [text.get_text() for text in axes["placed"].get_legend().get_texts()]
+    assert legend == ["error", "T = 2", "T = 1"]
+
+
 def test_the_share_of_examples_nearer_than_a_distance_grows_to_one(axes):
     found = Nearest(np.zeros(4, int), np.array([3.0, 1.0, 4.0, 2.0]))
     training = Dataset("case", "train", Examples(np.zeros((4, 2), np.uint8)), "case:1")
@@ -93,9 +129,9 @@ def test_the_share_of_examples_nearer_than_a_distance_grows_to_one(axes):
 
 def test_training_is_held_against_the_bound_in_continuous_time():
     ode = OdeResult(Estimate(1.0, None, 9), None, 1, Nfe(30.0, 31.0), ORIGIN)
-    results = (ode, bound(10, 4.0, None), bound("inf", 1.9, None, clip_denoised=True))
-    assert single.evaluated(run_of(*results)) is None
-    assert single.evaluated(run_of(*results, bound("inf", 2.0, None))) == 2.0
+    found = (ode, bound(10, 4.0, None), bound("inf", 1.9, None, clip_denoised=True))
+    assert single.evaluated(run_of(*found)) is None
+    assert single.evaluated(run_of(*found, bound("inf", 2.0, None))) == 2.0
 
 
 def run_of(*results):

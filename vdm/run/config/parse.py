@@ -16,10 +16,17 @@ from vdm.run.errors import UserError
 T = typing.TypeVar("T")
 
 
-def parse_num_steps(text: str) -> tuple[int | None, ...]:
-    """Return the values of T in `text`, None for "inf"; raises UserError for anything else."""
+class NumSteps(typing.NamedTuple):
+    """Values of T: those of the schedule's own steps, None for "inf", and those of chains."""
+
+    plain: tuple[int | None, ...]
+    chains: tuple[int, ...]
+
+
+def parse_num_steps(text: str) -> NumSteps:
+    """Return the values of T in `text`, each once; raises UserError for anything else."""
     _refuse(NUM_STEPS.problem("num_steps", text))
-    return NUM_STEPS.values(text)
+    return NumSteps(NUM_STEPS.values(text), NUM_STEPS.of_chains(text))
 
 
 def parse_counts(text: str) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from vdm.choices import unknown
 from vdm.run.config import own
 
+CHAIN = ":chain"  # what follows the T of a fitted chain
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
     "at_least": operator.ge,
     "above": operator.gt,
@@ -71,6 +72,7 @@ class Counts:
     at_most: int
     or_inf: bool = False
     several: bool = True
+    or_chain: bool = False  # a number may be that of a fitted chain, as in 10:chain
 
     def problem(self, key: str, value: str) -> str | None:
         for word in split_words(value) if self.several else (value,):
@@ -79,18 +81,31 @@ class Counts:
         return None
 
     def values(self, text: str) -> tuple[int | None, ...]:
-        """Return the numbers in a text without a problem, each once; None for inf."""
-        return tuple(None if word == "inf" else int(word) for word in split_words(text))
+        """Return the numbers in a text without a problem, each once; None for inf.
+
+        Those of fitted chains are left out: `of_chains` returns them.
+        """
+        words = (word for word in split_words(text) if not word.endswith(CHAIN))
+        return tuple(dict.fromkeys(None if word == "inf" else int(word) for word in words))
+
+    def of_chains(self, text: str) -> tuple[int, ...]:
+        """Return the numbers in a text that are those of fitted chains, each once."""
+        words = (word for word in split_words(text) if word.endswith(CHAIN))
+        return tuple(dict.fromkeys(int(word.removesuffix(CHAIN)) for word in words))
 
     def _holds(self, word: str) -> bool:
         if word == "inf":
             return self.or_inf
+        if self.or_chain:
+            word = word.removesuffix(CHAIN)
         # The length first: Python refuses to read a number of thousands of digits.
         is_whole = word.isascii() and word.isdigit() and len(word) <= 20
         return is_whole and self.at_least <= int(word) <= self.at_most
 
     def __str__(self) -> str:
         inf, span = " or inf" * self.or_inf, f"{self.at_least:,} to {self.at_most:,}"
+        if self.or_chain:
+            inf += f", also as in 10{CHAIN}"
         if self.several:
             return f"whole numbers from {span}{inf}, comma-separated"
         return f"a whole number from {span}{inf}"

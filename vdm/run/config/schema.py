@@ -31,7 +31,7 @@ RATE = Number(above=0, at_most=1000)
 SHARE = Number(0, below=1)
 SEED = Number(0, 2**32 - 1)
 # For texts that hold several numbers.
-NUM_STEPS = Counts(1, MAX_STEPS, or_inf=True)
+NUM_STEPS = Counts(1, MAX_STEPS, or_inf=True, or_chain=True)
 NUM_SAMPLES = Counts(1, 1_000_000)
 MAX_LEVELS = 2000  # every pair of which is a step that a chain may take
 CHAIN_STEPS = Counts(1, MAX_LEVELS - 1)
@@ -214,7 +214,18 @@ class EvaluateConfig:
         Number(1, 100_000),
         needs_bound="vlb",
     )
-    num_steps: str = option("inf", "values of T, the number of steps", NUM_STEPS, needs_bound="vlb")
+    num_steps: str = option(
+        "inf",
+        "values of T, the number of steps; T:chain is the run's chain of vdm fit-chain",
+        NUM_STEPS,
+        needs_bound="vlb",
+    )
+    num_paths: int = option(
+        0,
+        "whole paths K for the importance bound of each finite T, beside the bound; 0 for none",
+        Number(0, 1_000_000),
+        needs_bound="vlb",
+    )
     law: str = option(
         "training",
         "law of λ at T = inf: the run's own (training) or another; adaptive only if the run was "

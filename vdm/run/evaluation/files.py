@@ -101,6 +101,12 @@ def numbers(result: Result, parts: np.ndarray, error: np.ndarray | None = None) 
     return found
 
 
+def numbers_of_paths(result: VlbResult, bpd: np.ndarray, looser: np.ndarray) -> Columns:
+    """Return the columns of every example, [n], for the paths beside a result."""
+    label = _label(result)
+    return {f"paths_{label}": bpd, f"looser_{label}": looser}
+
+
 def columns(result: Result) -> tuple[str, ...]:
     """Return the names of the columns of every example whose sum is the result's bound."""
     if isinstance(result, OdeResult):
@@ -111,7 +117,8 @@ def columns(result: Result) -> tuple[str, ...]:
 def _label(result: Result) -> str:
     if isinstance(result, OdeResult):
         return "_".join(filter(None, ("ode", result.dequantisation, str(result.num_samples))))
-    return f"{result.num_steps}" + ("_clipped" if result.clip_denoised else "")
+    chain = "" if result.chain is None else f"_{result.chain}_chain"
+    return f"{result.num_steps}{chain}" + ("_clipped" if result.clip_denoised else "")
 
 
 def of_examples(workdir: pathlib.Path, result: Result) -> np.ndarray | None:

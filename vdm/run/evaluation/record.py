@@ -66,6 +66,18 @@ class Nfe(NamedTuple):
     max: NotNegative
 
 
+class Paths(NamedTuple):
+    """The importance bound of K = num_paths whole paths, and how much looser the VLB is.
+
+    `looser` is the mean of the same paths' negative log-weights, an estimate of the VLB, less the
+    bound: not negative for any example.
+    """
+
+    num_paths: Count
+    bpd: Estimate
+    looser: Estimate
+
+
 @dataclasses.dataclass(frozen=True)
 class Origin:
     """What was evaluated: which examples, which parameters, with which noise."""
@@ -107,11 +119,20 @@ class VlbResult:
     diffusion_by_steps_law: float | None = None
     profile: Profile | None = None
     i_mmse: IMmse | None = None
+    chain: str | None = None  # the variance of a fitted chain, such as "head"
+    paths: Paths | None = None
 
     @property
     def continuous(self) -> bool:
         """Whether it is the bound in continuous time."""
         return self.num_steps == "inf"
+
+    @property
+    def chain_name(self) -> str:
+        """What a fitted chain is called, such as "head chain"; empty where there is none."""
+        if self.chain in (None, "none"):  # with v = 0 only its levels are placed
+            return "" if self.chain is None else "chain"
+        return f"{self.chain} chain"
 
     @property
     def by_steps_law(self) -> float | None:
@@ -124,7 +145,8 @@ class VlbResult:
     @property
     def family(self) -> tuple[str, ...]:
         """What results that differ only in T have in common."""
-        return (self.origin.split, self.bound, "clipped" if self.clip_denoised else "")
+        clipped = "clipped" if self.clip_denoised else ""
+        return (self.origin.split, self.bound, clipped, self.chain or "")
 
     @property
     def size(self) -> float:

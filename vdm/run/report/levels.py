@@ -55,6 +55,30 @@ def profile(named: Sequence[tuple[str, Profile]]) -> tuple[Figure, Figure]:
     )
 
 
+def placed(profile: Profile, chains: Sequence[tuple[str, np.ndarray]]) -> Figure:
+    """Return the error of ε̂ over λ with the noise levels of named chains below it."""
+    edges = np.asarray(profile.log_snr)
+    curve = Curve("error", 0.5 * (edges[1:] + edges[:-1]), *_mean_and_sem(profile.error))
+    apart = 0.08 * curve.y.max()
+
+    def paint(axes: Axes) -> None:
+        _paint(axes, [curve], LAMBDA, "‖ε − ε̂‖² per dimension")
+        for i, (name, log_snrs) in enumerate(chains, start=1):
+            below = np.full(len(log_snrs), -i * apart)
+            axes.plot(log_snrs, below, color=SERIES[i], linestyle="none", marker="|", label=name)
+        axes.set_ylim(bottom=-(len(chains) + 1) * apart)
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:g}" if value >= 0 else "")
+        )
+        axes.legend()
+
+    return Figure(
+        svg.draw("placed", "Placed noise levels of the chains over the error", paint),
+        "The noise levels of the run’s chains of few steps, below the error that they were placed "
+        "by. Steps are short where a step costs much.",
+    )
+
+
 def schedule(curves: Sequence[Curve], *, learned: bool) -> Figure:
     """Return λ(t) of named schedules against the line between the first one's ends."""
     first = curves[0]
@@ -94,11 +118,15 @@ def law(curves: Sequence[Curve]) -> Figure:
 
 
 def steps(sweeps: Sequence[tuple[str, Sequence[VlbResult]]]) -> Figure:
-    """Return the bound against T of named sweeps; the limit T = ∞ is a dashed line."""
+    """Return the bound against T of named sweeps; the limit T = ∞ is a dashed line.
+
+    A limit that two sweeps share is drawn once.
+    """
 
     def paint(axes: Axes) -> None:
         ticks: set[int] = set()
         labelled = False
+        limits: set[float] = set()
         for i, (name, sweep) in enumerate(sweeps):
             finite = sorted((r for r in sweep if not r.continuous), key=lambda r: r.size)
             where = [int(r.size) for r in finite]
@@ -124,7 +152,8 @@ def steps(sweeps: Sequence[tuple[str, Sequence[VlbResult]]]) -> Figure:
                 )
                 labelled = True
             for r in sweep:
-                if r.continuous:
+                if r.continuous and r.bpd.mean not in limits:
+                    limits.add(r.bpd.mean)
                     axes.axhline(r.bpd.mean, color=SERIES[i], linewidth=1, linestyle=(0, (4, 3)))
         axes.set(xscale="log", xlabel="number of steps T", ylabel="bits per dimension")
         axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))

@@ -1,4 +1,4 @@
-"""What the report reads from a run's checkpoint: its size, its schedule and its law of λ."""
+"""What the report reads from a run's checkpoint: its size, its schedule, law of λ and chains."""
 
 from typing import NamedTuple
 
@@ -8,10 +8,14 @@ import numpy as np
 from jaxtyping import PyTree
 
 from vdm.run.errors import UserError
+from vdm.run.report import svg
 from vdm.run.report.read import Run
 from vdm.run.trained import Trained, load
 from vdm.run.training import objective
+from vdm.run.workdir import chains
+from vdm.run.workdir.chains import Kept
 
+MOST_CHAINS = svg.NUM_SERIES - 1  # beside the error that they are drawn below
 NUM_TIMES = 201
 NUM_POSITIONS = 2**14  # enough for the rarest of 100 bins to be met at all
 
@@ -51,6 +55,21 @@ def restore(run: Run) -> Restored | str:
         log_snrs=log_snrs,
         density=density,
     )
+
+
+def chains_of(run: Run, restored: Restored | str) -> tuple[Kept, ...] | str:
+    """Return the chains of the run's averaged parameters, or in words why they cannot be read.
+
+    They are those of the fewest steps, as many as a figure can tell apart.
+    """
+    if isinstance(restored, str):
+        return ()
+    params = restored.trained.params
+    try:
+        found = chains.steps(run.workdir, params)[:MOST_CHAINS]
+        return tuple(chains.find(run.workdir, params, num_steps) for num_steps in found)
+    except UserError as error:
+        return str(error)
 
 
 def law(trained: Trained) -> tuple[np.ndarray, np.ndarray]:

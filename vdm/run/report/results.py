@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 
-from vdm.run.evaluation.record import TERMS, IMmse, OdeResult, VlbResult
+import numpy as np
+
+from vdm.run.evaluation.record import TERMS, IMmse, OdeResult, Paths, VlbResult
 from vdm.run.report import levels, words
-from vdm.run.report.layout import Figures, Headline, Note, Part, Section, Table
+from vdm.run.report.layout import Figure, Figures, Headline, Note, Part, Section, Table
 from vdm.run.report.read import Run
+from vdm.run.workdir.chains import Kept
+
+PLAIN = "variational bound"
 
 
 def headline(run: Run) -> Headline | None:
@@ -52,6 +57,8 @@ def bounds(run: Run) -> Section:
     variational = _vlb_results(run)
     if variational:
         parts.append(_variational(variational))
+    if of_paths := [(r, r.paths) for r in variational if r.paths is not None]:
+        parts.append(_of_paths(of_paths))
     if odes := [result for result in run.results if isinstance(result, OdeResult)]:
         parts.append(_odes(odes))
     if run.results and not variational:
@@ -61,8 +68,11 @@ def bounds(run: Run) -> Section:
     return Section("bounds", "Bits per dimension", tuple(parts))
 
 
-def information(run: Run) -> Section:
-    """Return the profile of the error over λ."""
+def information(run: Run, placed: Sequence[Kept] | str) -> Section:
+    """Return the profile of the error over λ, with the levels of the chains that were placed.
+
+    They are the chains of the run's parameters, or in words why they cannot be read.
+    """
     every = [(r, r.profile) for r in _vlb_results(run) if r.profile is not None]
     # Clipped ones differ too little to be distinguished; they are shown if there are no others.
     profiled = [one for one in every if not one[0].clip_denoised] or every
@@ -71,7 +81,13 @@ def information(run: Run) -> Section:
         parts: tuple[Part, ...] = (Note(text, evaluate_command(run, " --num_steps=inf")),)
     else:
         named = [(_of_profile(result), profile) for result, profile in profiled]
-        parts = (Figures(levels.profile(named)),)
+        figures: tuple[Figure, ...] = levels.profile(named)
+        if placed and not isinstance(placed, str):
+            levels_of = [(_of_kept(kept), np.asarray(kept.chain.log_snrs)) for kept in placed]
+            figures += (levels.placed(profiled[0][1], levels_of),)
+        parts = (Figures(figures),)
+    if isinstance(placed, str):
+        parts += (Note(f"The chains of few steps cannot be read: {placed}"),)
     return Section("information", "Where the bits are", parts)
 
 
@@ -89,14 +105,24 @@ def steps(run: Run) -> Section:
 
 
 def sweeps_of(run: Run) -> list[tuple[str, list[VlbResult]]]:
-    """Return the named results at several T, of the evaluated split."""
+    """Return the named results at several T, of the evaluated split.
+
+    Those of fitted chains, of whatever variances, are one sweep. In continuous time a chain is the
+    model itself: their limit is that of the bound with the same clipping, or else of any.
+    """
     if run.headline is None:
         return []
     split = run.headline.origin.split
     found = [r for r in _vlb_results(run) if r.origin.split == split]
+    plain = [r for r in found if r.chain is None]
+    fitted = [r for r in found if r.chain is not None]
+    limits = [r for r in plain if r.continuous]
+    if fitted:
+        limits.sort(key=lambda r: r.clip_denoised != fitted[0].clip_denoised)
     named = [
-        ("variational bound", [r for r in found if not r.clip_denoised]),
-        ("x̂ clipped", [r for r in found if r.clip_denoised]),
+        (PLAIN, [r for r in plain if not r.clip_denoised]),
+        ("x̂ clipped", [r for r in plain if r.clip_denoised]),
+        (_of_chains(fitted), [*fitted, *limits[:1]]),
     ]
     return [
         (name, sweep)
@@ -119,15 +145,37 @@ def _variational(results: Sequence[VlbResult]) -> Table:
             (
                 result.origin.what,
                 f"{result.bpd.n:,}",
-                words.steps(result) + (", x̂ clipped" if result.clip_denoised else ""),
+                words.steps_of(result),
                 *(words.with_error(mean, sem) for mean, sem, _ in (result.bpd, *result.terms)),
                 *([law] if predicted else []),
             )
         )
     subset = " Of the train split an equal number of examples was evaluated, evenly spaced."
     text = "The variational bound and its three terms in bits per dimension, ± standard error."
+    if any(result.chain for result in results):
+        text += " A chain has noise levels and variances of its own, fitted after training."
     splits = {result.origin.split for result in results}
     return Table(text + subset * (len(splits) > 1), headings, tuple(rows))
+
+
+def _of_paths(found: Sequence[tuple[VlbResult, Paths]]) -> Table:
+    rows = tuple(
+        (
+            result.origin.what,
+            words.steps_of(result),
+            f"{paths.num_paths:,}",
+            *(words.with_error(e.mean, e.sem) for e in (result.bpd, paths.bpd, paths.looser)),
+        )
+        for result, paths in found
+    )
+    return Table(
+        "How loose is the bound? The importance bound of K whole paths lies between the "
+        "variational bound and −log P(x) of the same steps, in the mean over paths. The last "
+        "column is how much looser the variational bound is by the same paths, ± standard error "
+        "of this difference.",
+        ("split", "T", "K", "bpd", "by K paths", "looser by"),
+        rows,
+    )
 
 
 def _odes(results: Sequence[OdeResult]) -> Table:
@@ -168,6 +216,17 @@ def _i_mmse(found: IMmse) -> Table:
         ("", "bpd"),
         rows,
     )
+
+
+def _of_chains(fitted: Sequence[VlbResult]) -> str:
+    names = words.each_once(r.chain_name for r in fitted)
+    clipped = ", x̂ clipped" if any(r.clip_denoised for r in fitted) else ""
+    return (names[0] if len(names) == 1 else "fitted chains") + clipped
+
+
+def _of_kept(kept: Kept) -> str:
+    variance = "" if kept.variance == "none" else f", {kept.variance}"
+    return f"T = {kept.chain.num_steps:,}{variance}"
 
 
 def _of_profile(result: VlbResult) -> str:

@@ -163,7 +163,8 @@ def _schedules(runs: Sequence[Run], restored: Sequence[Restored | str]) -> Secti
 
 def _steps(runs: Sequence[Run]) -> Section:
     there = [(run, results.sweeps_of(run)) for run in runs]
-    named = [(run, sweeps[0][1]) for run, sweeps in there if sweeps]
+    plain = [(run, dict(sweeps).get(results.PLAIN)) for run, sweeps in there]
+    named = [(run, sweep) for run, sweep in plain if sweep is not None]
     parts: list[Part] = []
     if named:
         parts.append(Figures((levels.steps([(run.name, sweep) for run, sweep in named]),)))

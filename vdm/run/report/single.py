@@ -6,7 +6,7 @@ from vdm.run.report import curves, levels, origins, pictures, results, samples
 from vdm.run.report.layout import Figures, Note, Page, Part, Section
 from vdm.run.report.levels import Curve
 from vdm.run.report.read import Run
-from vdm.run.report.restored import Restored, restore
+from vdm.run.report.restored import Restored, chains_of, restore
 
 
 def page(run: Run, num: int) -> Page:
@@ -19,7 +19,7 @@ def page(run: Run, num: int) -> Page:
         sections=(
             results.bounds(run),
             training(run),
-            results.information(run),
+            results.information(run, chains_of(run, restored)),
             schedule(run, restored),
             results.steps(run),
             _samples(run, restored, num),

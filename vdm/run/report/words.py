@@ -49,13 +49,18 @@ def measure(result: Result) -> str:
     if isinstance(result, OdeResult):
         words = [f"{_dequantisation(result)} dequantisation"] if result.dequantisation else []
         return ", ".join(["ODE", *words, f"K = {result.num_samples}"])
-    clipped = ", x̂ clipped" if result.clip_denoised else ""
-    return f"variational, T = {steps(result)}{clipped}"
+    return f"variational, T = {steps_of(result)}"
 
 
 def steps(result: VlbResult) -> str:
     """Return T."""
     return "∞" if result.continuous else f"{int(result.size):,}"
+
+
+def steps_of(result: VlbResult) -> str:
+    """Return T, whether the steps are those of a fitted chain, and whether x̂ was clipped."""
+    clipped = "x̂ clipped" if result.clip_denoised else ""
+    return ", ".join(filter(None, (steps(result), result.chain_name, clipped)))
 
 
 def sentence(run: Run, result: Result) -> str:
@@ -69,6 +74,7 @@ def sentence(run: Run, result: Result) -> str:
     how = "in continuous time (T = ∞)"
     if not result.continuous:
         how = f"with T = {steps(result)} steps"
+        how += f" of a fitted chain ({result.chain_name})" if result.chain_name else ""
     clipped = ", with x̂ clipped to the data’s range" if result.clip_denoised else ""
     levels = result.levels_per_example
     draws = f"{levels:,} noise level{'s' if levels > 1 else ''} for each example"
