@@ -76,9 +76,7 @@ class Lattice(NamedTuple):
         std = math.sqrt(self.c[step]) * self.sigma[step + 1]
         return Normal(gain * z_s, float(std), float(self.spacing[step + 1]))
 
-    def backward(
-        self, step: int, z_t: Values, eps_hat: Values, v: Values | None = None
-    ) -> Normal:
+    def backward(self, step: int, z_t: Values, eps_hat: Values, v: Values | None = None) -> Normal:
         """Return p(z_s|z_t) = N((α_s/α_t)(z_t − c σ_t ε̂), c σ_s² (1 + κ v)) (VDM, appendix A).
 
         VDM's has v = 0, and so has this one without a v.
