@@ -35,7 +35,7 @@ from vdm.run.system.files import new_folder, replacing, write_json
 from vdm.run.trained import Trained
 from vdm.run.training import checks
 from vdm.run.training.objective import for_evaluation
-from vdm.run.workdir import exported
+from vdm.run.workdir import chains, exported
 from vdm.run.workdir.exported import Exported
 from vdm.run.workdir.metrics import METRICS_FILE
 from vdm.run.workdir.phases import PHASES_FILE
@@ -59,8 +59,8 @@ def write(
 ) -> list[tuple[str, str]]:
     """Write a run into a .safetensors file, or with records and programs into a new folder.
 
-    Returns a name and a size for each file. Raises UserError for another ending, for a folder that
-    exists and for a program that cannot be made.
+    Returns a name and a size for each file; a folder has the run's chains of few steps too. Raises
+    UserError for another ending, for a folder that exists and for a program that cannot be made.
     """
     kept = data.kept(workdir) if workdir.is_dir() else exported.read(workdir).data
     if out.suffix == exported.ENDING:
@@ -83,10 +83,12 @@ def write(
         for name in RECORDS:
             if (workdir / name).is_file():
                 shutil.copyfile(workdir / name, folder / name)
+        if (workdir / chains.FOLDER).is_dir():  # also those that a compressed file may need
+            shutil.copytree(workdir / chains.FOLDER, folder / chains.FOLDER)
         for name in names:
             with replacing(folder / f"{name}{ENDING}") as temporary:
                 temporary.write_bytes(program(run, name))
-        return [(path.name, _size(path)) for path in sorted(folder.iterdir())]
+        return [(path.name, _size(path)) for path in sorted(folder.iterdir()) if path.is_file()]
 
 
 def program(run: Trained, name: str) -> bytes:

@@ -87,12 +87,12 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
         def advance(what: str, done: int, total: int) -> None:
             nonlocal began, last
             now = time.monotonic()
-            if what not in shown:
+            if what not in shown:  # the first one is compiled, and has no rate
                 stack.close()
                 shown[what] = stack.enter_context(bar(what, total))
                 began = now
-            if done == total or now > last + SHOW_EVERY:
-                shown[what](done, f"{done / max(now - began, 1e-9):.1f} a second")
+            elif done == total or now > last + SHOW_EVERY:
+                shown[what](done, f"{(done - 1) / max(now - began, 1e-3):.1f} a second")
                 last = now
 
         yield advance

@@ -256,7 +256,8 @@ def test_a_sample_depends_on_its_own_key_alone(run):
 def test_sampling_asks_the_model_for_what_is_asked(run, monkeypatch):
     asked = set()
 
-    def draw(self, params, keys, shape, *, sampler, cond, **settings):
+    def draw(self, params, keys, shape, *, sampler, cond, chain, **settings):
+        assert chain is None
         asked.add((sampler, *settings.values()))
         row = jnp.stack([cond.astype(float), jax.vmap(jax.random.uniform)(keys)], 1)
         return jnp.broadcast_to(jnp.tile(row, (1, 32)).reshape(-1, 8, 8, 1), shape)
