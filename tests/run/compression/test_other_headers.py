@@ -46,7 +46,7 @@ ANY = st.recursive(
 
 
 def headers(version):
-    """A version with some of its twelve or thirteen values replaced, or values of another number."""
+    """A version with some of its values replaced, or values of another number."""
     values = VALUES[version]
     return st.one_of(
         st.dictionaries(st.integers(0, len(values) - 1), ANY, min_size=1, max_size=3).map(
