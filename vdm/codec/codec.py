@@ -208,13 +208,13 @@ class Codec:
         def predict(z: Values, level: int) -> chain.Prediction:
             padded = _pad(z.astype(np.float32), self.batch_size)
             log_snr = np.float32(grid.log_snr[level])
-            eps_hat, v = compiled(*fns, padded, log_snr, padded_cond)
-            eps_hat = np.asarray(eps_hat)[: len(z)].astype(np.float64)
+            answer, variances = compiled(*fns, padded, log_snr, padded_cond)
+            eps_hat = np.asarray(answer)[: len(z)].astype(np.float64)
             if not np.all(np.isfinite(eps_hat)):
                 raise NotFiniteError(f"the denoiser's answer is not finite at λ = {log_snr}")
-            if v is None:
+            if variances is None:
                 return chain.Prediction(eps_hat)
-            v = np.asarray(v)[: len(z)].astype(np.float64)
+            v = np.asarray(variances)[: len(z)].astype(np.float64)
             if not np.all(np.isfinite(v) & (v >= 0.0)):
                 raise NotFiniteError(f"a variance is negative or not finite at λ = {log_snr}")
             return chain.Prediction(eps_hat, v)

@@ -7,6 +7,7 @@ import struct
 import tracemalloc
 import zlib
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -28,6 +29,8 @@ HEADER = Header(
     batch_size=2,
     resolution=4,
 )
+CHAIN = HEADER._replace(chain=bytes(range(8, 16)))
+HEADERS = pytest.mark.parametrize("header", [HEADER, CHAIN], ids=["even", "chain"])
 WORDS = np.random.default_rng(0).integers(0, 2**32, 12, dtype=np.uint32)
 BLOCKS = [Block(i, 1000 + i, WORDS[i : 2 * i + 3]) for i in range(3)]
 
@@ -53,18 +56,20 @@ def is_same(block, other):
     return same and np.array_equal(block.words, other.words)
 
 
-def test_what_was_written_is_read(tmp_path):
-    found, blocks = survey(tmp_path, written())
-    assert found.header == HEADER and found.damage is None
+@HEADERS
+def test_what_was_written_is_read(tmp_path, header):
+    found, blocks = survey(tmp_path, written(header))
+    assert found.header == header and found.damage is None
     assert all(map(is_same, blocks, BLOCKS)) and len(blocks) == file_format.num_blocks(HEADER) == 3
     assert [list(file_format.examples_of(HEADER, i)) for i in range(3)] == [[0, 1], [2, 3], [4]]
-    without = HEADER._replace(names=(), kind="npy")
+    without = header._replace(names=(), kind="npy")
     assert survey(tmp_path, written(without))[0].header == without
 
 
-def test_the_layout_is_the_documented_one():
-    # Read with nothing but struct, zlib and hashlib.
-    data, at, sections = written(), 0, []
+@HEADERS
+def test_the_layout_is_the_documented_one(header):
+    # Read with nothing but struct, zlib, hashlib and msgpack.
+    data, at, sections = written(header), 0, []
     while at < len(data):
         mark, length, body_crc, crc = struct.unpack_from("<4sIII", data, at)
         body = data[at + 16 : at + 16 + length]
@@ -72,13 +77,16 @@ def test_the_layout_is_the_documented_one():
         sections.append((mark, body, at))
         at += 16 + length
     assert [mark for mark, _, _ in sections] == [b"\x89VDM", *[b"\x89BLK"] * 3, b"\x89END"]
-    assert sections[0][1][0] == 1
+    version, values = sections[0][1][0], msgpack.unpackb(sections[0][1][1:])
+    assert (version, len(values)) == ((2, 13) if header.chain else (1, 12))
+    assert values[-1] == (header.chain or 4) and values[9] == header.num_steps
     assert sections[2][1] == struct.pack("<II", 1, 1001) + BLOCKS[1].words.tobytes()
     assert sections[-1][1] == hashlib.sha256(data[: sections[-1][2]]).digest()[:8]
 
 
-def test_every_flipped_byte_is_noticed_and_costs_one_block_at_most(tmp_path):
-    whole = written()
+@HEADERS
+def test_every_flipped_byte_is_noticed_and_costs_one_block_at_most(tmp_path, header):
+    whole = written(header)
     first_block = whole.index(file_format.BLOCK)
     chance = random.Random(0)
     for place in range(len(whole)):
@@ -89,13 +97,14 @@ def test_every_flipped_byte_is_noticed_and_costs_one_block_at_most(tmp_path):
                 survey(tmp_path, bytes(damaged))
             continue
         found, blocks = survey(tmp_path, bytes(damaged))
-        assert found.damage is not None and found.header == HEADER
+        assert found.damage is not None and found.header == header
         assert len(blocks) >= 2
         assert all(is_same(block, BLOCKS[block.number]) for block in blocks)
 
 
-def test_every_truncation_and_addition_is_noticed(tmp_path):
-    whole = written()
+@HEADERS
+def test_every_truncation_and_addition_is_noticed(tmp_path, header):
+    whole = written(header)
     first_block = whole.index(file_format.BLOCK)
     for length in range(len(whole)):
         if length < first_block:
@@ -178,11 +187,25 @@ def test_another_version_is_named(tmp_path):
         ("names", (*HEADER.names, "a.png")),
         ("kind", "npz"),
         ("kind", "png"),
+        ("chain", bytes(7)),
+        ("chain", "8 bytes?"),
+        ("chain", True),
     ],
 )
 def test_a_header_that_makes_no_sense_is_refused(tmp_path, name, value):
     with pytest.raises(UserError, match=r"the header of .* is not valid"):
         survey(tmp_path, written(HEADER._replace(**{name: value})))
+
+
+def test_each_version_has_its_own_values(tmp_path):
+    for header, version in ((HEADER, 2), (CHAIN, 1)):
+        data = bytearray(written(header))
+        data[16] = version  # and the two checksums of it
+        length = struct.unpack_from("<I", data, 4)[0]
+        struct.pack_into("<I", data, 8, zlib.crc32(data[16 : 16 + length]))
+        struct.pack_into("<I", data, 12, zlib.crc32(data[:12]))
+        with pytest.raises(UserError, match=r"the header of .* is not valid"):
+            survey(tmp_path, bytes(data))
 
 
 def test_a_file_that_is_not_there_or_empty_is_one_clear_line(tmp_path):

@@ -20,10 +20,14 @@ FUZZ = {
     "database": None,
     "suppress_health_check": [HealthCheck.function_scoped_fixture],
 }
-FILE = bad_files.compressed()
-FIRST_BLOCK = FILE.index(file_format.BLOCK)
-BODY = FILE[16:FIRST_BLOCK]
-VALUES = msgpack.unpackb(BODY[1:])
+FILES = {
+    file_format.EVEN: bad_files.compressed(),
+    file_format.WITH_CHAIN: bad_files.compressed(bad_files.HEADER._replace(chain=bytes(8))),
+}
+FIRST_BLOCK = {version: file.index(file_format.BLOCK) for version, file in FILES.items()}
+BODY = {version: file[16 : FIRST_BLOCK[version]] for version, file in FILES.items()}
+VALUES = {version: msgpack.unpackb(body[1:]) for version, body in BODY.items()}
+VERSIONS = st.sampled_from(sorted(FILES))
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
@@ -39,33 +43,43 @@ ANY = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(SCALARS, inner, max_size=3),
     max_leaves=8,
 )
-# Some of the twelve values replaced, or values of another number.
-HEADERS = st.one_of(
-    st.dictionaries(st.integers(0, len(VALUES) - 1), ANY, min_size=1, max_size=3).map(
-        lambda new: [new.get(i, value) for i, value in enumerate(VALUES)]
-    ),
-    st.lists(ANY, max_size=14),
-)
-CHANGES = st.lists(
-    st.tuples(st.integers(0, len(BODY) - 1), st.integers(0, 2), st.binary(max_size=3)),
-    min_size=1,
-    max_size=4,
-)
 
 
-def changed(changes):
+def headers(version):
+    """A version with some of its values replaced, or values of another number."""
+    values = VALUES[version]
+    return st.one_of(
+        st.dictionaries(st.integers(0, len(values) - 1), ANY, min_size=1, max_size=3).map(
+            lambda new: (version, [new.get(i, value) for i, value in enumerate(values)])
+        ),
+        st.tuples(st.just(version), st.lists(ANY, max_size=14)),
+    )
+
+
+def changes(version):
+    places = st.integers(0, len(BODY[version]) - 1)
+    one = st.tuples(places, st.integers(0, 2), st.binary(max_size=3))
+    return st.tuples(st.just(version), st.lists(one, min_size=1, max_size=4))
+
+
+HEADERS = VERSIONS.flatmap(headers)
+CHANGES = VERSIONS.flatmap(changes)
+
+
+def changed(version, changes):
     """The body with some of its bytes replaced, by fewer or more of them."""
-    body = bytearray(BODY)
+    body = bytearray(BODY[version])
     for place, length, new in changes:
         body[place : place + length] = new
     return bytes(body)
 
 
-def read(body):
+def read(version, body):
     """Read a file with this header, whose checksums are right: the header, or None if refused."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "x.vdm"
-        path.write_bytes(bad_files.section(file_format.HEADER, body) + FILE[FIRST_BLOCK:])
+        rest = FILES[version][FIRST_BLOCK[version] :]
+        path.write_bytes(bad_files.section(file_format.HEADER, body) + rest)
         tracemalloc.start()
         try:
             found = file_format.survey(path)
@@ -85,35 +99,36 @@ def read(body):
     return found.header
 
 
-def check_values(values):
-    header = read(bytes([file_format.VERSION]) + msgpack.packb(values))
+def check_values(version, values):
+    header = read(version, bytes([version]) + msgpack.packb(values))
     if header is not None:  # with other values than these it would be another file
         assert values[1] == b"" or header.names
         values[1], values[3] = header.names, tuple(values[3])
-        assert [*header] == values
+        assert [*header][: len(values)] == values and len(values) == len(VALUES[version])
+        assert (version == file_format.WITH_CHAIN) == bool(header.chain)
 
 
 @settings(max_examples=300, **FUZZ)
 @given(HEADERS)
 def test_any_values(values):
-    check_values(values)
+    check_values(*values)
 
 
 @settings(max_examples=300, **FUZZ)
 @given(CHANGES)
 def test_any_bytes(changes):
-    read(changed(changes))
+    read(changes[0], changed(*changes))
 
 
 @pytest.mark.long
 @settings(max_examples=5_000, **FUZZ)
 @given(HEADERS)
 def test_many_values(values):
-    check_values(values)
+    check_values(*values)
 
 
 @pytest.mark.long
 @settings(max_examples=5_000, **FUZZ)
 @given(CHANGES)
 def test_many_bytes(changes):
-    read(changed(changes))
+    read(changes[0], changed(*changes))
