@@ -184,6 +184,25 @@ def test_conditions_reach_the_denoiser(variance):
     assert np.all(without.moments.error[0] > told.moments.error[0] + 1)
 
 
+def test_a_head_is_fitted_with_every_example_s_own_condition():
+    """Told another example's class, x̂ is off by 4 as often as not, in both dimensions."""
+    cond = np.arange(NUM) % 2.0
+    head = few_steps.fit_head(
+        MODEL,
+        PARAMS,
+        few_steps.VarianceHead(width=4, num_layers=1),
+        X + cond[:, None] * LEFT,
+        cond,
+        key=jax.random.key(0),
+        num_steps=150,
+        learning_rate=0.03,
+    )
+    z, level = jnp.asarray(X[:200] * scales(-3.0)[0]), jnp.full(200, -3.0)
+    log_v = head.module.apply({"params": head.params}, z, z, level)
+    found = np.exp(np.mean(np.asarray(log_v), 0))
+    np.testing.assert_allclose(found, variance_at([-3.0])[0], rtol=0.7)
+
+
 def test_one_call_makes_the_chain_and_the_key_says_which():
     options = {"num_steps": 3, "num_levels": NUM_LEVELS, "variance": "channel", "batch_size": NUM}
     one, same = (few_steps.chain(MODEL, PARAMS, X, **options) for _ in range(2))
