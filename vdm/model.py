@@ -16,7 +16,7 @@ from vdm.codec import Codec
 from vdm.dequantisation import importance_weighted
 from vdm.diffusion import PREDICTIONS, alpha, convert, expand
 from vdm.few_steps import bound as chains
-from vdm.few_steps.chain import Chain
+from vdm.few_steps.chain import Chain, check
 from vdm.few_steps.sampler import Ancestral
 from vdm.likelihoods import Likelihood
 from vdm.losses import VLB, EpsFn
@@ -203,11 +203,8 @@ class VDM:
         eps = draws.normal(key_eps, x.shape, encoded.dtype)
         if chain is not None:
             if all_steps:
-                every = [
-                    draws.normal(draws.fold_in(key_eps, i), x.shape, encoded.dtype)
-                    for i in range(chain.num_steps)
-                ]
-                diffusion = chains.all_steps(encoded, jnp.stack(every), chain, eps_fn)
+                every = _noise(key_eps, chain.num_steps, encoded)
+                diffusion = chains.all_steps(encoded, every, chain, eps_fn)
             else:
                 step = _step_of(jnp.asarray(given), chain.num_steps)
                 diffusion = chains.diffusion_loss(encoded, step, eps, chain, eps_fn)
@@ -251,9 +248,7 @@ class VDM:
         draws.check_key(key, x.shape[0])
         encoded = self.likelihood.encode(x)
         # In one go: a thousand draws, one after the other, take minutes to compile.
-        fresh = jax.vmap(lambda i: draws.normal(draws.fold_in(key, i), x.shape, encoded.dtype))(
-            jnp.arange(chain.num_steps + 1)
-        )
+        fresh = _noise(key, chain.num_steps + 1, encoded)
         eps_fn = self.denoiser(
             params,
             _for_all_steps(cond, chain),
@@ -324,7 +319,8 @@ class VDM:
         params: Params,
         shape: tuple[int, ...],
         *,
-        num_steps: int,
+        num_steps: int | None = None,
+        chain: Chain | None = None,
         guidance: float | None = None,
         clip_denoised: bool = False,
         batch_size: int = 16,
@@ -334,10 +330,25 @@ class VDM:
     ) -> Codec:
         """Return the lossless code of images of this shape, about as long as the bound at T steps.
 
-        T is `num_steps`, on the schedule at even times; the lattice of the latents makes
+        T is `num_steps`, on the schedule at even times, or that of a `chain` of `vdm.few_steps`,
+        with its own levels, variances and clipping; the lattice of the latents makes
         its length differ a little from the bound. `guidance` and
         `clip_denoised` are those of `denoiser`, the rest is `codec.Codec`'s, and so are the errors.
+        Raises ValueError unless there is one of num_steps and chain, and for a chain that does not
+        fit the shape.
         """
+        if num_steps is not None and chain is None:
+            log_snrs = samplers.grids.uniform_in_time(self.log_snr(params), num_steps)
+        elif chain is not None and num_steps is None:
+            check(chain, shape)
+            log_snrs = jnp.asarray(chain.log_snrs)
+            clip_denoised = clip_denoised or chain.clip_denoised
+        else:
+            raise ValueError(
+                f"a codec needs num_steps or a chain, and not both: got num_steps={num_steps} and "
+                f"{'no chain' if chain is None else f'a chain of {chain.num_steps} steps'}"
+            )
+        with_v = chain is not None and chain.variance is not None
 
         def eps_fn(
             params: Params,
@@ -350,13 +361,14 @@ class VDM:
 
         return Codec(
             jax.tree_util.Partial(eps_fn, params),
-            samplers.grids.uniform_in_time(self.log_snr(params), num_steps),
+            log_snrs,
             self.likelihood,
             shape,
             batch_size=batch_size,
             ramp=ramp,
             spacing=spacing,
             seed=seed,
+            variance_fn=jax.tree_util.Partial(Chain.v, chain) if with_v else None,
         )
 
     def log_likelihood(
@@ -463,6 +475,14 @@ def _check_steps(
         raise ValueError("all_steps=True leaves nothing to choose: expected no noise_levels")
     if isinstance(noise_levels, NoiseLevels) and not (num_steps is None and chain is None):
         raise ValueError("a bound with num_steps takes times, not noise levels with a density")
+
+
+def _noise(key: Key[Array, "..."], num: int, x: Float[Array, " b *d"]) -> Float[Array, " n b *d"]:
+    """Return several draws of the noise of a batch, each from its own number mixed into the key."""
+    # One program for all of them: T may be hundreds.
+    return jax.vmap(lambda i: draws.normal(draws.fold_in(key, i), x.shape, x.dtype))(
+        jnp.arange(num)
+    )
 
 
 def _for_all_steps(cond: Array | np.ndarray | None, chain: Chain) -> Array | None:

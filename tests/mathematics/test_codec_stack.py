@@ -138,10 +138,10 @@ def test_decoding_a_chain_leaves_the_seed_bit_for_bit(num_steps):
     grid = lattice(np.linspace(-4.0, 6.0, num_steps + 1), 0.25)
     x = np.random.default_rng(0).integers(0, 5, (3, 2, 2))
     stack = empty(11)
-    chain.encode(stack, x, 5, grid, lambda z, level: np.tanh(z))
+    chain.encode(stack, x, 5, grid, lambda z, level: chain.Prediction(np.tanh(z)))
     words = stack.words
     again = Stack(words, 11, num_steps + 1)
-    got = chain.decode(again, x.shape, 5, grid, lambda z, level: np.tanh(z))
+    got = chain.decode(again, x.shape, 5, grid, lambda z, level: chain.Prediction(np.tanh(z)))
     np.testing.assert_array_equal(got, x)
     np.testing.assert_array_equal(again.words, seed_words(11, stack.num_seed_words)[::-1])
 

@@ -8,7 +8,8 @@ undoes these one by one. What is popped comes back when it is decoded, so an ima
     −log p(x|z_0) − log p(z_1) + log q(z_0|x) + Σ [log q(z_t|z_s) − log p(z_s|z_t)],
 
 whose mean is the bound with T steps, and no more than two levels of latents are in use at once
-(Townsend, Bird & Barber 2019; Kingma, Abbeel & Ho 2019; VDM, section 4.4 and appendix N).
+(Townsend, Bird & Barber 2019; Kingma, Abbeel & Ho 2019; VDM, section 4.4 and appendix N). p(z_s|z_t)
+has the variance c σ_s² (1 + κ v) where x̂ is taken to be uncertain by v, and c σ_s² otherwise.
 """
 
 from collections.abc import Callable
@@ -20,10 +21,19 @@ from jaxtyping import Float, Int
 from vdm.codec.lattice import Indices, Lattice, Values
 from vdm.codec.stack import Stack
 
-# ε̂ at latents [b, *d] of a level, of which 0 is the data's.
-Predict = Callable[[Values, int], Values]
 # Probabilities formed at once: all levels of all pixels of a batch could fill the memory.
 CHUNK = 2**20
+
+
+class Prediction(NamedTuple):
+    """ε̂ at latents [b, *d], and the variance v ≥ 0 that x̂ leaves, None for 0."""
+
+    eps_hat: Values
+    v: Values | None = None
+
+
+# The prediction at latents of a level, of which 0 is the data's.
+Predict = Callable[[Values, int], Prediction]
 
 
 class Cost(NamedTuple):
@@ -51,11 +61,11 @@ def encode(
         q = lattice.forward(step, lattice.values(step, index))
         after = stack.draw_near(q)
         z_t = lattice.values(step + 1, after)
-        eps_hat = predict(z_t, step + 1)
-        p = lattice.backward(step, z_t, eps_hat)
+        found = predict(z_t, step + 1)
+        p = lattice.backward(step, z_t, *found)
         stack.push_any(index, p)
         ideal += q.log_density(after) - p.log_density(index)
-        bound += _step_kl(lattice, step, encoded, z_t, eps_hat)
+        bound += _step_kl(lattice, step, encoded, z_t, found)
         index = after
     prior = lattice.prior(x.shape)
     stack.push_any(index, prior)
@@ -69,7 +79,7 @@ def decode(
     index = stack.pop_any(lattice.prior(shape))
     for step in reversed(range(lattice.num_steps)):
         z_t = lattice.values(step + 1, index)
-        before = stack.pop_any(lattice.backward(step, z_t, predict(z_t, step + 1)))
+        before = stack.pop_any(lattice.backward(step, z_t, *predict(z_t, step + 1)))
         stack.push_near(index, lattice.forward(step, lattice.values(step, before)))
         index = before
     x = pop_data(stack, index, levels, lattice)
@@ -126,9 +136,18 @@ def _prior_kl(lattice: Lattice, x: Values) -> Float[np.ndarray, " b"]:
 
 
 def _step_kl(
-    lattice: Lattice, step: int, x: Values, z_t: Values, eps_hat: Values
+    lattice: Lattice, step: int, x: Values, z_t: Values, found: Prediction
 ) -> Float[np.ndarray, " b"]:
-    """Return KL(q(z_s|z_t, x) ‖ p(z_s|z_t)) = ½ (SNR_s/SNR_t − 1) ‖ε − ε̂‖² (VDM, eq. 14)."""
+    """Return KL(q(z_s|z_t, x) ‖ p(z_s|z_t)) = ½ (SNR_s/SNR_t − 1) ‖ε − ε̂‖² (VDM, eq. 14).
+
+    With a v it is ½ Σ [log(1 + κ v) + (1 + κ (x − x̂)²)/(1 + κ v) − 1], where κ (x − x̂)² is
+    (SNR_s/SNR_t − 1)(ε − ε̂)².
+    """
     eps = (z_t - lattice.alpha[step + 1] * x) / lattice.sigma[step + 1]
-    weight = 0.5 * np.expm1(lattice.log_snr[step] - lattice.log_snr[step + 1])
-    return weight * np.square(eps - eps_hat).reshape(len(x), -1).sum(1)
+    gain = np.expm1(lattice.log_snr[step] - lattice.log_snr[step + 1])
+    square = np.square(eps - found.eps_hat)
+    if found.v is None:
+        return 0.5 * gain * square.reshape(len(x), -1).sum(1)
+    wide = lattice.spread(step, found.v)
+    each = np.log(wide) + (1.0 + gain * square) / wide - 1.0
+    return 0.5 * each.reshape(len(x), -1).sum(1)

@@ -18,6 +18,8 @@ from vdm.likelihoods import Discretised
 
 # ε̂ = eps_fn(z, log_snr, cond): z is [batch_size, *shape], log_snr a scalar, cond as given.
 EpsCondFn = Callable[[Any, Any, Any], Any]
+# v = variance_fn(z, eps_hat, log_snr), of z's shape.
+VarianceFn = Callable[[Any, Any, Any], Any]
 Images = Integer[np.ndarray, " n *d"]
 Cond = Shaped[np.ndarray, " n *c"]
 Advance = Callable[[int], None]
@@ -48,7 +50,10 @@ class Codec:
     increasing levels λ from noise to data that samplers take; T is one less, and the code's
     length is the bound with these T steps. `likelihood` is a discretised one and `shape` that of
     one image. The denoiser is compiled once, for batches of `batch_size` that are filled
-    up with zeros where there are fewer images. A batch needs about two levels of its
+    up with zeros where there are fewer images. `variance_fn(z, eps_hat, log_snr)`, of the same kind
+    as `eps_fn` and compiled with it, is the variance v ≥ 0 that x̂ leaves in every dimension: the
+    reverse steps have the variance c σ_s² (1 + κ v), as those of `vdm.few_steps` (None for v = 0).
+    A batch needs about two levels of its
     latents as start bits, so it has at most 1/`ramp` of the images before it (and at least one
     image); with ramp=0 all batches are full, which is faster and costs more seed bits. `spacing` is
     the lattice's, in standard deviations of a step, and `seed` keys the seed bits.
@@ -68,6 +73,7 @@ class Codec:
     ramp: int = 8
     spacing: float = 0.25
     seed: int = 0
+    variance_fn: VarianceFn | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.likelihood, Discretised):
@@ -92,8 +98,8 @@ class Codec:
 
         `cond` has one row per image, for a conditional model. `advance` is called after every batch
         with the number of images done. Raises TypeError or ValueError for images that the model is
-        not made for, conditions that do not fit, and a denoiser that returns numbers that are not
-        finite.
+        not made for, conditions that do not fit, a denoiser that returns numbers that are not
+        finite, and variances that are negative or not finite.
         """
         self._check(images, cond)
         grid, stack, done = self.lattice(), empty(self.seed), 0
@@ -166,8 +172,9 @@ class Codec:
         """Return 32 bits that are equal for two codecs that compute exactly the same.
 
         They sum up the lattice, the decoder's probabilities, the coder's output for fixed words,
-        and the denoiser of the same noise at eight levels; `cond` is of as many images as there
-        are, at most a batch of them is used. Another fingerprint means that nothing can be decoded;
+        and the denoiser of the same noise at eight levels; with variances also all numbers that
+        they are made of, and the widths of the steps from these levels. `cond` is of as many images
+        as there are, at most a batch of them is used. Another fingerprint means that nothing can be decoded;
         an equal one makes it very likely.
         """
         grid = self.lattice()
@@ -182,26 +189,35 @@ class Codec:
         known = Stack(seed_words(self.seed, 256), self.seed, 0)
         mean = np.linspace(-3.0, 3.0, 64)[None]
         parts.append(known.draw_near(Normal(mean, 1.0, self.spacing)))
+        parts += [np.asarray(leaf) for leaf in jax.tree.leaves(_as_partial(self.variance_fn))]
         found = zlib.crc32(b"".join(part.tobytes() for part in parts))
         for level in np.linspace(1, grid.num_steps, 8).round().astype(int):
-            found = zlib.crc32(predict(noise, int(level)).tobytes(), found)
+            eps_hat, v = predict(noise, int(level))
+            found = zlib.crc32(eps_hat.tobytes(), found)
+            if v is not None:
+                p = grid.backward(int(level) - 1, noise, eps_hat, v)
+                found = zlib.crc32(np.asarray(p.std).tobytes(), found)
         return found
 
     def _predict(self, grid: Lattice, cond: Cond | None, rows: slice) -> chain.Predict:
-        """Return ε̂ of a batch's latents, always computed at the full batch size."""
-        eps_fn = self.eps_fn
-        if not isinstance(eps_fn, jax.tree_util.Partial):
-            eps_fn = jax.tree_util.Partial(eps_fn)
+        """Return ε̂ and v of a batch's latents, always computed at the full batch size."""
+        fns = _as_partial(self.eps_fn), _as_partial(self.variance_fn)
         compiled = _compiled(jax.default_backend())
         padded_cond = None if cond is None else _pad(cond[rows], self.batch_size)
 
-        def predict(z: Values, level: int) -> Values:
+        def predict(z: Values, level: int) -> chain.Prediction:
             padded = _pad(z.astype(np.float32), self.batch_size)
             log_snr = np.float32(grid.log_snr[level])
-            eps_hat = np.asarray(compiled(eps_fn, padded, log_snr, padded_cond))[: len(z)]
+            eps_hat, v = compiled(*fns, padded, log_snr, padded_cond)
+            eps_hat = np.asarray(eps_hat)[: len(z)].astype(np.float64)
             if not np.all(np.isfinite(eps_hat)):
                 raise NotFiniteError(f"the denoiser's answer is not finite at λ = {log_snr}")
-            return eps_hat.astype(np.float64)
+            if v is None:
+                return chain.Prediction(eps_hat)
+            v = np.asarray(v)[: len(z)].astype(np.float64)
+            if not np.all(np.isfinite(v) & (v >= 0.0)):
+                raise NotFiniteError(f"a variance is negative or not finite at λ = {log_snr}")
+            return chain.Prediction(eps_hat, v)
 
         return predict
 
@@ -227,7 +243,7 @@ class Codec:
 
 
 class NotFiniteError(ValueError):
-    """A denoiser's answer that is infinite or not a number."""
+    """A denoiser's answer that is infinite or not a number, or a variance that cannot be one."""
 
 
 def batch_sizes(num: int, largest: int, ramp: int) -> list[int]:
@@ -241,6 +257,13 @@ def batch_sizes(num: int, largest: int, ramp: int) -> list[int]:
     return sizes
 
 
+def _as_partial(function: Callable[..., Any] | None) -> Any:
+    """Return a function as a pytree, which a compiled function takes as an argument."""
+    if function is None or isinstance(function, jax.tree_util.Partial):
+        return function
+    return jax.tree_util.Partial(function)
+
+
 def _pad(rows: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
 
@@ -250,13 +273,16 @@ def _bits(nats: list[np.ndarray]) -> np.ndarray:
 
 
 @functools.cache
-def _compiled(backend: str) -> Callable[..., Array]:
-    """Return the compiled call of a denoiser: one program for both directions."""
+def _compiled(backend: str) -> Callable[..., tuple[Array, Array | None]]:
+    """Return the compiled call of denoiser and variances: one program for both directions."""
     # On GPUs the fastest kernels add in any order, and timing chooses between them.
     options = {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
 
-    def call(eps_fn: EpsCondFn, z: Any, log_snr: Any, cond: Any) -> Any:
+    def call(
+        eps_fn: EpsCondFn, variance_fn: VarianceFn | None, z: Any, log_snr: Any, cond: Any
+    ) -> Any:
         with jax.default_matmul_precision("highest"):
-            return eps_fn(z, log_snr, cond)
+            eps_hat = eps_fn(z, log_snr, cond)
+            return eps_hat, None if variance_fn is None else variance_fn(z, eps_hat, log_snr)
 
     return jax.jit(call, compiler_options=options if backend == "gpu" else None)

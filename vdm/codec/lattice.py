@@ -22,21 +22,26 @@ LARGEST_REACH = 2**16
 
 
 class Normal(NamedTuple):
-    """N(mean, std²) on the lattice of multiples of `spacing`."""
+    """N(mean, std²) on the lattice of multiples of `spacing`; std is one number, or of mean's shape."""
 
     mean: Values
-    std: float
+    std: float | Values
     spacing: float
 
     @property
     def reach(self) -> int:
-        """How far from the mean's nearest lattice point a code reaches, in lattice points."""
-        return math.ceil(REACH * self.std / self.spacing)
+        """How far from the mean's nearest lattice point a code reaches, in lattice points.
+
+        It is the widest one's: both directions know all of them. No law of a lattice's own needs
+        more than LARGEST_REACH, and what a wider one has beyond it takes `push_any`'s digits.
+        """
+        return math.ceil(min(REACH * float(np.max(self.std)) / self.spacing, LARGEST_REACH))
 
     def log_density(self, index: Indices) -> Float[np.ndarray, " b"]:
         """Return log N(k·spacing; mean, std²) in nats, summed over all axes but the first."""
         scaled = (index * self.spacing - self.mean) / self.std
-        each = -0.5 * np.square(scaled) - math.log(self.std) - 0.5 * math.log(2.0 * math.pi)
+        log_std = math.log(self.std) if isinstance(self.std, float) else np.log(self.std)
+        each = -0.5 * np.square(scaled) - log_std - 0.5 * math.log(2.0 * math.pi)
         return np.sum(each.reshape(len(each), -1), axis=1)
 
 
@@ -71,12 +76,22 @@ class Lattice(NamedTuple):
         std = math.sqrt(self.c[step]) * self.sigma[step + 1]
         return Normal(gain * z_s, float(std), float(self.spacing[step + 1]))
 
-    def backward(self, step: int, z_t: Values, eps_hat: Values) -> Normal:
-        """Return p(z_s|z_t) = N((α_s/α_t)(z_t − c σ_t ε̂), c σ_s² I) (VDM, appendix A)."""
+    def backward(self, step: int, z_t: Values, eps_hat: Values, v: Values | None = None) -> Normal:
+        """Return p(z_s|z_t) = N((α_s/α_t)(z_t − c σ_t ε̂), c σ_s² (1 + κ v)) (VDM, appendix A).
+
+        VDM's has v = 0, and so has this one without a v.
+        """
         gain = self.alpha[step] / self.alpha[step + 1]
         mean = gain * (z_t - self.c[step] * self.sigma[step + 1] * eps_hat)
-        std = math.sqrt(self.c[step]) * self.sigma[step]
-        return Normal(mean, float(std), float(self.spacing[step]))
+        std = float(math.sqrt(self.c[step]) * self.sigma[step])
+        if v is None:
+            return Normal(mean, std, float(self.spacing[step]))
+        return Normal(mean, std * np.sqrt(self.spread(step, v)), float(self.spacing[step]))
+
+    def spread(self, step: int, v: Values) -> Values:
+        """Return 1 + κ v with κ = e^{λ_s} − e^{λ_t}, by which v widens the variance of a step."""
+        log_snr_s, log_snr_t = self.log_snr[step], self.log_snr[step + 1]
+        return 1.0 + np.exp(log_snr_t) * np.expm1(log_snr_s - log_snr_t) * v
 
     def prior(self, shape: tuple[int, ...]) -> Normal:
         """Return p(z_1) = N(0, I)."""
@@ -87,7 +102,8 @@ def lattice(log_snrs: Float[np.ndarray, " levels"], spacing: float) -> Lattice:
     """Return the lattice of increasing levels λ, from noise to data as samplers take them.
 
     A level's spacing is this fraction of the narrower of the two distributions that are coded
-    on it: q(z_t|z_s), by which it is chosen, and p(z_t|z_u), under which it is stored.
+    on it: q(z_t|z_s), by which it is chosen, and p(z_t|z_u), under which it is stored; the latter
+    as it is for v = 0, which no v makes narrower.
     Raises ValueError for levels that are fewer than two, not finite or not increasing, for a
     spacing that is not in (0, 1], and for levels so much closer to each other than to the
     next that a code would need more than 2¹⁷ lattice points for one of its symbols.

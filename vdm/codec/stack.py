@@ -172,7 +172,8 @@ def _centre(normal: Normal) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     mean = np.clip(normal.mean / normal.spacing, -FARTHEST, FARTHEST)
     base = np.rint(mean)
     rest = (mean - base).ravel()
-    return base.astype(np.int64), (rest, np.full(rest.shape, normal.std / normal.spacing))
+    scale = np.broadcast_to(normal.std / normal.spacing, mean.shape).ravel()
+    return base.astype(np.int64), (rest, scale)
 
 
 def _coder(words: np.ndarray) -> Any:

@@ -20,6 +20,8 @@ from vdm.samplers import grids
 
 NUM_LEVELS = 128
 NUM_EXAMPLES = 1024  # whose error is measured
+# And with a head, where every example has a cost of its own for every pair of levels.
+NUM_WITH_HEAD = 256
 PRIOR_EXAMPLES = 8.0  # see `tables`
 HEAD_STEPS, HEAD_BATCH, HEAD_RATE = 3000, 32, 2e-3
 
@@ -100,8 +102,8 @@ def fit(
     """Return variances and costs at `num_levels` levels, for chains of any number of steps.
 
     Arguments and errors are those of `chain`. The error is measured on at most 1,024 of the
-    examples, a `head` (by default a `VarianceHead`) is fitted to all of them. `advance` is called
-    with what is done, how much of it and out of how much.
+    examples (256 with a head); a `head`, by default a `VarianceHead`, is fitted to all of them.
+    `advance` is called with what is done, how much of it and out of how much.
     """
     if variance not in VARIANCES:
         raise ValueError(unknown("variance", variance, VARIANCES))
@@ -109,7 +111,8 @@ def fit(
     key_moments, key_head = jax.random.split(key)
     clip = model.likelihood.bounds is not None if clip_denoised is None else clip_denoised
     log_snrs = _levels(model, params, num_levels)
-    some = np.linspace(0, len(x) - 1, min(NUM_EXAMPLES, len(x))).round().astype(int)
+    most = NUM_WITH_HEAD if variance == "head" else NUM_EXAMPLES
+    some = np.linspace(0, len(x) - 1, min(most, len(x))).round().astype(int)
     part = x[some], None if cond is None else cond[some]
     given = {"key": key_moments, "clip_denoised": clip, "batch_size": batch_size}
     if variance == "head":

@@ -242,15 +242,23 @@ def _demo(options: argparse.Namespace, rest: list[str]) -> int:
 def _compress(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
     from vdm.run import compress, trained
-    from vdm.run.compression import files
+    from vdm.run.compression import files, steps
 
     source = files.read(options.source)
     if options.out.exists() and options.out.samefile(options.source):
         raise UserError(f"OUT is the same file as IN, {options.out}: expected another OUT")
     run = trained.load(options.workdir, devices=trained.one_device())
     settings = overrides.override(run.config.compress, options)
+    kept, which = steps.choose(
+        _folder(options.workdir),
+        run.params,
+        settings,
+        exactly=options.num_steps is not None,
+        required=options.chain is True,
+    )
+    _say(f"compressing with {which}")
     with sigterm_leaves():
-        made = compress.compress(run, source, options.out, settings)
+        made = compress.compress(run, source, options.out, settings, kept)
     outcome.show_compressed(made)
     _say(f"written to {options.out}")
     return 0
@@ -261,8 +269,11 @@ def _decompress(options: argparse.Namespace, rest: list[str]) -> int:
     from vdm.run import compress, trained
 
     run = trained.load(options.workdir, devices=trained.one_device())
+    folder = _folder(options.workdir)
     with sigterm_leaves():
-        restored = compress.decompress(run, options.source, options.out, recover=options.recover)
+        restored = compress.decompress(
+            run, folder, options.source, options.out, recover=options.recover
+        )
     _say(f"{restored.num_examples} examples, {restored.seconds:.1f} s: written to {options.out}")
     if not restored.missing:
         return 0

@@ -2,7 +2,8 @@
 
 Decoding is right only if the network gives exactly the numbers of encoding. So a file carries
 checksums of the parameters, of the noise levels, and of the output of coder and network for a fixed
-input. All are checked before anything is written.
+input, and that of the chain of few steps if there is one. All are checked before anything is
+written.
 """
 
 import hashlib
@@ -13,12 +14,11 @@ import time
 import zlib
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from vdm import codec
 from vdm.codec import Codec, DamagedError
-from vdm.run.compression import files, format as file_format
+from vdm.run.compression import files, format as file_format, steps
 from vdm.run.compression.files import Contents
 from vdm.run.compression.format import Block, Header
 from vdm.run.compression.outcome import Compressed, Restored
@@ -29,6 +29,7 @@ from vdm.run.errors import UserError, as_user_error
 from vdm.run.system.files import replacing
 from vdm.run.system.progress import Advance, bar
 from vdm.run.trained import Trained
+from vdm.run.workdir.chains import Kept, params_sum
 
 # Part of the format: with other values nothing could be decoded.
 RAMP, SEED = 8, 0
@@ -40,16 +41,18 @@ def compress(
     source: Contents,
     out: pathlib.Path,
     config: CompressConfig,
+    kept: Kept | None = None,
 ) -> Compressed:
     """Compress the contents that `files.read` found into one file, with a progress bar.
 
+    With a chain that was kept, its steps take the place of `config.num_steps` even ones.
     Raises UserError for examples that do not have the model's shape and levels, for a model without
     levels or one that needs the class of each example, and for numbers out of range.
     """
     start = time.perf_counter()
     _check(source, run)
     with as_user_error("vdm compress"):
-        made, condition = _codec(run, config.num_steps, config.batch_size, config.resolution)
+        made, condition = _codec(run, config.num_steps, config.batch_size, config.resolution, kept)
         probe = _probe(made, condition)
     header = Header(
         kind=source.kind,
@@ -58,12 +61,13 @@ def compress(
         shape=source.shape,
         dtype=source.dtype.str,
         per_block=min(config.per_block, source.size),
-        model=model_sum(run),
+        model=params_sum(run.params),
         schedule=_schedule_sum(made),
         probe=probe,
-        num_steps=config.num_steps,
+        num_steps=made.lattice().num_steps,
         batch_size=config.batch_size,
         resolution=config.resolution,
+        chain=b"" if kept is None else kept.checksum,
     )
     encoded: list[codec.Encoded] = []
     with replacing(out) as temporary, bar("compress", source.size) as advance:
@@ -91,12 +95,15 @@ def compress(
     )
 
 
-def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: bool) -> Restored:
-    """Restore what a file holds, with a progress bar.
+def decompress(
+    run: Trained, workdir: pathlib.Path, path: pathlib.Path, out: pathlib.Path, *, recover: bool
+) -> Restored:
+    """Restore what a file holds, with a progress bar; `workdir` is where the run's chains are.
 
     With `recover` restore the intact blocks of a damaged file. Raises UserError, before anything is
     written, for a file of another format, damaged (unless `recover`), damaged and with a
-    false number of examples, made with another model, or on a machine that computes other numbers.
+    false number of examples, made with another model or a chain that is missing, or on a machine
+    that computes other numbers.
     """
     start = time.perf_counter()
     found = file_format.survey(path)
@@ -116,13 +123,15 @@ def decompress(run: Trained, path: pathlib.Path, out: pathlib.Path, *, recover: 
             f"{path} was compressed with another model: expected examples of shape "
             f"{list(run.shape)}, got {list(header.shape)}"
         )
-    if header.model != model_sum(run):
+    own = params_sum(run.params)
+    if header.model != own:
         raise UserError(
-            f"{path} was compressed with another model: expected the fingerprint "
-            f"{model_sum(run).hex()}, got {header.model.hex()}"
+            f"{path} was compressed with another model: expected the fingerprint {own.hex()}, got "
+            f"{header.model.hex()}"
         )
+    kept = steps.needed(workdir, header.chain, path) if header.chain else None
     with as_user_error(str(path)):
-        made, condition = _codec(run, header.num_steps, header.batch_size, header.resolution)
+        made, condition = _codec(run, header.num_steps, header.batch_size, header.resolution, kept)
         probe = _probe(made, condition)
     if header.schedule != _schedule_sum(made) or header.probe != probe:
         raise UserError(
@@ -163,22 +172,14 @@ def _between(restored: list[range], total: int) -> tuple[range, ...]:
     return tuple(gap for gap in gaps if gap)
 
 
-def model_sum(run: Trained) -> bytes:
-    """Return 8 bytes of the SHA-256 of all parameters; the probe shows what they compute."""
-    found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(run.params):
-        found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        found.update(np.asarray(leaf).tobytes())
-    return found.digest()[:8]
-
-
 def _codec(
-    run: Trained, num_steps: int, batch_size: int, resolution: int
+    run: Trained, num_steps: int, batch_size: int, resolution: int, kept: Kept | None
 ) -> tuple[Codec, Condition]:
     made = run.model.codec(
         run.params,
         run.shape,
-        num_steps=num_steps,
+        num_steps=num_steps if kept is None else None,
+        chain=None if kept is None else kept.chain,
         batch_size=batch_size,
         ramp=RAMP,
         spacing=2.0**-resolution,

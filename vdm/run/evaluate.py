@@ -35,6 +35,7 @@ from vdm.run.evaluation.record import (
     Terms,
     VlbResult,
 )
+from vdm.run.evaluation.rows import RowFn
 from vdm.run.run import Run, dataset as dataset_of
 from vdm.run.system import processes
 from vdm.run.system.files import check_writable
@@ -83,6 +84,13 @@ def measure(
     _check(trained, test, settings, names)
     if test.taken:
         say(test.taken)
+    # Of both splits: whole chains take long to compile.
+    variational = functools.partial(
+        _vlb,
+        fitted=fitted,
+        chain_fn=all_steps.row_fn(trained),
+        path_fn=paths.row_fn(trained),
+    )
     results: list[Result] = []
     kept: dict[str, files.Columns] = {}  # by split
     for stored in [test] if split == "train" or "vlb" not in names else [test, subset]:
@@ -90,7 +98,7 @@ def measure(
         origin = _origin(trained, dataset, settings)
         columns = kept.setdefault(origin.split, ids_of(dataset))
         for name in names if stored is test else ["vlb"]:
-            bounds = functools.partial(_vlb, fitted=fitted) if name == "vlb" else _ode
+            bounds = variational if name == "vlb" else _ode
             for result, numbers in bounds(trained, dataset, settings, origin):
                 results.append(result)
                 columns |= numbers
@@ -110,6 +118,8 @@ def _vlb(
     origin: Origin,
     *,
     fitted: Mapping[int, Kept],
+    chain_fn: RowFn,
+    path_fn: RowFn,
 ) -> list[tuple[Result, files.Columns]]:
     """Return a result for every T, plain and clipped, and for every fitted chain.
 
@@ -117,7 +127,6 @@ def _vlb(
     another one's where there is one.
     """
     found: list[tuple[Result, files.Columns]] = []
-    path_fn = paths.row_fn(trained)
     along = _along_the_schedule(trained)
     law = laws.name_of(for_evaluation(settings.law, trained.law))
     levels = trained.model.likelihood.levels
@@ -158,7 +167,6 @@ def _vlb(
                 of_paths = paths.measure(path_fn, trained, dataset, settings, chain)
                 result, columns = _beside(result, columns, of_paths, settings)
             found.append((result, columns))
-    chain_fn = all_steps.row_fn(trained)
     for num_steps, kept in fitted.items():
         terms = all_steps.measure(chain_fn, trained, dataset, settings, kept.chain)
         means = terms.mean(1)

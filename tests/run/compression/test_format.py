@@ -146,10 +146,12 @@ def test_what_a_header_promises_costs_nothing(tmp_path):
 
 
 def test_another_version_is_named(tmp_path):
-    body = b"\x02" + b"whatever comes then"
+    body = b"\x03" + b"whatever comes then"
     start = struct.pack("<4sII", file_format.HEADER, len(body), zlib.crc32(body))
     data = start + struct.pack("<I", zlib.crc32(start)) + body
-    with pytest.raises(UserError, match="version 2 of the format: this vdm reads version 1"):
+    with pytest.raises(
+        UserError, match="version 3 of the format: this vdm reads the versions 1 and 2"
+    ):
         survey(tmp_path, data)
 
 

@@ -18,6 +18,8 @@ from vdm.run.config import parse
 from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError
 from vdm.run.evaluation import files, paths
+from vdm.run.scoring import ranks
+from vdm.run.scoring.scores import Scores
 from vdm.run.workdir import chains
 
 DEVIATIONS = np.array([0.9, 2.5])
@@ -175,7 +177,8 @@ def test_every_step_is_taken_equally_often(images, monkeypatch):
     np.testing.assert_allclose(bits * kept["diffusion_3_table_chain_clipped"], own, rtol=1e-5)
     # Six draws for each example, independent: their means have a sixth of the variance.
     noise = bits * kept["reconstruction_3_table_chain_clipped"]
-    assert noise.var() == pytest.approx(1 / 72, rel=5 * np.sqrt(2 / 297)) and taken
+    assert noise.var() == pytest.approx(1 / 72, rel=5 * np.sqrt(2 / 297))
+    assert len(taken) == 1  # one program, for both splits
 
 
 @pytest.mark.float32
@@ -229,6 +232,23 @@ def test_by_command_the_chain_is_a_row_beside_the_others(images, capfd):
         assert result.clip_denoised and result.law is None and result.levels_per_example == 3
         assert files.of_examples(workdir, result).shape == (297,)
         assert result.paths.bpd.mean < result.bpd.mean and result.paths.looser.mean > 0
+
+
+@pytest.mark.float32
+def test_scores_are_not_ranked_among_the_numbers_of_a_chain(images):
+    run, workdir = images
+    settings, scores = run.config.evaluate, Scores(np.array([1.0]), np.array([0.1]), None)
+    keep(run, workdir, few_steps.even(run.model, run.params, 2), "none")
+    measured(run, workdir, num_steps="2:chain", levels_per_example=1)
+    found, lines = ranks.of_splits(scores, run, settings, workdir)
+    assert found == [] and [line.split("`")[0] for line in lines] == [
+        "no ranks among test: ",
+        "no ranks among train: ",
+    ]
+    _, kept = measured(run, workdir, num_steps="2:chain,inf", levels_per_example=1)
+    found, lines = ranks.of_splits(scores, run, settings, workdir)
+    assert lines == [] and [one.split for one in found] == ["test", "train"]
+    np.testing.assert_allclose(found[0].bits, np.sort(kept["total_inf"]))
 
 
 @pytest.mark.float32

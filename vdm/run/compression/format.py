@@ -4,7 +4,8 @@ A file is a row of sections, each a mark of four bytes, the length of its body, 
 body, a CRC-32 of these twelve bytes, and the body; numbers are unsigned, of 32 bits, the lowest
 byte first.
 
-    89 56 44 4D  header  the version of the format (one byte), then a msgpack of `Header`'s values
+    89 56 44 4D  header  the version of the format (one byte), then a msgpack of `Header`'s values;
+                         version 1 is for files without a chain, whose last value is left out
     89 42 4C 4B  block   its number, a CRC-32 of the data in it, and the coder's words
     89 45 4E 44  end     the first 8 bytes of the SHA-256 of everything before it
 
@@ -30,13 +31,13 @@ from vdm.run.config import CompressConfig, fields
 from vdm.run.errors import UserError
 from vdm.run.system.files import check_is_file
 
-VERSION = 1
 HEADER, BLOCK, END = b"\x89VDM", b"\x89BLK", b"\x89END"
 KINDS = ("npy", "npz", "png", "images")
 _START = struct.Struct("<4sII")  # mark, length of the body, CRC-32 of the body
 _FRAME = struct.Struct("<4sIII")  # and a CRC-32 of these
 _BLOCK = struct.Struct("<II")  # number of the block, CRC-32 of its data
 _DIGEST_BYTES = 8
+_CHAIN_BYTES = 8
 LEAST_BITS = 0.001  # of a dimension
 _MAX_DIMS = 2**31  # of one example
 _MAX_NAMES = 2**28  # bytes of all names together
@@ -58,6 +59,12 @@ class Header(NamedTuple):
     num_steps: int
     batch_size: int  # examples in one call of the network
     resolution: int  # the lattices' spacing is 2^-resolution of a step's standard deviation
+    chain: bytes = b""  # the checksum of the chain of few steps; empty for even steps
+
+
+EVEN, WITH_CHAIN = 1, 2
+# The values in the header of each version of the format.
+VERSIONS = {EVEN: Header._fields[:-1], WITH_CHAIN: Header._fields}
 
 
 class Block(NamedTuple):
@@ -81,8 +88,10 @@ class Writer:
 
     def __init__(self, file: io.BufferedIOBase, header: Header):
         self._file, self._sum = file, hashlib.sha256()
+        version = WITH_CHAIN if header.chain else EVEN
         values = {**header._asdict(), "names": _pack_names(header.names)}
-        self._section(HEADER, bytes([VERSION]) + msgpack.packb(list(values.values())))
+        packed = msgpack.packb([values[name] for name in VERSIONS[version]])
+        self._section(HEADER, bytes([version]) + packed)
 
     def block(self, block: Block) -> None:
         """Write one block; their numbers are 0, 1, 2, ... in this order."""
@@ -222,17 +231,18 @@ def _pack_names(names: tuple[str, ...]) -> bytes:
 
 
 def _read_header(body: bytes, path: pathlib.Path) -> Header:
-    if body[:1] != bytes([VERSION]):
+    version = body[0] if body else None
+    if version not in VERSIONS:
         raise UserError(
-            f"{path} has version {body[0] if body else 'none'} of the format: this vdm reads "
-            f"version {VERSION}"
+            f"{path} has version {version or 'none'} of the format: this vdm reads the versions "
+            f"{EVEN} and {WITH_CHAIN}"
         )
     try:
-        values = dict(zip(Header._fields, msgpack.unpackb(body[1:]), strict=True))
+        values = dict(zip(VERSIONS[version], msgpack.unpackb(body[1:]), strict=True))
         count = {"images": values["num_examples"], "npz": 1}.get(values["kind"], 0)
         names, shape = _unpack_names(values["names"], count), tuple(values["shape"])
         header = Header(**{**values, "names": names, "shape": shape})
-        _check(header)
+        _check(header, version)
     # Whatever is wrong: its checksum is right, so another program wrote it.
     except Exception as error:
         raise UserError(f"the header of {path} is not valid ({error})") from error
@@ -255,15 +265,17 @@ def _unpack_names(packed: object, count: int) -> tuple[str, ...]:
     return tuple(text.decode(errors="surrogateescape").split("\0"))
 
 
-def _check(header: Header) -> None:
-    """Raise ValueError for values that `vdm compress` does not write."""
+def _check(header: Header, version: int) -> None:
+    """Raise ValueError for values that `vdm compress` does not write into this version."""
 
     def whole(value: object, most: int) -> bool:
         return type(value) is int and 1 <= value <= most
 
     names, examples = len(set(header.names)), header.num_examples
     sums = (header.model, 8), (header.schedule, 4), (header.probe, 4)
-    settings = {field.name: field for field in fields.of(CompressConfig)}
+    # Whether there is a chain is a setting; which one, a value of the header.
+    settings = {field.name: field for field in fields.of(CompressConfig) if field.name != "chain"}
+    chain_bytes = _CHAIN_BYTES if version == WITH_CHAIN else 0
     right = {
         **{name: fields.takes(field, getattr(header, name)) for name, field in settings.items()},
         "kind": header.kind in KINDS,
@@ -274,6 +286,7 @@ def _check(header: Header) -> None:
         "names": names == len(header.names)
         and names == {"images": examples, "npz": 1}.get(header.kind, 0),
         "model": all(type(part) is bytes and len(part) == size for part, size in sums),
+        "chain": type(header.chain) is bytes and len(header.chain) == chain_bytes,
     }
     for name, fine in right.items():
         if not fine:

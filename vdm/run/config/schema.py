@@ -309,6 +309,11 @@ class CompressConfig:
         "start bits",
         Number(1, 2**31),
     )
+    chain: bool = option(
+        True,
+        "take the steps of a chain that `vdm fit-chain` has fitted: that of --steps, or else the "
+        "longest with no more steps than the config has; without one, even steps",
+    )
     resolution: int = option(
         2, "latents are rounded to 2^-resolution of a step's standard deviation", Number(0, 20)
     )
