@@ -361,5 +361,6 @@ plt.show()
 # %% [markdown]
 # Left: what is gained by the places, by one number a level, and by looking at z. Right: none of
 # them spends steps where there are no bits. With a v of its own the first step may go further,
-# through all the noise that says little of x. The gain is that of few steps: the denoiser is the same, and
-# at T = ∞ so is the bound. `vdm fit-chain` does this for a trained run, on training examples alone.
+# through all the noise that says little of x. The gain is that of few steps: the denoiser is the
+# same, and at T = ∞ so is the bound. `vdm fit-chain` does this for a trained run, on training
+# examples alone.

@@ -1,5 +1,6 @@
 """The bound of a chain of few steps: with v = 0, with the exact v, and summed over all data."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -323,6 +324,24 @@ def test_every_step_has_its_own_example_noise_and_condition():
         for i in (1, 2, 3)
     ]
     np.testing.assert_allclose(whole, np.mean(each, axis=0), rtol=1e-9)
+
+
+def test_a_chain_says_whether_x_is_clipped():
+    """As the keyword does, wherever a chain is taken; here x̂ is far out of range."""
+    model, key, plain = build(2.0), keys(1, 9), chain_of("table", 2)
+    clipped = dataclasses.replace(plain, clip_denoised=True)
+
+    def every(chain, **options):
+        one = model.vlb(PARAMS, key, X, chain=chain, **options).diffusion
+        paths = model.path_weights(PARAMS, key, X, chain=chain, **options)
+        drawn = model.sample(PARAMS, key, (9, 2), chain=chain, **options)
+        return [np.asarray(part) for part in (one, paths, drawn)]
+
+    for said, asked, without in zip(
+        every(clipped), every(plain, clip_denoised=True), every(plain), strict=True
+    ):
+        np.testing.assert_array_equal(said, asked)
+        assert np.any(said != without)
 
 
 def test_steps_are_counted_from_the_data():

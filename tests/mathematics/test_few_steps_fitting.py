@@ -143,8 +143,7 @@ def test_a_head_is_fitted_to_the_variance_that_is_left():
 
 
 def test_costs_of_a_head_are_those_of_its_steps():
-    """Of a head that says what a table says, and so at the same levels."""
-    table = fitted("table")
+    """Of a head that says what a table says: those of the table, in batches of two sizes."""
 
     class Said(nn.Module):
         """log Var[x|z], whatever z is; a parameter that is not needed, for Adam to hold."""
@@ -163,13 +162,11 @@ def test_costs_of_a_head_are_those_of_its_steps():
         head=Said(),
         head_steps=1,
         num_levels=NUM_LEVELS,
-        batch_size=250,  # the last batch is smaller than the others
+        batch_size=400,  # the last batch is smaller than the others
     )
     exact = few_steps.cost_matrix(LEVELS, said.moments.error, variance_at(LEVELS[:-1]))
     np.testing.assert_allclose(said.costs, exact, rtol=1e-6)
     within_the_error(said.moments.error, variance_at(LEVELS[:-1]))
-    # Other draws of noise, the same variance.
-    np.testing.assert_allclose(said.costs, table.costs, rtol=0.15)
 
 
 @pytest.mark.parametrize("variance", ["table", "head"])
@@ -182,6 +179,25 @@ def test_conditions_reach_the_denoiser(variance):
     within_the_error(told.moments.error, variance_at(told.moments.log_snrs[:-1]))
     without = few_steps.fit(MODEL, PARAMS, moved, **options)
     assert np.all(without.moments.error[0] > told.moments.error[0] + 1)
+
+
+def test_a_head_is_fitted_with_every_example_s_own_condition():
+    """Told another example's class, x̂ is off by 4 as often as not, in both dimensions."""
+    cond = np.arange(NUM) % 2.0
+    head = few_steps.fit_head(
+        MODEL,
+        PARAMS,
+        few_steps.VarianceHead(width=4, num_layers=1),
+        X + cond[:, None] * LEFT,
+        cond,
+        key=jax.random.key(0),
+        num_steps=150,
+        learning_rate=0.03,
+    )
+    z, level = jnp.asarray(X[:200] * scales(-3.0)[0]), jnp.full(200, -3.0)
+    log_v = head.module.apply({"params": head.params}, z, z, level)
+    found = np.exp(np.mean(np.asarray(log_v), 0))
+    np.testing.assert_allclose(found, variance_at([-3.0])[0], rtol=0.7)
 
 
 def test_one_call_makes_the_chain_and_the_key_says_which():
