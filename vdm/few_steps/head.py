@@ -13,6 +13,7 @@ from vdm.networks.embeddings import sinusoidal
 from vdm.networks.fields import check_positive
 
 FARTHEST = 4.0  # beyond it x̂ is nowhere near encoded data
+MOST = 16.0  # of how far log v is from that of normal data: v stays a number in float32
 PERIOD = 64.0  # of λ: what the sinusoids tell apart
 
 
@@ -58,7 +59,7 @@ class VarianceHead(nn.Module):
         zeros = nn.initializers.zeros
         out = _layer(h, z.shape[-1], zeros)
         out = out + _over(nn.Dense(z.shape[-1], kernel_init=zeros)(embedded), out)
-        return out - jax.nn.softplus(level)
+        return MOST * jnp.tanh(out / MOST) - jax.nn.softplus(level)
 
 
 def head_loss(
