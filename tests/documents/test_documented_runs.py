@@ -40,6 +40,9 @@ SMALL = {
     "evaluate.batch_size": 4,
     "sample.num_steps": 3,
     "sample.batch_size": 16,
+    "few_steps.head_steps": 2,
+    "few_steps.num_examples": 16,
+    "few_steps.batch_size": 16,
 }
 SMALL_NETWORK = {
     "channels": 8,
