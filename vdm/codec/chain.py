@@ -8,8 +8,8 @@ undoes these one by one. What is popped comes back when it is decoded, so an ima
     −log p(x|z_0) − log p(z_1) + log q(z_0|x) + Σ [log q(z_t|z_s) − log p(z_s|z_t)],
 
 whose mean is the bound with T steps, and no more than two levels of latents are in use at once
-(Townsend, Bird & Barber 2019; Kingma, Abbeel & Ho 2019; VDM, section 4.4 and appendix N). p(z_s|z_t)
-has the variance c σ_s² (1 + κ v) where x̂ is taken to be uncertain by v, and c σ_s² otherwise.
+(Townsend, Bird & Barber 2019; Kingma, Abbeel & Ho 2019; VDM, section 4.4 and appendix N).
+p(z_s|z_t) has the variance c σ_s² (1 + κ v) where x̂ is taken to be uncertain by v, else c σ_s².
 """
 
 from collections.abc import Callable

@@ -174,8 +174,8 @@ class Codec:
         They sum up the lattice, the decoder's probabilities, the coder's output for fixed words,
         and the denoiser of the same noise at eight levels; with variances also all numbers that
         they are made of, and the widths of the steps from these levels. `cond` is of as many images
-        as there are, at most a batch of them is used. Another fingerprint means that nothing can be decoded;
-        an equal one makes it very likely.
+        as there are, at most a batch of them is used. Another fingerprint means that nothing can be
+        decoded; an equal one makes it very likely.
         """
         grid = self.lattice()
         num = self.batch_size if cond is None else min(self.batch_size, len(cond))

@@ -22,7 +22,7 @@ LARGEST_REACH = 2**16
 
 
 class Normal(NamedTuple):
-    """N(mean, std²) on the lattice of multiples of `spacing`; std is one number, or of mean's shape."""
+    """N(mean, std²) on the lattice of multiples of `spacing`; std may differ in every dimension."""
 
     mean: Values
     std: float | Values
