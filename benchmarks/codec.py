@@ -2,6 +2,7 @@
 
     make demo
     python benchmarks/codec.py --workdir=runs/demo --steps=100,1000
+    python benchmarks/codec.py --workdir=runs/demo --steps=100 --chain=20
     python benchmarks/codec.py --workdir=runs/demo --steps=100 --spacings=1,0.5,0.25,0.125,0.0625
 
 All numbers are bits per dimension. "coded" is what all images added to the stack, "ideal" is
@@ -9,7 +10,8 @@ All numbers are bits per dimension. "coded" is what all images added to the stac
 T steps along the same path, whose mean over paths is that of "ideal"; ± is the standard error
 over images. "kept" is all words of the file, its seed included. Every image is decoded and
 compared. JPEG XL is compared as well where the package pillow-jxl-plugin is installed. "host" is
-the share of encoding without the network: the coder and NumPy.
+the share of encoding without the network: the coder and NumPy. A T with a c behind it is the chain
+of few steps that `vdm fit-chain` has kept in the workdir.
 """
 
 import argparse
@@ -27,6 +29,7 @@ import numpy as np
 from PIL import Image
 
 from vdm.run import data, trained
+from vdm.run.workdir import chains
 
 
 def main():
@@ -35,6 +38,7 @@ def main():
     parser.add_argument("--split", default="test")
     parser.add_argument("--num", type=int, default=None, help="how many images, all by default")
     parser.add_argument("--steps", default="100")
+    parser.add_argument("--chain", default="", help="numbers of steps of the run's fitted chains")
     parser.add_argument("--spacings", default="0.25")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--ramp", type=int, default=8)
@@ -48,20 +52,25 @@ def main():
         f"{'T':>5s}{'spacing':>9s}{'coded':>8s}{'ideal':>16s}{'overhead':>10s}{'bound':>16s}"
         f"{'kept':>8s}{'seed bits':>10s}{'enc./s':>8s}{'dec./s':>8s}{'host':>7s}"
     )
-    for num_steps in map(int, options.steps.split(",")):
+    words = [*options.steps.split(","), *(f"{n}c" for n in options.chain.split(",") if n)]
+    for word in words:
+        num_steps, chain = int(word.removesuffix("c")), None
+        if word.endswith("c"):
+            chain = chains.find(options.workdir, run.params, num_steps).chain
         for spacing in map(float, options.spacings.split(",")):
             codec = run.model.codec(
                 run.params,
                 images.shape[1:],
-                num_steps=num_steps,
+                num_steps=num_steps if chain is None else None,
+                chain=chain,
                 batch_size=options.batch_size,
                 ramp=options.ramp,
                 spacing=spacing,
             )
-            row(codec, num_steps, images)
+            row(codec, word, images)
 
 
-def row(codec, num_steps, images):
+def row(codec, word, images):
     """Encode and decode, and print what it took."""
     codec.fingerprint()  # compiles
     got, encoding = timed(lambda: codec.encode(images))
@@ -69,12 +78,14 @@ def row(codec, num_steps, images):
     if not np.array_equal(back, images):
         raise AssertionError("what was decoded is not what was encoded")
     # The best denoiser of unit Gaussian data costs no time, and its errors are no outliers.
-    cheap = dataclasses.replace(codec, eps_fn=lambda z, log_snr, cond: z * sigma(log_snr))
+    cheap = dataclasses.replace(
+        codec, eps_fn=lambda z, log_snr, cond: z * sigma(log_snr), variance_fn=None
+    )
     cheap.fingerprint()
     _, host = timed(lambda: cheap.encode(images))
     n, each = len(images), images.size / len(images)
     print(
-        f"{num_steps:5d}{codec.spacing:9.4f}{got.net_bits / images.size:8.4f}"
+        f"{word:>5s}{codec.spacing:9.4f}{got.net_bits / images.size:8.4f}"
         f"{mean(got.ideal_bits / each)}{100 * (got.net_bits / got.ideal_bits.sum() - 1):9.2f}%"
         f"{mean(got.bound_bits / each)}{32 * len(got.words) / images.size:8.4f}"
         f"{got.seed_bits:10.0f}{n / encoding:8.2f}{n / decoding:8.2f}{100 * host / encoding:6.0f}%",
