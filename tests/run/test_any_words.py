@@ -15,6 +15,7 @@ from vdm.run import (
     config as configs,
     evaluate,
     export,
+    fit_chain,
     packaged,
     sample,
     score,
@@ -101,7 +102,7 @@ def no_work(folder, monkeypatch):
     for module, name in (
         *((train, "train"), (evaluate, "measure"), (sample, "sample"), (write, "write")),
         *((compress, "compress"), (compress, "decompress"), (score, "score")),
-        *((export, "write"), (packaged, "write")),
+        *((export, "write"), (packaged, "write"), (fit_chain, "fit")),
     ):
         monkeypatch.setattr(module, name, begin)
 
@@ -131,6 +132,7 @@ def test_the_commands_would_begin():
     for words in (
         ["train", "--config=config.py", "--workdir=new"],
         ["evaluate", "--workdir=run", "--batch_size=7"],
+        ["fit-chain", "--workdir=run", "--steps=3"],
         ["sample", "--workdir=run", "--num=3", "--seed=5"],
         ["report", "run", "--num=0"],
         ["decompress", "x.vdm", "out.npy", "--workdir=run"],

@@ -311,7 +311,7 @@ class CompressConfig:
     )
     chain: bool = option(
         True,
-        "take the steps of a chain that `vdm fit-chain` has fitted: that of --steps, or else the "
+        "take the steps of a chain that vdm fit-chain has fitted: that of --steps, or else the "
         "longest with no more steps than the config has; without one, even steps",
     )
     resolution: int = option(
