@@ -1,6 +1,6 @@
 """Few steps: the bound, the sampler and the code of a chain that was fitted after training.
 
-A `Chain` is taken in place of num_steps by `VDM.vlb`, `VDM.sample` and `VDM.codec`. `chain` makes
+A chain is taken in place of num_steps by `VDM.vlb`, `VDM.sample` and `VDM.codec`. `chain` makes
 the best one for training data; `fit` and `place` are its two halves, for chains of many lengths.
 """
 
