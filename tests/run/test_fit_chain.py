@@ -16,7 +16,7 @@ from vdm.run.errors import UserError
 from vdm.run.workdir import chains
 
 pytestmark = pytest.mark.float32
-QUICK = ("--num_levels=12", "--num_examples=64", "--batch_size=64", "--head_steps=4")
+QUICK = ("--num_levels=21", "--num_examples=64", "--batch_size=64", "--head_steps=4")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_what_is_kept_is_what_the_function_makes(fitted):
         part.x,
         part.labels.astype(np.int32),
         variance="table",
-        num_levels=12,
+        num_levels=21,
         batch_size=64,
     )
     for num_steps in (2, 5):
@@ -153,6 +153,17 @@ def test_a_damaged_chain_is_named(fitted, tmp_path, where):
     path.write_bytes(content)
     with pytest.raises(UserError, match=path.name):
         chains.find(workdir, run.params, 5)
+
+
+def test_a_file_of_another_name_is_no_other_chain(fitted, tmp_path):
+    workdir = shutil.copytree(fitted, tmp_path / "run")
+    params = vdm.run.load(workdir).params
+    two, five = (
+        chains._file(workdir, chains.find(workdir, params, n).checksum.hex()) for n in (2, 5)
+    )
+    shutil.copyfile(two, five)
+    with pytest.raises(UserError, match="holds another chain than its name says"):
+        chains.find(workdir, params, 5)
 
 
 def test_a_damaged_index_is_named(fitted, tmp_path):

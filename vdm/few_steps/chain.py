@@ -89,6 +89,11 @@ class Chain:
             module, params = self.variance.module, self.variance.params
             log_v: Any = module.apply({"params": params}, z, x_hat, log_snr)
             return jnp.exp(log_v.astype(z.dtype))
+        if len(self.variance.values) != self.num_steps:
+            raise ValueError(
+                f"a chain of {self.num_steps} steps needs a table of as many rows: got "
+                f"{len(self.variance.values)}"
+            )
         levels = jnp.asarray(self.log_snrs[:-1], z.dtype)
         row = jnp.argmin(jnp.abs(log_snr[:, None] - levels[None]), axis=1)
         values = jnp.asarray(self.variance.values, z.dtype)

@@ -88,7 +88,8 @@ def parser() -> argparse.ArgumentParser:
     fit_chain.add_argument(
         "--params",
         default="ema",
-        help=f"parameters: averaged, or of the last step ({Word(words.PARAMS)}; default ema)",
+        help="parameters: averaged, or of the last step, whose chains serve `vdm evaluate` alone "
+        f"({Word(words.PARAMS)}; default ema)",
     )
     _add_settings(fit_chain, FewStepsConfig)
     fit_chain.set_defaults(command="fit-chain")

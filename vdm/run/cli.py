@@ -221,9 +221,13 @@ def _export(options: argparse.Namespace, rest: list[str]) -> int:
     if problem is not None:
         raise UserError(f"{problem}, or none")
     from vdm.run import export, trained
+    from vdm.run.system.progress import say
+    from vdm.run.workdir import chains
 
     run = trained.load(options.workdir, options.params)
     lines = export.write(run, options.workdir, options.out, names)
+    if options.out.suffix and (options.workdir / chains.FOLDER).is_dir():
+        say(f"the chains of {options.workdir} are not in one file: a folder would have them")
     _print_lines(f"{options.workdir}: exported to {options.out}", lines)
     return 0
 

@@ -11,6 +11,7 @@ import numpy as np
 from vdm import few_steps
 from vdm.losses import bits_per_dim
 from vdm.run.config import FewStepsConfig, fields, parse
+from vdm.run.config.schema import MAX_LEVELS
 from vdm.run.errors import UserError
 from vdm.run.run import Run, dataset
 from vdm.run.system.files import check_writable
@@ -29,13 +30,10 @@ def fit(run: Run, settings: FewStepsConfig, workdir: pathlib.Path) -> list[tuple
     """
     fields.check(settings, "few_steps.")
     numbers = parse.parse_chain_steps(settings.num_steps)
-    if max(numbers) >= settings.num_levels:
-        raise UserError(
-            f"{max(numbers)} steps need more than {settings.num_levels} levels to be placed on: "
-            f"expected --num_levels={4 * max(numbers)} or so"
-        )
-    check_writable(workdir)
     found = dataset(run, "train")
+    # Errors before the work, not after.
+    check_writable(workdir / chains.FOLDER)
+    chains.index(workdir)
     some = np.linspace(0, len(found) - 1, min(settings.num_examples, len(found)))
     part = found.take(some.round().astype(int))
     cond = run.condition.of(len(part.x), part.labels)
@@ -48,12 +46,12 @@ def fit(run: Run, settings: FewStepsConfig, workdir: pathlib.Path) -> list[tuple
             variance=settings.variance,
             key=jax.random.key(np.uint32(settings.seed)),
             clip_denoised=settings.clip_denoised and run.model.likelihood.bounds is not None,
-            num_levels=settings.num_levels,
+            num_levels=min(MAX_LEVELS, max(settings.num_levels, 4 * max(numbers) + 1)),
             batch_size=settings.batch_size,
             head_steps=settings.head_steps,
             advance=advance,
         )
-    if not np.all(np.isfinite(fitted.costs[0, 1:])):
+    if not np.all(np.isfinite(fitted.costs[np.triu_indices(len(fitted.costs), 1)])):
         raise UserError(
             f"the error of step {run.step} on its training examples is not finite: a chain cannot "
             "be fitted to it"

@@ -167,7 +167,12 @@ def chunks(
 
 
 def check_chain(settings: SampleConfig) -> None:
-    """Raise UserError for settings that a chain has no use for."""
+    """Raise UserError for settings that a chain has no use for, or that it was not fitted for."""
+    if settings.guidance != 1.0:
+        raise UserError(
+            f"a chain is fitted to x̂ without guidance: got guidance={settings.guidance:g}, "
+            "expected 1"
+        )
     for name, own in (("sampler", "ancestral"), ("grid", "time")):
         value = getattr(settings, name)
         if value != own:

@@ -29,7 +29,9 @@ def choose(
     fitting = [num for num in own if num == most or (num < most and not exactly)]
     if fitting or required:
         found = chains.find(workdir, params, max(fitting, default=most))
-        return found, f"the chain of {found.chain.num_steps} steps, variance {found.variance}"
+        line = f"the chain of {found.chain.num_steps} steps, variance {found.variance}"
+        other = "" if exactly else f" (--no-chain: {even}, slower, and it may be a shorter file)"
+        return found, line + other
     if not own and chains.index(workdir):
         return None, f"{even}: the chains of {workdir} belong to another checkpoint"
     if own:

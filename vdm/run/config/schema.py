@@ -332,7 +332,9 @@ class FewStepsConfig:
     )
     clip_denoised: bool = option(True, "keep x̂ in the range of integer data")
     num_levels: int = option(
-        128, "noise levels that the steps are placed on", Number(2, MAX_LEVELS)
+        128,
+        "noise levels that the steps are placed on, or four for each step if that is more",
+        Number(2, MAX_LEVELS),
     )
     num_examples: int = option(
         10_000, "training examples at most, spread evenly over the split", Number(1, 2**31)

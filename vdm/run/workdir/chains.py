@@ -171,6 +171,11 @@ _HEAD_FIELDS = ("width", "num_layers", "levels")
 
 def _read(path: pathlib.Path) -> Kept:
     found = tensors.read(path, FORMAT, f"chain: expected one that `{COMMAND}` wrote")
+    if not found.checksum.startswith(path.stem):
+        raise UserError(
+            f"{path} holds another chain than its name says: expected {path.stem}, got "
+            f"{found.checksum[: 2 * SUM_BYTES]}"
+        )
     about = document.read(_About, json.loads(found.about["chain"]), Place(path))
     variance: Table | Head | None = None
     if TABLE in found.arrays:
