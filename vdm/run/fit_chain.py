@@ -46,7 +46,7 @@ def fit(run: Run, settings: FewStepsConfig, workdir: pathlib.Path) -> list[tuple
             variance=settings.variance,
             key=jax.random.key(np.uint32(settings.seed)),
             clip_denoised=settings.clip_denoised and run.model.likelihood.bounds is not None,
-            num_levels=min(MAX_LEVELS, max(settings.num_levels, 4 * max(numbers) + 1)),
+            num_levels=min(MAX_LEVELS, max(settings.num_levels, 2 * max(numbers) + 1)),
             batch_size=settings.batch_size,
             head_steps=settings.head_steps,
             advance=advance,

@@ -333,7 +333,7 @@ class FewStepsConfig:
     clip_denoised: bool = option(True, "keep x̂ in the range of integer data")
     num_levels: int = option(
         128,
-        "noise levels that the steps are placed on, or four for each step if that is more",
+        "noise levels that the steps are placed on, or two for each step if that is more",
         Number(2, MAX_LEVELS),
     )
     num_examples: int = option(
