@@ -375,6 +375,9 @@ def test_what_a_chain_excludes():
     with pytest.raises(ValueError, match="a row for each of 2 steps: got 3"):
         eps = jnp.zeros((3, 9, 2))
         few_steps.all_steps(eps[0], eps, chain, model.denoiser(PARAMS))
+    short = few_steps.Chain(chain.log_snrs, few_steps.Table(np.ones((1, 2))))
+    with pytest.raises(ValueError, match="a chain of 2 steps needs a table of as many rows: got 1"):
+        model.vlb(PARAMS, key, X, chain=short)
     for options in ({"sampler": "ddim"}, {"grid": "lambda"}, {"num_steps": 2}):
         with pytest.raises(ValueError, match="a chain is its own grid, for the ancestral sampler"):
             model.sample(PARAMS, key, (2, 2), chain=chain, **options)

@@ -1,5 +1,6 @@
 """Chains of few steps by command: fitted, kept beside the model they belong to, sampled with."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,7 +11,7 @@ import pytest
 import runs
 import vdm.run
 from vdm import few_steps
-from vdm.run import cli, data, fit_chain, trained
+from vdm.run import cli, data, fit_chain, sample, trained
 from vdm.run.config import FewStepsConfig
 from vdm.run.errors import UserError
 from vdm.run.workdir import chains
@@ -130,6 +131,9 @@ def test_samples_of_a_chain(fitted, tmp_path, capsys):
     assert "got grid='edm', expected 'time'" in capsys.readouterr().err
     assert cli.main(words) == 2
     assert "no chain of 3 steps: got of 2, 5 steps" in capsys.readouterr().err
+    with pytest.raises(UserError, match="fitted to x̂ without guidance: got guidance=2"):
+        settings = dataclasses.replace(run.config.sample, num_steps=5, guidance=2.0)
+        sample.check_chain(settings)
     with pytest.raises(UserError, match="a chain has steps of its own: got num_steps"):
         run.sample(3, key=4, num_steps=5, chain=chain)
 
@@ -140,6 +144,15 @@ def test_an_exported_folder_has_the_chains(fitted, tmp_path):
     run = vdm.run.load(out)
     kept = chains.find(fitted, run.params, 2)
     assert same(chains.find(out, run.params, 2).chain, kept.chain)
+
+
+def test_an_exported_file_has_no_chains_and_says_so(fitted, tmp_path, capsys):
+    out = tmp_path / "alone.safetensors"
+    assert cli.main(["export", f"--workdir={fitted}", str(out)]) == 0
+    assert "chains of" in capsys.readouterr().err
+    bare = runs.copy_of("classes", tmp_path / "bare")
+    assert cli.main(["export", f"--workdir={bare}", str(out)]) == 0
+    assert "chains" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", [40, 0.5, -3])

@@ -63,7 +63,7 @@ def all_steps(
     """Return the diffusion term over all steps, ε of step i in row i − 1, in nats, [b].
 
     `eps_fn` is called once, with T examples for every one: it must take them in the order of
-    `eps`, flattened, all of step 1 first.
+    `eps`, flattened, all of step 1 first. Raises ValueError for another number of rows.
     """
     num, size = eps.shape[:2]
     if num != chain.num_steps:

@@ -79,7 +79,8 @@ class Chain:
         """Return v at z, of level λ, where the denoiser answers ε̂; None where v = 0.
 
         λ is the noisier level of a step, for all examples or one for each: between the chain's own
-        levels a table has no values, and that of the nearest one is taken.
+        levels a table has no values, and that of the nearest one is taken. Raises ValueError for a
+        table that has not one row for every step.
         """
         if self.variance is None:
             return None

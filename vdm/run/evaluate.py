@@ -178,6 +178,7 @@ def _vlb(
             clip_denoised=kept.chain.clip_denoised,
             origin=origin,
             chain=kept.variance,
+            chain_checksum=kept.checksum.hex(),
         )
         columns = files.numbers(result, means, bound.error(terms))
         if settings.num_paths:

@@ -6,6 +6,7 @@ Plain numbers go to the devices of several processes alike, which typed keys do 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, Key as Keys
 
 from vdm.run.config.schema import SEED
 from vdm.run.errors import UserError
@@ -30,6 +31,12 @@ def data(key: Key) -> np.ndarray:
     if key.ndim or jax.random.key_impl(key) != jax.random.key_impl(jax.random.key(0)):
         raise UserError(f"key has shape {list(key.shape)} and type {key.dtype}: {expected}")
     return np.asarray(jax.random.key_data(key))
+
+
+def of_examples(numbers: jax.Array | np.ndarray, example: Int[Array, " r"]) -> Keys[Array, " r"]:
+    """Return a key for each of the examples, from the key of these numbers and its position."""
+    key = of(numbers)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(example)
 
 
 def of(numbers: jax.Array | np.ndarray) -> jax.Array:

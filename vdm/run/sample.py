@@ -224,7 +224,7 @@ def draw(
     settings: SampleConfig,
 ) -> jax.Array:
     """Return the samples of an index as data, of the whole `shape` [b, *d]; to be compiled."""
-    own_keys = jax.vmap(lambda i: jax.random.fold_in(keys.of(key), i))(index)
+    own_keys = keys.of_examples(key, index)
     return model.sample(
         params,
         own_keys,

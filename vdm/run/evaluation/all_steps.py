@@ -69,7 +69,7 @@ def _row(
     params, chain, key = state
     chex.assert_equal_shape_prefix((example, row, x), 1)
     fold_in = jax.vmap(jax.random.fold_in)
-    own_keys = jax.vmap(lambda i: jax.random.fold_in(keys.of(key), i))(example)
+    own_keys = keys.of_examples(key, example)
     # The middle of a step's interval of times, which rounding does not move to another step.
     middle = (jnp.mod(row, chain.num_steps) + 0.5) / chain.num_steps
     terms = model.vlb(params, fold_in(own_keys, row), x, cond, chain=chain, noise_levels=middle)

@@ -121,7 +121,7 @@ def row(
     params, law_state, num_steps, key = state
     chex.assert_equal_shape_prefix((example, level, x), 1)
     fold_in = jax.vmap(jax.random.fold_in)
-    own_keys = jax.vmap(lambda i: jax.random.fold_in(keys.of(key), i))(example)
+    own_keys = keys.of_examples(key, example)
     offset_keys = jax.vmap(lambda k: jax.random.fold_in(k, num_levels))(own_keys)
     offset = jax.vmap(jax.random.uniform)(offset_keys)
     position = jnp.mod(offset + level / num_levels, 1.0)

@@ -196,7 +196,7 @@ def _row(
     del row  # an example's draws follow each other, since they share their probes
     params, key = state
     divergence, steps = options(settings)
-    own_keys = jax.vmap(lambda i: jax.random.fold_in(keys.of(key), i))(example)
+    own_keys = keys.of_examples(key, example)
     draws = model.log_weights(
         params,
         own_keys,

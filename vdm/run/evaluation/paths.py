@@ -11,7 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num, UInt32
+from jaxtyping import Array, Float, Int, Num
 
 from vdm import few_steps
 from vdm.few_steps import Chain
@@ -21,11 +21,10 @@ from vdm.run import keys, mesh as meshes
 from vdm.run.config import EvaluateConfig
 from vdm.run.data.dataset import Dataset
 from vdm.run.evaluation import rows
+from vdm.run.evaluation.all_steps import State
 from vdm.run.evaluation.rows import RowFn
 from vdm.run.run import Run, condition_of
 
-# Parameters, the chain and a key's numbers.
-State = tuple[Params, Chain, UInt32[Array | np.ndarray, " k"]]
 NOT_FINITE = "the importance bound of whole paths is not finite"
 OWN_NOISE = 2**32 - 1  # no example's position: paths share no noise with the rows of a bound
 
@@ -102,6 +101,6 @@ def _row(
     params, chain, key = state
     chex.assert_equal_shape_prefix((example, path, x), 1)
     fold_in = jax.vmap(jax.random.fold_in)
-    of_paths = jax.random.fold_in(keys.of(key), np.uint32(OWN_NOISE))
-    own_keys = jax.vmap(lambda i: jax.random.fold_in(of_paths, i))(example)
+    of_paths = jax.random.key_data(jax.random.fold_in(keys.of(key), np.uint32(OWN_NOISE)))
+    own_keys = keys.of_examples(of_paths, example)
     return (model.path_weights(params, fold_in(own_keys, path), x, cond, chain=chain),)

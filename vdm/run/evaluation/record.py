@@ -120,6 +120,7 @@ class VlbResult:
     profile: Profile | None = None
     i_mmse: IMmse | None = None
     chain: str | None = None  # the variance of a fitted chain, such as "head"
+    chain_checksum: str | None = None  # the name of its file in the workdir's folder `chains`
     paths: Paths | None = None
 
     @property

@@ -91,8 +91,9 @@ def write(
     `step` and `kind` say where the parameters come from. The file of the earlier one stays. The
     index is written last: what it names is there.
     """
-    made = tensors.checksum(*_document(chain, variance, num_examples))[: 2 * SUM_BYTES]
-    tensors.write(_file(workdir, made), *_document(chain, variance, num_examples))
+    texts, arrays = _document(chain, variance, num_examples)
+    made = tensors.checksum(texts, arrays)[: 2 * SUM_BYTES]
+    tensors.write(_file(workdir, made), texts, arrays)
     entry = Entry(chain.num_steps, params_sum(params).hex(), step, kind, made)
     others = [
         other
