@@ -68,14 +68,18 @@ def bits_of_normal(x, variance):
 def test_with_the_exact_variance_the_bound_is_the_entropy_at_every_number_of_steps(tmp_path):
     end, numbers = 16.0, (1, 2, 5)
     run = gaussian_run(end)
+    names = []
     for num_steps in numbers:
         # Any levels between the ends; Var[x|z] = 1/(1/s² + SNR).
         log_snrs = np.array([-end, *(-2.0, 0.5, 3.0, 9.0)[: num_steps - 1], end])
         table = 1.0 / (1.0 / DEVIATIONS**2 + np.exp(log_snrs[:-1, None]))
-        keep(run, tmp_path, few_steps.Chain(log_snrs, few_steps.Table(table)), "table")
+        chain = few_steps.Chain(log_snrs, few_steps.Table(table))
+        names.append(keep(run, tmp_path, chain, "table").checksum.hex())
     asked = ",".join(f"{num_steps}:chain" for num_steps in numbers)
     results, kept = measured(run, tmp_path, num_steps=asked, num_paths=2)
     assert [(row["num_steps"], row["chain"]) for row in results] == [(t, "table") for t in numbers]
+    assert [row["chain_checksum"] for row in results] == names
+    assert all((tmp_path / chains.FOLDER / f"{name}.safetensors").exists() for name in names)
     exact = bits_of_normal(data.load(run.config.data, "test").x.astype(float), DEVIATIONS**2)
     for num_steps in numbers:
         apart = kept[f"total_{num_steps}_table_chain"] - exact
