@@ -10,7 +10,7 @@ from scipy import special, stats
 
 from vdm import schedules
 from vdm.schedules import learned
-from vdm.schedules.chain import Chain
+from vdm.schedules.chain import PiecewiseLinear
 from vdm.schedules.fixed import Linear
 
 ENDS = (13.3, -5.0)
@@ -215,7 +215,7 @@ def test_ddpm_chain_is_the_product_of_its_betas():
 
 
 def test_the_rate_at_a_step_of_a_chain_is_that_of_the_interval_it_begins():
-    schedule = Chain((6.0, 5.0, 1.0, -3.0, -4.0))
+    schedule = PiecewiseLinear((6.0, 5.0, 1.0, -3.0, -4.0))
     _, rate = levels_and_rates(schedule, fresh(schedule), np.arange(5) / 4)
     np.testing.assert_allclose(rate, [-4, -16, -16, -4, -4], rtol=1e-12)
 
@@ -226,7 +226,7 @@ def test_the_rate_at_a_step_of_a_chain_is_that_of_the_interval_it_begins():
 )
 def test_bad_chains(log_snrs, message):
     with pytest.raises(ValueError, match=message):
-        Chain(log_snrs)
+        PiecewiseLinear(log_snrs)
 
 
 @pytest.mark.parametrize(

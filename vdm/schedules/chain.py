@@ -11,7 +11,7 @@ from vdm.schedules.base import Params, check_ends, fixed_params
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain:
+class PiecewiseLinear:
     """λ at N even times, linear between; see `from_betas`."""
 
     log_snrs: tuple[float, ...]
@@ -50,7 +50,7 @@ class Chain:
         return jnp.interp(log_snr, rising, jnp.linspace(1.0, 0.0, len(self.log_snrs)))
 
 
-def from_betas(betas: Sequence[float] | np.ndarray) -> Chain:
+def from_betas(betas: Sequence[float] | np.ndarray) -> PiecewiseLinear:
     """Return the schedule of a DDPM chain, λ(i/(N − 1)) = logit Π_{j ≤ i+1} (1 − β_j).
 
     N variances β make N latents; the first is our z_0 and the last our z_1, so the chain's
@@ -66,4 +66,4 @@ def from_betas(betas: Sequence[float] | np.ndarray) -> Chain:
     log_alpha_squared = np.cumsum(np.log1p(-values))
     # logit ᾱ = log ᾱ − log(1 − ᾱ)
     log_snrs = log_alpha_squared - np.log(-np.expm1(log_alpha_squared))
-    return Chain(tuple(float(value) for value in log_snrs))
+    return PiecewiseLinear(tuple(float(value) for value in log_snrs))
