@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
-from vdm.networks import MLP, UNet
+from vdm.networks import MLP, UNet, attention
 from vdm.networks.attention import attend
 from vdm.networks.blocks import AttentionBlock, ResBlock
 from vdm.networks.embeddings import embed, fourier_features, sinusoidal
@@ -255,9 +256,22 @@ def test_attention_against_softmax_written_out():
     np.testing.assert_allclose(block.apply(params, h), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_attention_in_pieces_is_attention_and_so_are_its_derivatives(devices, monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: devices)
+def over_devices(q, k, v):
+    with jax.sharding.use_abstract_mesh(AbstractMesh((2,), ("data",))):
+        return attend(q, k, v)
+
+
+def on_an_accelerator(q, k, v, size=5):
+    parts = (part.reshape(3, 10, 4) for part in (q, k, v))
+    return attention._by_queries(*parts, size).reshape(q.shape)
+
+
+def in_one_piece(q, k, v):
+    return on_an_accelerator(q, k, v, size=10)
+
+
+@pytest.mark.parametrize("attend", [attend, over_devices, on_an_accelerator, in_one_piece])
+def test_attention_in_pieces_is_attention_and_so_are_its_derivatives(attend):
     q, k, v, dq = jax.random.normal(jax.random.key(0), (4, 3, 2, 5, 4))
 
     def plain(q, k, v):
@@ -276,6 +290,25 @@ def test_attention_in_pieces_is_attention_and_so_are_its_derivatives(devices, mo
     )
     for one, other in zip(back, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 1024), (64, 64, 256), (48, 7, 336)])
+def test_a_piece_of_attention_has_whole_rows_and_a_bounded_number_of_logits(height, width, size):
+    assert attention._queries(height, width) == size
+    assert size * height * width <= attention.MAX_LOGITS
+
+
+def test_the_platform_compiled_for_decides_how_attention_is_computed():
+    shapes = [jax.ShapeDtypeStruct((2, 64, 64, 4), jnp.float32)] * 3
+    texts = {
+        platform: jax.jit(attend).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "tpu", "cuda")
+    }
+    # A CPU takes an example at a time; the others 256 queries of all of them.
+    assert "tensor<1x4096x4096xf32>" in texts["cpu"]
+    for platform in ("tpu", "cuda"):
+        assert "tensor<2x256x4096xf32>" in texts[platform]
+        assert "x4096x4096xf32>" not in texts[platform]
 
 
 def test_attention_commutes_with_any_order_of_the_pixels():

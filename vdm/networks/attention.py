@@ -1,10 +1,14 @@
-"""Self-attention with one head over all pixels, as it suits the machine."""
+"""Self-attention with one head over all pixels, as it suits the devices it is compiled for."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+# Of one example and one piece; a piece of all 1,024 pixels of CIFAR-10 has as many.
+MAX_LOGITS = 2**20
 
 
 def attend(
@@ -12,22 +16,55 @@ def attend(
 ) -> Float[Array, " b h w c"]:
     """Return softmax(q kᵀ/√c) v over the h·w pixels (Vaswani et al. 2017, eq. 1).
 
-    Logits and softmax are float32 at least. A CPU takes the queries a piece at a time and
-    computes the weights again in the backward pass: those of a piece are in its caches, where
-    b·(h·w)² of them would go through its memory several times. What counts as the machine is
-    JAX's default backend when the function is traced.
+    Logits and softmax are float32 at least. The queries are taken a piece at a time, and the
+    backward pass computes a piece's weights again: b·(h·w)² of them are never kept. A piece is as
+    large as `MAX_LOGITS` allows; on CPUs it is small, so that its weights stay in the caches.
+    The platform is that of the devices compiled for, and their number that of the mesh that
+    tracing takes place under (`jax.sharding.use_abstract_mesh`), one without a mesh.
     """
-    # The softmax of jax.nn.dot_product_attention is float32 in float64 too.
-    if jax.default_backend() == "cpu" or q.dtype == jnp.float64:
-        return _by_pieces(q, k, v)
-    heads = (_pixels(part)[:, :, None] for part in (q, k, v))
-    return jax.nn.dot_product_attention(*heads).reshape(q.shape)
+    shape = q.shape
+
+    def on_cpu(*parts: Array) -> Array:
+        # An example is a piece: nothing has to be added over pieces. But examples are what a
+        # batch is cut along over devices.
+        one = jax.sharding.get_abstract_mesh().size <= 1
+        return _by_example(*parts) if one else _by_queries(*parts, shape[2])
+
+    def elsewhere(*parts: Array) -> Array:
+        return _by_queries(*parts, _queries(shape[1], shape[2]))
+
+    of_pixels = (_pixels(part) for part in (q, k, v))
+    return jax.lax.platform_dependent(*of_pixels, cpu=on_cpu, default=elsewhere).reshape(shape)
 
 
-def _by_pieces(
-    q: Float[Array, " b h w c"], k: Float[Array, " b h w c"], v: Float[Array, " b h w c"]
-) -> Float[Array, " b h w c"]:
-    scale, keys, values = 1.0 / math.sqrt(q.shape[-1]), _pixels(k), _pixels(v)
+def _queries(height: int, width: int) -> int:
+    """Return how many queries a piece has: whole rows of pixels that divide the image."""
+    rows = [n for n in range(1, height + 1) if height % n == 0]
+    fitting = [n for n in rows if n * width * height * width <= MAX_LOGITS]
+    return width * max(fitting, default=1)
+
+
+def _by_example(
+    q: Float[Array, " b n c"], k: Float[Array, " b n c"], v: Float[Array, " b n c"]
+) -> Float[Array, " b n c"]:
+    piece = _piece(q.shape[-1])
+    parts = (part[:, None] for part in (q, k, v))
+    return jax.lax.map(lambda part: piece(*part), tuple(parts))[:, 0]
+
+
+def _by_queries(
+    q: Float[Array, " b n c"], k: Float[Array, " b n c"], v: Float[Array, " b n c"], size: int
+) -> Float[Array, " b n c"]:
+    piece = _piece(q.shape[-1])
+    if size == q.shape[1]:
+        return piece(q, k, v)
+    pieces = jnp.moveaxis(q.reshape(q.shape[0], -1, size, q.shape[2]), 1, 0)
+    mixed = jax.lax.map(lambda queries: piece(queries, k, v), pieces)
+    return jnp.moveaxis(mixed, 0, 1).reshape(q.shape)
+
+
+def _piece(channels: int) -> Callable[[Array, Array, Array], Array]:
+    scale = 1.0 / math.sqrt(channels)
 
     @jax.checkpoint
     def piece(
@@ -46,12 +83,7 @@ def _by_pieces(
         )
         return (mixed / total).astype(queries.dtype)
 
-    if jax.device_count() == 1:  # an example is a piece: nothing has to be added over pieces
-        parts = (part[:, None] for part in (_pixels(q), keys, values))
-        return jax.lax.map(lambda part: piece(*part), tuple(parts)).reshape(q.shape)
-    # Rows, unlike examples, are not what a batch is cut along over devices.
-    rows = jax.lax.map(lambda row: piece(row, keys, values), jnp.moveaxis(q, 1, 0))
-    return jnp.moveaxis(rows, 0, 1)
+    return piece
 
 
 def _pixels(image: Float[Array, " b h w c"]) -> Float[Array, " b n c"]:
