@@ -20,7 +20,9 @@ from vdm.few_steps.chain import Chain, check
 from vdm.few_steps.sampler import Ancestral
 from vdm.likelihoods import Likelihood
 from vdm.losses import VLB, EpsFn
+from vdm.networks import dropout
 from vdm.networks.applied import Applied
+from vdm.networks.dropout import Dropout
 from vdm.noise_levels import NoiseLevels
 from vdm.ode import marginal
 from vdm.ode.options import Divergence, Steps, of_keywords
@@ -83,12 +85,13 @@ class VDM:
         *,
         guidance: float | None = None,
         clip_denoised: bool = False,
-        dropout_key: Array | None = None,
+        dropout_key: Array | Dropout | None = None,
     ) -> EpsFn:
         """Return eps_fn(z, log_snr) → ε̂ at these parameters, whatever the network predicts.
 
         The noise level may be a scalar. Without a dropout key the function is
-        deterministic. ε̂ has the precision of z, not of the network. `guidance` exaggerates
+        deterministic; with `networks.dropout.Dropout` for a key, what is dropped of an example
+        does not depend on the others. ε̂ has the precision of z, not of the network. `guidance` exaggerates
         the condition by this factor (`denoisers.guided`), for a network that was trained with
         and without one; `clip_denoised` then projects x̂ onto the range of encoded data
         (`denoisers.clip_denoised`). Raises ValueError for guidance without a condition or of a
@@ -115,20 +118,16 @@ class VDM:
         return denoisers.clip_denoised(eps_fn, *self.likelihood.bounds)
 
     def _plain_denoiser(
-        self, params: Params, cond: Array | np.ndarray | None, dropout_key: Array | None
+        self,
+        params: Params,
+        cond: Array | np.ndarray | None,
+        dropout_key: Array | Dropout | None,
     ) -> EpsFn:
-        rngs = None if dropout_key is None else {"dropout": dropout_key}
         cond = None if cond is None else jnp.asarray(cond)
 
         def apply(z: Float[Array, " b *d"], log_snr: Float[Array, " b"]) -> Float[Array, " b *d"]:
-            output: Any = self.network.apply(
-                {"params": params["network"]},
-                z,
-                log_snr,
-                cond,
-                train=dropout_key is not None,
-                rngs=rngs,
-            )
+            variables = {"params": params["network"]}
+            output = dropout.apply(self.network, variables, z, log_snr, cond, dropout_key)
             return output.astype(z.dtype)
 
         def eps_fn(z: Float[Array, " b *d"], log_snr: Float[Array, "..."]) -> Float[Array, " b *d"]:
@@ -153,7 +152,7 @@ class VDM:
         chain: Chain | None = None,
         all_steps: bool = False,
         clip_denoised: bool = False,
-        dropout_key: Array | None = None,
+        dropout_key: Array | Dropout | None = None,
     ) -> VLB:
         """Return a one-sample estimate of the negative bound for every example, in nats.
 

@@ -11,8 +11,11 @@ import pytest
 from oracles import keys, within
 from trainers import ENDS, INTERIOR, LINEAR, MONOTONE, SIZE, build
 from vdm import adaptive, noise_levels, schedules, weightings
+from vdm.networks.dropout import Dropout
+from vdm.run import mesh as meshes
+from vdm.run.config import DevicesConfig
 from vdm.run.errors import UserError
-from vdm.run.training import step as steps
+from vdm.run.training import division, step as steps
 from vdm.run.training.step import Noise, gradients
 
 
@@ -21,9 +24,9 @@ def compiled(trainer):
     return jax.jit(functools.partial(gradients, trainer))
 
 
-def make_noise(positions, parts=1, seed=0):
-    every = keys(seed, SIZE + parts)
-    return Noise(positions, every[:SIZE], every[SIZE:])
+def make_noise(positions, seed=0):
+    every = keys(seed, SIZE + 1)
+    return Noise(positions, every[:SIZE], every[SIZE])
 
 
 def low_discrepancy():
@@ -35,19 +38,10 @@ def bpd(nats):
 
 
 def bound(trainer, params, batch, levels, noise, num_steps=None):
-    """The terms of the bound with the step's own noise, and dropout of its own in each part."""
-    m = len(noise.dropout)
-
-    def of_part(dropout_key, keys, x, levels):
-        model, settings = trainer.model, {"num_steps": num_steps, "dropout_key": dropout_key}
-        return model.vlb(params, keys, x, noise_levels=levels, **settings)
-
-    def parts(leaf):  # part k has the examples k, k + m, k + 2m …
-        return leaf.reshape(-1, m, *leaf.shape[1:]).swapaxes(0, 1)
-
-    every = jax.tree.map(parts, (noise.keys, batch.x, levels))
-    terms = jax.vmap(of_part)(noise.dropout, *every)
-    return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(SIZE), terms)
+    """The terms of the bound with the step's own noise, dropout drawn for the whole batch."""
+    dropout_key = Dropout(noise.dropout, jnp.arange(SIZE))
+    settings = {"num_steps": num_steps, "dropout_key": dropout_key}
+    return trainer.model.vlb(params, noise.keys, batch.x, noise_levels=levels, **settings)
 
 
 def same(ours, direct, rtol=1e-10):
@@ -67,7 +61,7 @@ def with_shape(params, shape):
 def test_shape_descends_the_variance_and_the_rest_the_bound(draw, parts):
     trainer, state, batch = build(MONOTONE, parts, draw=draw)
     t = getattr(noise_levels, draw)(keys(7, 1)[0], SIZE)
-    noise = make_noise(t, parts)
+    noise = make_noise(t)
     loss, terms, ours, _ = compiled(trainer)(state, batch, noise)
 
     def means(params, noise):
@@ -125,7 +119,7 @@ def test_only_the_variance_has_a_gradient_in_the_shape_on_average():
     def both(words):
         every = jax.random.split(jax.random.wrap_key_data(words), SIZE + 2)
         t = noise_levels.uniform(every[-1], SIZE)
-        noise = Noise(t, every[:SIZE], every[SIZE:-1])
+        noise = Noise(t, every[:SIZE], every[SIZE])
 
         def mean_bound(shape):
             params = with_shape(state.params, shape)
@@ -159,7 +153,7 @@ def test_other_laws_train_the_same_network_on_the_same_loss(law, weighting, part
         histogram = (100 * mass, mass, mass * first, mass * (first**2 + more))
         state = state._replace(law_state=adaptive.Histogram(*map(jnp.asarray, histogram)))
     u = low_discrepancy()
-    noise = make_noise(u, parts)
+    noise = make_noise(u)
     loss, terms, ours, histogram = compiled(trainer)(state, batch, noise)
 
     def levels_of(params):
@@ -205,7 +199,8 @@ def one_step(trainer, state, batch, monkeypatch):
     """A training step, with the noise that it drew and the gradients that it got."""
     seen = []
 
-    def spy(trainer, state, batch, noise):
+    def spy(trainer, state, batch, noise, division):
+        assert division is None
         seen.append((noise, gradients(trainer, state, batch, noise)))
         return seen[0][1]
 
@@ -256,7 +251,7 @@ def test_every_step_draws_its_own_noise_for_every_example(draw, parts, monkeypat
         now = state._replace(step=jnp.asarray(step, jnp.int32))
         noise = one_step(trainer, now, batch, monkeypatch)[2][0]
         assert noise.keys.shape == noise.positions.shape == (SIZE,)
-        assert noise.dropout.shape == (parts,)
+        assert noise.dropout.shape == ()
         every.append(noise)
     for leaves in zip(*((*n[1:], n.positions) for n in every), strict=True):
         words = np.concatenate([jax.random.key_data(x) if x.dtype != float else x for x in leaves])
@@ -285,17 +280,23 @@ def test_finite_steps_are_a_plain_gradient_of_their_bound():
     same(ours, direct)
 
 
-def test_gradients_do_not_depend_on_the_devices():
-    """Two devices that hold three examples each give what one gives with all six."""
-    trainer, state, batch = build(MONOTONE, 3)
-    noise = make_noise(low_discrepancy(), 3)
+@pytest.mark.parametrize(("data", "fsdp", "parts"), [(2, 1, 3), (1, 2, 1), (3, 2, 1)])
+def test_gradients_do_not_depend_on_the_devices(data, fsdp, parts):
+    """Devices that hold some examples each give what one gives with all six, dropout too."""
+    trainer, state, batch = build(MONOTONE, parts)
+    noise = make_noise(low_discrepancy())
     alone = compiled(trainer)(state, batch, noise)
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    spread = jax.NamedSharding(mesh, jax.P("data"))
-    whole = jax.NamedSharding(mesh, jax.P())
-    sharded = jax.device_put(batch, spread), jax.device_put(noise, Noise(spread, spread, whole))
-    assert len(sharded[0].x.sharding.device_set) == 2
-    together = compiled(trainer)(jax.device_put(state, whole), *sharded)
+    mesh = meshes.make(DevicesConfig(fsdp=fsdp), jax.devices()[: data * fsdp])
+    spread, whole = meshes.cut(mesh), meshes.whole(mesh)
+    shapes = meshes.of_state(mesh, jax.eval_shape(lambda: state))
+    places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    divided = division.of(mesh, shapes.params)
+    step = jax.jit(functools.partial(gradients, trainer, division=divided))
+    together = step(
+        jax.device_put(state, places),
+        jax.device_put(batch, spread),
+        jax.device_put(noise, Noise(spread, spread, whole)),
+    )
     for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10 * np.abs(one).max())
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vdm.run import mesh as meshes
+from vdm.run.training import division
 from vdm.run.training.step import Batch, Trainer, TrainState, init_state, train_step
 
 
@@ -34,7 +35,9 @@ def build(trainer: Trainer, mesh: Mesh, example: Batch) -> Program:
     """
     shapes = template(trainer, mesh, example)
     places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    one = functools.partial(train_step, trainer=trainer)
+    alone = mesh.size == 1
+    divided = None if alone else division.of(mesh, shapes.params)
+    one = functools.partial(train_step, trainer=trainer, division=divided)
 
     def steps(
         state: TrainState, batches: Sequence[Batch]

@@ -14,10 +14,12 @@ import optax
 from vdm.laws import LawState
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, VLB, Params
-from vdm.networks import drop_condition
+from vdm.networks import drop_condition, precision
+from vdm.networks.dropout import Dropout
 from vdm.noise_levels import NoiseLevels
 from vdm.run.config import Config
 from vdm.run.training import optim
+from vdm.run.training.division import Division, divided
 from vdm.run.training.objective import Objective
 from vdm.variance import two_gradients
 
@@ -71,7 +73,7 @@ class Noise(NamedTuple):
 
     positions: jax.Array  # [b], uniform in [0, 1) and even together, for the law of λ
     keys: jax.Array  # [b], one for each example's ε
-    dropout: jax.Array  # one for each micro-batch
+    dropout: jax.Array  # one for all
 
 
 def init_state(trainer: Trainer, batch: Batch) -> TrainState:
@@ -85,9 +87,11 @@ def init_state(trainer: Trainer, batch: Batch) -> TrainState:
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, trainer: Trainer
+    state: TrainState, batch: Batch, *, trainer: Trainer, division: Division | None = None
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Return the next state and scalar metrics in bits per dimension.
+
+    `division` says how the step is divided over devices; without it, it is computed as a whole.
 
     The network and the end points of the schedule descend the loss: the mean negative
     bound, or with a weighting the weighted diffusion term. `loss` among the metrics is
@@ -100,13 +104,13 @@ def train_step(
     noise = Noise(
         objective.positions(key_positions, config.train.batch_size),
         jax.random.split(key_noise, config.train.batch_size),
-        jax.random.split(key_dropout, config.train.accumulation_steps),
+        key_dropout,
     )
     if config.train.cond_dropout and batch.cond is not None:
         key_cond = jax.random.split(key, 4)[3]
         cond = drop_condition(key_cond, jnp.asarray(batch.cond), config.train.cond_dropout)
         batch = batch._replace(cond=cond)
-    loss, terms, gradient, law_state = gradients(trainer, state, batch, noise)
+    loss, terms, gradient, law_state = gradients(trainer, state, batch, noise, division)
     updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = optim.ema_decay(config.optimizer, state.step)
@@ -126,7 +130,11 @@ def train_step(
 
 
 def gradients(
-    trainer: Trainer, state: TrainState, batch: Batch, noise: Noise
+    trainer: Trainer,
+    state: TrainState,
+    batch: Batch,
+    noise: Noise,
+    division: Division | None = None,
 ) -> tuple[jax.Array, VLB, Params, LawState]:
     """Return loss, mean terms (bits per dimension), two kinds of gradient, and the law state.
 
@@ -143,7 +151,11 @@ def gradients(
         return objective.levels(state.law_state, log_snr_fn, noise.positions)
 
     def loss_fn(
-        params: Params, where: Levels, examples: Batch, keys: jax.Array, dropout_key: jax.Array
+        params: Params,
+        where: Levels,
+        examples: Batch,
+        keys: jax.Array,
+        rows: jax.Array,
     ) -> tuple[jax.Array, tuple[VLB, jax.Array]]:
         terms = model.vlb(
             params,
@@ -152,7 +164,7 @@ def gradients(
             examples.cond,
             noise_levels=where,
             num_steps=objective.num_steps,
-            dropout_key=dropout_key,
+            dropout_key=Dropout(noise.dropout, rows),
         )
         chex.assert_type(tuple(terms), float)
         terms = jax.tree.map(to_bpd, terms)
@@ -162,9 +174,20 @@ def gradients(
         weighted = objective.weighting(where.log_snr) * terms.diffusion
         return jnp.mean(weighted), (terms, weighted)
 
+    def cast(params: Params) -> Params:
+        return {**params, "network": precision.cast(model.network, params["network"])}
+
+    of_examples = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+    of_batch = functools.partial(
+        _accumulate,
+        of_examples,
+        parts=trainer.config.train.accumulation_steps,
+        unroll=division is None or division.mesh.devices.flat[0].platform == "cpu",
+    )
+    whole = divided(of_batch, division, cast)
+
     def value_and_grad(params: Params, levels: Levels) -> tuple[Any, Any]:
-        of_examples = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
-        return _accumulate(of_examples, params, (levels, batch, noise.keys), noise.dropout)
+        return whole(params, levels, batch, noise.keys, jnp.arange(size))
 
     (loss, terms), gradient, levels = two_gradients(value_and_grad, levels_fn, state.params)
     chex.assert_shape(tuple(terms), (size,))
@@ -177,38 +200,40 @@ def gradients(
 def _accumulate(
     value_and_grad: Callable[..., tuple[Any, Any]],
     params: Params,
-    per_example: tuple[Levels, Batch, jax.Array],
-    dropout_keys: jax.Array,
+    *per_example: Any,
+    parts: int,
+    unroll: bool,
 ) -> tuple[Any, Any]:
-    """Return value_and_grad(params, *per_example, dropout_key) of the whole batch.
+    """Return value_and_grad(params, *per_example), by `parts` micro-batches one after the other.
 
-    With several dropout keys the batch is divided into as many micro-batches, one after the other;
-    gradients by parameters are averaged, values per example are concatenated.
+    Gradients by parameters are averaged in float32 at least, values per example are concatenated.
     """
-    parts = dropout_keys.shape[0]
     if parts == 1:
-        return value_and_grad(params, *per_example, dropout_keys[0])
+        return value_and_grad(params, *per_example)
 
-    # Micro-batch k takes the examples k, k + m, ...: a part of every device's share.
-    def cut(leaf: jax.Array | np.ndarray) -> jax.Array:
-        return jnp.swapaxes(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 0, 1)
+    def cut(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+        return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
 
     def join(leaf: jax.Array) -> jax.Array:
-        return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+        return leaf.reshape(-1, *leaf.shape[2:])
 
     def one(total: Any, part: Any) -> tuple[Any, Any]:
-        examples, dropout_key = part
-        (loss, aux), (gradient, by_example) = value_and_grad(params, *examples, dropout_key)
-        total = jax.tree.map(jnp.add, total, (loss, gradient))
-        return total, (aux, by_example)
+        (loss, aux), (gradient, by_example) = value_and_grad(params, *part)
+        return jax.tree.map(_add, total, (loss, gradient)), (aux, by_example)
 
-    zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-    xs = jax.tree.map(cut, per_example), dropout_keys
+    wide = jax.tree.map(
+        lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
+    )
     # XLA's CPU backend is dozens of times slower at convolutions in a loop: so it is unrolled
     # there.
-    (loss, gradient), rest = jax.lax.scan(one, zeros, xs, unroll=jax.default_backend() == "cpu")
+    total = jnp.zeros(()), wide
+    (loss, gradient), rest = jax.lax.scan(one, total, jax.tree.map(cut, per_example), unroll=unroll)
     loss, gradient = jax.tree.map(lambda leaf: leaf / parts, (loss, gradient))
     aux, by_example = jax.tree.map(join, rest)
     # An example's share is of the mean over the batch, not over its micro-batch.
     by_example = jax.tree.map(lambda leaf: leaf / parts, by_example)
     return (loss, aux), (gradient, by_example)
+
+
+def _add(total: jax.Array, part: jax.Array) -> jax.Array:
+    return total + part.astype(total.dtype)

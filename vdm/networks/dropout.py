@@ -1,0 +1,78 @@
+"""Dropout that an example's number decides, not its place in a batch or on a device."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, Int, Key
+
+from vdm.networks.applied import Applied
+
+
+class Dropout(NamedTuple):
+    """A key for all examples, and the number of each within the batch that the key is drawn for.
+
+    What is dropped of an example follows from both: it is the same however the batch is divided.
+    """
+
+    key: Key[Array, ""]
+    rows: Int[Array, " b"]
+
+
+def apply(
+    network: nn.Module | Applied,
+    variables: Mapping[str, Any],
+    z: Float[Array, " b *d"],
+    log_snr: Float[Array, " b"],
+    cond: Array | None,
+    dropout: Key[Array, ""] | Dropout | None,
+) -> Array:
+    """Return the network's output at z and λ: with a key in training, without one as it is.
+
+    With a `Dropout` every `flax.linen.Dropout` draws for each example by itself; what else a module
+    asks of the stream "dropout" follows from its key. A network that is no Linen module is given
+    one example at a time (by vmap), with a key of its own.
+    """
+    if dropout is None:
+        return network.apply(variables, z, log_snr, cond, train=False, rngs=None)
+    if not isinstance(dropout, Dropout):
+        rngs = {"dropout": dropout}
+        return network.apply(variables, z, log_snr, cond, train=True, rngs=rngs)
+    if isinstance(network, nn.Module):
+        with nn.intercept_methods(_each_by_itself(dropout.rows)):
+            rngs = {"dropout": dropout.key}
+            return network.apply(variables, z, log_snr, cond, train=True, rngs=rngs)
+
+    def one(
+        z: Float[Array, "*d"], log_snr: Float[Array, ""], cond: Array | None, row: Int[Array, ""]
+    ) -> Array:
+        rngs = {"dropout": jax.random.fold_in(dropout.key, row)}
+        given = None if cond is None else cond[None]
+        return network.apply(variables, z[None], log_snr[None], given, train=True, rngs=rngs)[0]
+
+    return jax.vmap(one)(z, log_snr, cond, dropout.rows)
+
+
+def _each_by_itself(rows: Int[Array, " b"]) -> Callable[..., Any]:
+    def intercept(
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        module = context.module
+        if not isinstance(module, nn.Dropout) or context.method_name != "__call__":
+            return call(*args, **options)
+        said = options.get("deterministic", args[1] if len(args) > 1 else module.deterministic)
+        if said or module.rate in (0.0, 1.0) or options.get("rng") is not None:
+            return call(*args, **options)
+        key = module.make_rng(module.rng_collection)  # another one for every module
+
+        def one(part: Array, row: Array) -> Array:
+            own = {**options, "rng": jax.random.fold_in(key, row)}
+            return call(part[None], *args[1:], **own)[0]
+
+        return jax.vmap(one)(args[0], rows)
+
+    return intercept
