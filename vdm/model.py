@@ -90,10 +90,10 @@ class VDM:
         """Return eps_fn(z, log_snr) → ε̂ at these parameters, whatever the network predicts.
 
         The noise level may be a scalar. Without a dropout key the function is
-        deterministic; with `networks.dropout.Dropout` for a key, what is dropped of an example
-        does not depend on the others. ε̂ has the precision of z, not of the network. `guidance` exaggerates
-        the condition by this factor (`denoisers.guided`), for a network that was trained with
-        and without one; `clip_denoised` then projects x̂ onto the range of encoded data
+        deterministic; with a `networks.dropout.Dropout` for a key, what is dropped of an example
+        does not depend on the others. ε̂ has the precision of z, not of the network. `guidance`
+        exaggerates the condition by this factor (`denoisers.guided`), for a network that was
+        trained with and without one; `clip_denoised` then projects x̂ onto the range of encoded data
         (`denoisers.clip_denoised`). Raises ValueError for guidance without a condition or of a
         network that cannot go without, and for clipping data that has no range.
         """

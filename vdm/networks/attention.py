@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 from jaxtyping import Array, Float
 
 # Of one example and one piece; a piece of all 1,024 pixels of CIFAR-10 has as many.
@@ -24,17 +25,23 @@ def attend(
     """
     shape = q.shape
 
-    def on_cpu(*parts: Array) -> Array:
+    def on_cpu(q: Array, k: Array, v: Array) -> Array:
         # An example is a piece: nothing has to be added over pieces. But examples are what a
         # batch is cut along over devices.
-        one = jax.sharding.get_abstract_mesh().size <= 1
-        return _by_example(*parts) if one else _by_queries(*parts, shape[2])
+        return _by_queries(q, k, v, shape[2]) if _several() else _by_example(q, k, v)
 
-    def elsewhere(*parts: Array) -> Array:
-        return _by_queries(*parts, _queries(shape[1], shape[2]))
+    def elsewhere(q: Array, k: Array, v: Array) -> Array:
+        return _by_queries(q, k, v, _queries(shape[1], shape[2]))
 
     of_pixels = (_pixels(part) for part in (q, k, v))
     return jax.lax.platform_dependent(*of_pixels, cpu=on_cpu, default=elsewhere).reshape(shape)
+
+
+def _several() -> bool:
+    """Return whether the batch may be cut over devices here, other than by `jax.shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return any(size > 1 for size, kind in sizes if kind is not AxisType.Manual)
 
 
 def _queries(height: int, width: int) -> int:

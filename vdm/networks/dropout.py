@@ -34,22 +34,27 @@ def apply(
     asks of the stream "dropout" follows from its key. A network that is no Linen module is given
     one example at a time (by vmap), with a key of its own.
     """
+
+    def output(
+        z: Array, log_snr: Array, cond: Array | None, key: Key[Array, ""] | None = None
+    ) -> Array:
+        rngs = None if key is None else {"dropout": key}
+        found: Any = network.apply(variables, z, log_snr, cond, train=key is not None, rngs=rngs)
+        return found
+
     if dropout is None:
-        return network.apply(variables, z, log_snr, cond, train=False, rngs=None)
+        return output(z, log_snr, cond)
     if not isinstance(dropout, Dropout):
-        rngs = {"dropout": dropout}
-        return network.apply(variables, z, log_snr, cond, train=True, rngs=rngs)
+        return output(z, log_snr, cond, dropout)
     if isinstance(network, nn.Module):
         with nn.intercept_methods(_each_by_itself(dropout.rows)):
-            rngs = {"dropout": dropout.key}
-            return network.apply(variables, z, log_snr, cond, train=True, rngs=rngs)
+            return output(z, log_snr, cond, dropout.key)
 
     def one(
         z: Float[Array, "*d"], log_snr: Float[Array, ""], cond: Array | None, row: Int[Array, ""]
     ) -> Array:
-        rngs = {"dropout": jax.random.fold_in(dropout.key, row)}
-        given = None if cond is None else cond[None]
-        return network.apply(variables, z[None], log_snr[None], given, train=True, rngs=rngs)[0]
+        key = jax.random.fold_in(dropout.key, row)
+        return output(z[None], log_snr[None], None if cond is None else cond[None], key)[0]
 
     return jax.vmap(one)(z, log_snr, cond, dropout.rows)
 
