@@ -81,7 +81,9 @@ def _gather(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
 
 
 def _reduce(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-    axis, leaf = _axis(spec), leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    # A barrier: the compiler would sum first, in the narrow type, and convert the sum.
+    axis, leaf = _axis(spec), jax.lax.optimization_barrier(wide)
     if axis is None:
         return jax.lax.psum(leaf, AXES)
     part = jax.lax.psum_scatter(leaf, "fsdp", scatter_dimension=axis, tiled=True)
