@@ -36,6 +36,7 @@ import numpy as np
 
 import plain_step
 from vdm.run import cli, data
+from vdm.run.compiled import chips
 from vdm.run.data.dataset import Dataset, Examples
 from vdm.run.errors import UserError
 from vdm.run.training import build, parts, program as programs, throughput
@@ -84,10 +85,10 @@ def main(arguments):
         f"{'MFU':>8s}{'temp, MB':>10s}{against:>9s}{'peak, MB':>10s}"
     )
     planned = variants["plain" if "plain" in times else names[0]].temp
-    peak_flops = throughput.peak_flops(jax.devices()[0].device_kind)
+    chip = chips.of(jax.devices()[0].device_kind)
     for name, (seconds, processor) in times.items():
         one = variants[name]
-        mfu = f"{flops / (seconds * first.mesh.size * peak_flops):.1%}" if peak_flops else ""
+        mfu = f"{flops / (seconds * first.mesh.size * chip.flops):.1%}" if chip else ""
         print(
             f"{name:18s}{1e3 * seconds:10.2f}{seconds / reference[0]:9.2f}"
             f"{1e3 * processor:10.1f}{processor / reference[1]:9.2f}{size / seconds:10.1f}"

@@ -39,6 +39,11 @@ def parser() -> argparse.ArgumentParser:
         help="print the run's parameters, FLOPs and memory, and train nothing",
     )
     train.add_argument(
+        "--topology",
+        metavar="SLICE",
+        help="devices of the dry run, not those that are here: a TPU slice such as v5e:4x4",
+    )
+    train.add_argument(
         "--init_from",
         metavar="RUN",
         help="workdir of a run to begin with, in place of new parameters (train.init_from)",

@@ -92,6 +92,7 @@ def _parsed(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
     config = flags.config(options.config, options.workdir, rest)
     from vdm.run import data, dry_run, train
+    from vdm.run.compiled import topology
     from vdm.run.training import parts
 
     if options.config is None:
@@ -100,8 +101,14 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
         train_config = dataclasses.replace(config.train, init_from=options.init_from)
         config = dataclasses.replace(config, train=train_config)
 
+    if options.topology is not None and not options.dry_run:
+        raise UserError(
+            "--topology goes with --dry_run: nothing can be trained on devices elsewhere"
+        )
     if options.dry_run:
-        lines = dry_run.describe(parts.prepare(config))
+        absent = None if options.topology is None else topology.devices(options.topology)
+        with contextlib.nullcontext() if absent is None else topology.little_effort():
+            lines = dry_run.describe(parts.prepare(config, absent))
         if processes.is_first():
             _print_lines(f"{options.workdir}: dry run, nothing was trained", lines)
         return 0

@@ -1,4 +1,4 @@
-"""The cost of a run, from a compiled step that is not run."""
+"""The cost of a run, from a compiled step that is not run, on devices that need not be there."""
 
 import math
 
@@ -6,53 +6,102 @@ import jax
 import numpy as np
 
 from vdm.run import mesh as meshes
+from vdm.run.compiled import chips, cost as costs
+from vdm.run.compiled.cost import Cost, DoesNotFit
 from vdm.run.system.disk import num_bytes, readable
 from vdm.run.training import program as programs, throughput
 from vdm.run.training.parts import Parts
 
+NOT_COUNTED = "not counted by this backend"
+Lines = list[tuple[str, str]]
 
-def describe(parts: Parts) -> list[tuple[str, str]]:
+
+def describe(parts: Parts) -> Lines:
     """Return the cost of a run: a name and a value for each line.
 
-    FLOPs are XLA's count for a whole step before it optimises, bytes moved and memory its count
-    for one device of the compiled step; where a backend does not count, the line says that.
+    FLOPs are XLA's count for a whole step before it optimises; bytes moved, memory and collectives
+    are those of one device of the compiled step, each instruction of a loop counted as often as it
+    is run. The step is compiled for the devices of the mesh of `parts`.
     """
     _, trainer, _, mesh, example = parts
     config = trainer.config
     program = programs.build(trainer, mesh, example)
     shapes, params = program.template, program.template.params
-    size = config.train.batch_size
+    size, per_dispatch = config.train.batch_size, config.devices.steps_per_dispatch
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             (size, *leaf.shape[1:]), leaf.dtype, sharding=meshes.cut(mesh)
         ),
         example,
     )
-    per_dispatch = config.devices.steps_per_dispatch
-    compiled = program.step.lower(shapes, [batch] * per_dispatch).compile()
-    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     flops = throughput.step_flops(trainer, shapes, batch)
-    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    devices = f"{mesh.size} × {mesh.devices.flat[0].device_kind}"
+    compiled = costs.compiled(program.step.lower(shapes, [batch] * per_dispatch))
     lines = [
-        ("mesh", f"{axes}: {devices} in {jax.process_count()} process(es)"),
+        ("mesh", _mesh(mesh)),
         ("parameters of the network", f"{_count(params['network']):,}"),
         ("parameters of the schedule", f"{_count(params['schedule']):,}"),
         ("training", f"{config.train.num_steps:,} steps of {size:,} examples"),
         ("FLOPs per step", f"{flops:.3e}"),
+        ("state, all devices together", readable(num_bytes(shapes))),
+        ("state, one device", readable(_bytes_of_one_device(shapes))),
     ]
-    moved = cost.get("bytes accessed")
-    # Of a loop over the steps of a dispatch, or over micro-batches, XLA counts one round.
-    once = per_dispatch == 1 and config.train.accumulation_steps == 1
-    count = "not counted by this backend" if moved is None or not once else readable(int(moved))
-    lines.append(("bytes moved in a step, one device", count))
-    lines.append(("state, all devices together", readable(num_bytes(shapes))))
-    lines.append(("state, one device", readable(_bytes_of_one_device(shapes))))
-    if memory is None:
-        return [*lines, ("memory of a step, one device", "not counted by this backend")]
-    kept, work = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    text = f"{readable(kept + work)} ({readable(kept)} state, {readable(work)} work space)"
-    return [*lines, ("memory of a step, one device", text)]
+    if isinstance(compiled, DoesNotFit):
+        return [*lines, ("memory of a step, one device", _refusal(compiled))]
+    cost = costs.of(compiled)
+    kind = mesh.devices.flat[0].device_kind
+    arrays = len(jax.tree.leaves(shapes))
+    return [*lines, *_of_device(cost, kind, flops / mesh.size, per_dispatch, arrays)]
+
+
+def _of_device(cost: Cost | None, kind: str, flops: float, steps: int, arrays: int) -> Lines:
+    """Return the lines of a device's share of `steps` steps of so many FLOPs each."""
+    if cost is None:
+        return [("memory of a step, one device", NOT_COUNTED)]
+    chip = chips.of(kind)
+    total = f"{readable(cost.held + cost.work)} ({readable(cost.held)} state, "
+    total += f"{readable(cost.work)} work space)"
+    if chip is not None:
+        total += f" of {readable(int(chip.memory))}"
+    lines = [
+        ("memory of a step, one device", total),
+        ("size of the program", readable(cost.code)),
+        ("arrays in the state", f"{arrays:,}"),
+        ("bytes moved in a step, one device", readable(cost.moved // steps)),
+    ]
+    for one in cost.collectives:
+        what = f"{one.times / steps:,.5g}, {readable(one.num_bytes // steps)}"
+        lines.append((f"{one.kind} in a step", f"{what} ({', '.join(sorted(one.dtypes))})"))
+    if not cost.collectives:
+        lines.append(("collectives in a step", "none"))
+    if chip is None:
+        return lines
+    seconds = costs.best_seconds(flops, cost.moved / steps, chip)
+    limit = "arithmetic" if seconds == flops / chip.flops else "memory"
+    bound = flops / chip.flops / seconds
+    lines.append(("a step takes at least", f"{1e3 * seconds:.3g} ms, by its {limit}"))
+    lines.append(("share of the peak, at most", f"{bound:.0%} (MFU, communication not counted)"))
+    if cost.seconds is not None:
+        own = cost.seconds / steps
+        share = f"{1e3 * own:.3g} ms: {flops / chip.flops / own:.0%}"
+        lines.append(("a step by the compiler's model", share))
+    return lines
+
+
+def _refusal(refused: DoesNotFit) -> str:
+    if refused.needed is None or refused.there is None:
+        return "does not fit, says the compiler"
+    return (
+        f"does not fit: {readable(int(refused.needed))} of {readable(int(refused.there))}; see "
+        "train.accumulation_steps, devices.fsdp and the network's remat"
+    )
+
+
+def _mesh(mesh: jax.sharding.Mesh) -> str:
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    return (
+        f"{axes}: {mesh.size} × {mesh.devices.flat[0].device_kind} in {jax.process_count()} "
+        "process(es)"
+    )
 
 
 def _count(tree: object) -> int:

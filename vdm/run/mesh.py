@@ -21,13 +21,13 @@ T = TypeVar("T")
 AXES = ("data", "fsdp")
 
 
-def for_training(config: Config) -> Mesh:
-    """Return the mesh over all devices of all processes.
+def for_training(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return the mesh over all devices of all processes, or over the given ones.
 
     Raises UserError unless the number of devices is a multiple of `devices.fsdp`, and the batch
     size a multiple of the number of devices times that of its micro-batches.
     """
-    mesh = make(config.devices)
+    mesh = make(config.devices, devices)
     parts = config.train.accumulation_steps
     if config.train.batch_size % (mesh.size * parts):
         what = f"{mesh.size} devices" + (f" times {parts} accumulation steps" * (parts > 1))

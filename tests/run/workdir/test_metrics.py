@@ -16,6 +16,7 @@ import pytest
 import runs
 from vdm.networks import UNet
 from vdm.run import data, figures, sample, train, trained
+from vdm.run.compiled import chips
 from vdm.run.config import DataConfig
 from vdm.run.data.dataset import Examples
 from vdm.run.errors import UserError
@@ -114,7 +115,8 @@ def test_rates_follow_from_their_definition():
     ],
 )
 def test_the_peak_of_a_device_goes_by_its_name(kind, peak):
-    assert throughput.peak_flops(kind) == peak
+    chip = chips.of(kind)
+    assert (None if chip is None else chip.flops) == peak
 
 
 def step_flops(remat=False, **changed):
@@ -161,7 +163,7 @@ def test_the_flops_of_the_paper_s_cifar10_network():
 def test_mfu_is_recorded_where_the_peak_is_known(tmp_path, monkeypatch):
     train.train(runs.points(num_steps=2), tmp_path / "unknown")
     assert "mfu" not in records(tmp_path / "unknown")[0]
-    monkeypatch.setattr(throughput, "PEAK_FLOPS", {"cpu": 1e9})
+    monkeypatch.setattr(chips, "CHIPS", {"cpu": chips.Chip(1e9, 1e9, 1e9)})
     monkeypatch.setattr(throughput, "step_flops", lambda *arguments: 1e6)
     train.train(runs.points(num_steps=2), tmp_path / "known")
     (record,) = records(tmp_path / "known")

@@ -1,5 +1,6 @@
 """The parts of a training run, checked together before anything is computed."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -31,12 +32,13 @@ class Parts(NamedTuple):
     example: Batch
 
 
-def prepare(config: Config) -> Parts:
+def prepare(config: Config, devices: Sequence[jax.Device] | None = None) -> Parts:
     """Return the parts of a run; raises UserError for every mistake that a config can have.
 
-    Of the user's own files also the test split is checked, which only an evaluation reads.
+    `devices` are those of the mesh, all of every process by default. Of the user's own files also
+    the test split is checked, which only an evaluation reads.
     """
-    made = of(config, validation.load(config, "train"))
+    made = of(config, validation.load(config, "train"), devices)
     if config.data.name in data.FILES or own.is_own_set(config.data.name):
         test = data.load(config.data, "test")
         checks.check_data(made.trainer.model, made.dataset.shape, made.condition, test)
@@ -46,7 +48,7 @@ def prepare(config: Config) -> Parts:
     return made
 
 
-def of(config: Config, dataset: Dataset) -> Parts:
+def of(config: Config, dataset: Dataset, devices: Sequence[jax.Device] | None = None) -> Parts:
     """Return the parts of a run on this training set; raises UserError as `prepare` does."""
     if config.train.batch_size > len(dataset):
         raise UserError(
@@ -55,7 +57,7 @@ def of(config: Config, dataset: Dataset) -> Parts:
         )
     config = standardise.resolved(initial.resolved(config), dataset)
     trainer, condition = fitted(config, dataset)
-    mesh = meshes.for_training(config)
+    mesh = meshes.for_training(config, devices)
     example = make_batch(dataset, condition, config, 0, np.arange(1))
     return Parts(dataset, trainer, condition, mesh, example)
 

@@ -1,41 +1,13 @@
 """How fast a run goes: steps and examples per second, and the share of the chip that it uses."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vdm.model import Params
+from vdm.run.compiled import chips
 from vdm.run.training import flops
 from vdm.run.training.step import Batch, Trainer, TrainState
-
-# Dense bfloat16 (V100: float16) FLOP/s by the start of the device's name; the longest match counts.
-# NVIDIA: the data sheets of V100, A100, H100, H200; numbers "with sparsity" are twice these.
-# TPU: cloud.google.com/tpu/docs, "peak compute per chip (bf16)".
-PEAK_FLOPS: Mapping[str, float] = {
-    "Tesla V100": 125e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA H200 NVL": 835e12,
-    "TPU v4": 275e12,
-    "TPU v4 lite": 138e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-}
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Return the peak FLOP/s of one device of a kind, None where it is not known."""
-    fitting = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
-    return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
 
 
 def step_flops(trainer: Trainer, template: TrainState, example: Batch) -> float:
@@ -59,10 +31,10 @@ def step_flops(trainer: Trainer, template: TrainState, example: Batch) -> float:
 
 def full_speed(trainer: Trainer, mesh: Mesh, template: TrainState, example: Batch) -> float | None:
     """Return the steps per second at the devices' peak, None where that is not known."""
-    peak = peak_flops(mesh.devices.flat[0].device_kind)
-    if peak is None:  # as on a CPU: then nothing is traced
+    chip = chips.of(mesh.devices.flat[0].device_kind)
+    if chip is None:  # as on a CPU: then nothing is traced
         return None
-    return mesh.size * peak / step_flops(trainer, template, example)
+    return mesh.size * chip.flops / step_flops(trainer, template, example)
 
 
 def rates(

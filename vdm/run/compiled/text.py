@@ -1,0 +1,194 @@
+"""What a compiled program's text says of its collectives and of the bytes that it moves.
+
+Of a loop XLA's own counts have one round: here every instruction counts as often as it is run, by
+the trip counts that the compiler writes beside its loops.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+BITS = {
+    **{"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "s32": 32, "u32": 32},
+    **{"s64": 64, "u64": 64, "f16": 16, "bf16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128},
+}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+# They move nothing by themselves: names of values, or bodies that are counted inside.
+FREE = {
+    *("parameter", "tuple", "get-tuple-element", "constant", "bitcast", "after-all", "iota"),
+    *("while", "conditional", "call", "partition-id", "replica-id", "opt-barrier"),
+}
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_SHAPE = re.compile(r"\b([a-z]+[0-9]*)\[([\d,]*)\]")
+_CALLED = re.compile(
+    r"\b(?:(?:body|condition|calls|to_apply)=%?([\w.\-]+)|branch_computations=\{([^}]*)\})"
+)
+
+
+class Instruction(NamedTuple):
+    """One instruction of a program: its operation and how large its result and operands are."""
+
+    name: str
+    operation: str
+    dtypes: frozenset[str]
+    results: tuple[int, ...]  # bytes
+    operands: tuple[str, ...]
+    called: tuple[str, ...]
+    trips: int
+
+
+class Collective(NamedTuple):
+    """The collectives of one kind in a step: how many are run, and the bytes of whole arrays."""
+
+    kind: str
+    times: int
+    num_bytes: int
+    dtypes: frozenset[str]
+
+
+class Program(NamedTuple):
+    """A program's computations by name, and how often each one is run."""
+
+    computations: Mapping[str, tuple[Instruction, ...]]
+    runs: Mapping[str, int]
+    fused: frozenset[str]  # computations inside a fusion: what they read stays in the core
+
+
+def parse(text: str) -> Program:
+    """Return the program of the text of a compiled one, `jax.stages.Compiled.as_text()`."""
+    computations: dict[str, tuple[Instruction, ...]] = {}
+    entry, name = "", ""
+    lines: list[Instruction] = []
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            name, lines = match[2], []
+            entry = name if match[1] else entry
+        elif line == "}":
+            computations[name] = tuple(lines)
+        elif match := _INSTRUCTION.match(line):
+            lines.append(_instruction(match[1], match[2]))
+    runs: dict[str, int] = dict.fromkeys(computations, 0)
+    fused: set[str] = set()
+
+    def visit(name: str, times: int, inside: bool) -> None:
+        runs[name] += times
+        if inside:
+            fused.add(name)
+        for one in computations[name]:
+            within = inside or one.operation not in ("while", "conditional", "call")
+            for called in one.called:
+                visit(called, times * one.trips, within)
+
+    visit(entry, 1, False)
+    return Program(computations, runs, frozenset(fused))
+
+
+def collectives(program: Program) -> list[Collective]:
+    """Return a step's collectives by kind, as often as they are run.
+
+    A sum of arrays of which all but a device's own part is zero is the gather that it stands for
+    (a TPU's compiler writes small ones so), and a sum of which the parts are cut out again is a
+    reduce-scatter.
+    """
+    found: dict[str, list[tuple[int, int, frozenset[str]]]] = {}
+    sizes = {one.name: sum(one.results) for _, one in _run(program)}
+    for name, one in _run(program):
+        kind = one.operation.removesuffix("-start")
+        if kind not in COLLECTIVES:
+            continue
+        if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"
+        if kind == "all-reduce" and all("dynamic-update-slice" in o for o in one.operands):
+            kind = "all-gather"
+        # An asynchronous one returns its operands too.
+        sent = one.results if kind == one.operation else one.results[-(len(one.results) // 2) :]
+        # Whole: what is gathered, and what is summed before it is scattered.
+        whole = max(sum(sent), sum(sizes.get(operand, 0) for operand in one.operands))
+        times = program.runs[name]
+        found.setdefault(kind, []).append((times, times * whole, one.dtypes))
+    return [
+        Collective(
+            kind,
+            sum(part[0] for part in parts),
+            sum(part[1] for part in parts),
+            frozenset().union(*(part[2] for part in parts)),
+        )
+        for kind, parts in sorted(found.items())
+    ]
+
+
+def num_bytes(program: Program) -> int:
+    """Return the bytes that a device reads and writes in a step: operands and results of all."""
+    total = 0
+    for name, instructions in program.computations.items():
+        if name in program.fused or not program.runs[name]:
+            continue
+        sizes = {one.name: sum(one.results) for one in instructions}
+        moved = sum(
+            sum(one.results) + sum(sizes.get(operand, 0) for operand in one.operands)
+            for one in instructions
+            if one.operation not in FREE and not one.operation.endswith("-done")
+        )
+        total += program.runs[name] * moved
+    return total
+
+
+def has_loops(program: Program) -> bool:
+    """Return whether a part of the program is run more than once in a step."""
+    return any(times > 1 for name, times in program.runs.items() if name not in program.fused)
+
+
+def _run(program: Program) -> Iterator[tuple[str, Instruction]]:
+    for name, instructions in program.computations.items():
+        if program.runs[name]:
+            for one in instructions:
+                yield name, one
+
+
+def _instruction(name: str, rest: str) -> Instruction:
+    shape, operation, rest = _split(rest)
+    shapes = _SHAPE.findall(shape)
+    known = [(dtype, dims) for dtype, dims in shapes if dtype in BITS]
+    sizes = [
+        math.prod(int(n) for n in dims.split(",") if n) * BITS[dtype] // 8 for dtype, dims in known
+    ]
+    inside, after = _parentheses(rest)
+    called = [
+        word.strip().lstrip("%")
+        for one, several in _CALLED.findall(after)
+        for word in (one or several).split(",")
+    ]
+    trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', after)
+    return Instruction(
+        name=name,
+        operation=operation,
+        dtypes=frozenset(dtype for dtype, _ in known),
+        results=tuple(sizes),
+        operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
+        called=tuple(called),
+        trips=int(trips[1]) if operation == "while" and trips else 1,
+    )
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    """Return the shape, the operation and what comes after it of an instruction's right side."""
+    if text.startswith("("):
+        inside, after = _parentheses(text)
+        shape, text = inside, after.lstrip()
+    else:
+        shape, _, text = text.partition(" ")
+    operation, _, rest = text.partition("(")
+    return shape, operation.strip(), f"({rest}"
+
+
+def _parentheses(text: str) -> tuple[str, str]:
+    """Return what is in the first parentheses of a text that begins with one, and what follows."""
+    depth = 0
+    for at, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return text[1:at], text[at + 1 :]
+    return text[1:], ""
