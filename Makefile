@@ -105,6 +105,7 @@ docs/notebooks/%.ipynb: notebooks/%.py notebooks/run.py $(shell find vdm -name '
 
 .venv/.test: .venv/.created pyproject.toml $(wildcard constraints/*.txt)
 	@$(call install,$(BIN),-e '.[test]')
+	@$(call compiler,$(BIN)) || echo "No compiler for TPUs (libtpu): its tests are skipped"
 	@touch .venv/.runtime $@
 
 .venv/.docs: .venv/.created pyproject.toml $(wildcard constraints/*.txt)
@@ -121,6 +122,12 @@ if [ "$(INSTALLER)" = uv ]; then \
   echo "uv could not install: going on with pip"; \
 fi; \
 $(call pip,$(1)) --prefer-binary -c $$constraints $(2)
+endef
+# Beside the packages, not among them, where JAX would look for a TPU in every process.
+define compiler
+rm -rf .venv/aot; \
+constraints=constraints/$$($(1)/python -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py312")').txt; \
+$(call pip,$(1)) --no-deps --target=.venv/aot -c $$constraints libtpu
 endef
 pip = $(1)/python -m pip install --quiet --no-compile --progress-bar off --disable-pip-version-check
 uv = UV_HTTP_TIMEOUT=20 UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --no-config --python $(1)/python

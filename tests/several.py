@@ -45,6 +45,7 @@ def main():
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 8 // options.processes)
     jax.config.update("jax_disable_most_optimizations", True)
+    meshes.MIN_CUT = 1  # the networks are small, and are to be cut nevertheless
     if options.processes > 1:
         processes.start(f"localhost:{options.port}", options.processes, options.index)
     found = {}
@@ -68,7 +69,7 @@ def five_steps(mesh, parts, dispatch):
     from trainers import MONOTONE, trainer_of
 
     x = np.random.default_rng(0).normal(0.4, 0.9, (200, 2))
-    trainer = trainer_of(MONOTONE, parts, size=SIZE, dropout=0.0)
+    trainer = trainer_of(MONOTONE, parts, size=SIZE)
     program = programs.build(trainer, mesh, Batch(x[:1], None))
     here = meshes.rows_here(mesh, SIZE)
     put = functools.partial(meshes.put, mesh, SIZE, here)

@@ -19,6 +19,7 @@ from vdm.run.errors import UserError
 T = TypeVar("T")
 
 AXES = ("data", "fsdp")
+MIN_CUT = 4096
 
 
 def for_training(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -74,14 +75,15 @@ def of_state(mesh: Mesh, shapes: T) -> T:
     """Return the shapes of a tree of arrays, each with its sharding.
 
     The largest axis that `fsdp` divides is divided; where there is none, or nothing to gain, the
-    array is whole on every device.
+    array is whole on every device. There is nothing to gain with fewer than `MIN_CUT` numbers: to
+    gather them takes longer than they are worth.
     """
     parts = mesh.shape["fsdp"]
 
     def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         divisible = [n if n % parts == 0 else 0 for n in leaf.shape]
         sharding = whole(mesh)
-        if parts > 1 and any(divisible):
+        if parts > 1 and any(divisible) and math.prod(leaf.shape) >= MIN_CUT:
             axis = int(np.argmax(divisible))
             sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

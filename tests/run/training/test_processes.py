@@ -40,7 +40,13 @@ print(json.dumps([cli.main(command) for command in json.loads(commands)]))
 def arguments(tmp_path_factory):
     config = runs.points(num_steps=100_000, log_every=1, checkpoint_every=10)
     path = runs.write_config_file(tmp_path_factory.mktemp("config") / "points.py", config)
-    return ["train", f"--config={path}", "--config.devices.fsdp=4", "--config.train.batch_size=48"]
+    return [
+        "train",
+        f"--config={path}",
+        "--config.devices.fsdp=4",
+        "--config.train.batch_size=48",
+        "--config.model.network.width=64",
+    ]
 
 
 def start(command):

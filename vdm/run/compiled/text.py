@@ -29,11 +29,11 @@ _CALLED = re.compile(
 
 
 class Instruction(NamedTuple):
-    """One instruction of a program: its operation and how large its result and operands are."""
+    """One instruction of a program: its operation, its results and the names of its operands."""
 
     name: str
     operation: str
-    dtypes: frozenset[str]
+    dtypes: tuple[str, ...]  # of the results
     results: tuple[int, ...]  # bytes
     operands: tuple[str, ...]
     called: tuple[str, ...]
@@ -93,7 +93,8 @@ def collectives(program: Program) -> list[Collective]:
     (a TPU's compiler writes small ones so), and a sum of which the parts are cut out again is a
     reduce-scatter.
     """
-    found: dict[str, list[tuple[int, int, frozenset[str]]]] = {}
+    parts: dict[str, list[tuple[int, str]]] = {}
+    times: dict[str, int] = {}
     sizes = {one.name: sum(one.results) for _, one in _run(program)}
     for name, one in _run(program):
         kind = one.operation.removesuffix("-start")
@@ -101,22 +102,26 @@ def collectives(program: Program) -> list[Collective]:
             continue
         if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
             kind = "reduce-scatter"
-        if kind == "all-reduce" and all("dynamic-update-slice" in o for o in one.operands):
-            kind = "all-gather"
-        # An asynchronous one returns its operands too.
-        sent = one.results if kind == one.operation else one.results[-(len(one.results) // 2) :]
-        # Whole: what is gathered, and what is summed before it is scattered.
-        whole = max(sum(sent), sum(sizes.get(operand, 0) for operand in one.operands))
-        times = program.runs[name]
-        found.setdefault(kind, []).append((times, times * whole, one.dtypes))
+        # An asynchronous one returns its operands too, and other things behind the results.
+        start = (
+            len(one.operands) if kind != "all-reduce" and one.operation.endswith("-start") else 0
+        )
+        found = set()
+        for i, operand in enumerate(one.operands):
+            own = kind
+            if kind == "all-reduce" and operand.startswith("dynamic-update-slice"):
+                own = "all-gather"
+            # Whole: what is gathered, and what is summed before it is scattered.
+            size = max(one.results[start + i], sizes.get(operand, 0))
+            parts.setdefault(own, []).append((program.runs[name] * size, one.dtypes[start + i]))
+            found.add(own)
+        for own in found:
+            times[own] = times.get(own, 0) + program.runs[name]
     return [
         Collective(
-            kind,
-            sum(part[0] for part in parts),
-            sum(part[1] for part in parts),
-            frozenset().union(*(part[2] for part in parts)),
+            kind, times[kind], sum(size for size, _ in own), frozenset(dtype for _, dtype in own)
         )
-        for kind, parts in sorted(found.items())
+        for kind, own in sorted(parts.items())
     ]
 
 
@@ -165,7 +170,7 @@ def _instruction(name: str, rest: str) -> Instruction:
     return Instruction(
         name=name,
         operation=operation,
-        dtypes=frozenset(dtype for dtype, _ in known),
+        dtypes=tuple(dtype for dtype, _ in known),
         results=tuple(sizes),
         operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
         called=tuple(called),

@@ -1,13 +1,15 @@
 """How a gradient is divided over devices: each takes its examples, collectives do the rest."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from vdm.run.mesh import AXES
+from vdm.run.mesh import AXES, whole
+
+T = TypeVar("T")
 
 # (params, *per_example) → ((mean, aux by example), (gradient, the mean's gradient by example)).
 ValueAndGrad = Callable[..., tuple[Any, Any]]
@@ -42,8 +44,8 @@ def divided(
     batch = PartitionSpec(AXES)
 
     def of_device(params: Any, *per_example: Any) -> tuple[Any, Any]:
-        whole = jax.tree.map(_gather, cast(params), division.params)
-        return _finished(value_and_grad(whole, *per_example), params, division)
+        gathered = jax.tree.map(_gather, cast(params), division.params)
+        return _finished(value_and_grad(gathered, *per_example), params, division)
 
     def over_devices(params: Any, *per_example: Any) -> tuple[Any, Any]:
         return jax.shard_map(
@@ -56,6 +58,13 @@ def divided(
         )(params, *per_example)
 
     return over_devices
+
+
+def on_every_device(tree: T, division: Division | None) -> T:
+    """Return the same arrays, whole on every device."""
+    if division is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, whole(division.mesh))
 
 
 def _finished(result: tuple[Any, Any], params: Any, division: Division | None) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ from vdm.networks.dropout import Dropout
 from vdm.noise_levels import NoiseLevels
 from vdm.run.config import Config
 from vdm.run.training import optim
-from vdm.run.training.division import Division, divided
+from vdm.run.training.division import Division, divided, on_every_device
 from vdm.run.training.objective import Objective
 from vdm.variance import two_gradients
 
@@ -187,7 +187,13 @@ def gradients(
     whole = divided(of_batch, division, cast)
 
     def value_and_grad(params: Params, levels: Levels) -> tuple[Any, Any]:
-        return whole(params, levels, batch, noise.keys, jnp.arange(size))
+        # Numbers per example are few: every device has those of all, and needs no other for them.
+        everywhere = functools.partial(on_every_device, division=division)
+        levels = everywhere(levels)
+        (loss, aux), (gradient, by_level) = whole(
+            params, levels, batch, noise.keys, jnp.arange(size)
+        )
+        return (loss, everywhere(aux)), (gradient, everywhere(by_level))
 
     (loss, terms), gradient, levels = two_gradients(value_and_grad, levels_fn, state.params)
     chex.assert_shape(tuple(terms), (size,))
