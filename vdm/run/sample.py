@@ -225,16 +225,17 @@ def draw(
 ) -> jax.Array:
     """Return the samples of an index as data, of the whole `shape` [b, *d]; to be compiled."""
     own_keys = keys.of_examples(key, index)
-    return model.sample(
-        params,
-        own_keys,
-        shape,
-        num_steps=settings.num_steps if chain is None else None,
-        sampler=sampler if chain is None else "ancestral",
-        chain=chain,
-        cond=cond,
-        guidance=None if settings.guidance == 1.0 else settings.guidance,
-        grid=settings.grid,
-        clip_denoised=settings.clip_denoised,
-        final=settings.final,
-    )
+    with jax.default_matmul_precision(settings.precision):
+        return model.sample(
+            params,
+            own_keys,
+            shape,
+            num_steps=settings.num_steps if chain is None else None,
+            sampler=sampler if chain is None else "ancestral",
+            chain=chain,
+            cond=cond,
+            guidance=None if settings.guidance == 1.0 else settings.guidance,
+            grid=settings.grid,
+            clip_denoised=settings.clip_denoised,
+            final=settings.final,
+        )

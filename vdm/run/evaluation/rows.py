@@ -7,6 +7,7 @@ What a row computes from these alone depends on neither the batch size nor the d
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,9 +25,17 @@ SECONDS = 5.0  # between two messages of the bar
 RowFn = Callable[..., tuple[jax.Array, ...]]
 
 
-def compiled(fn: RowFn, mesh: Mesh) -> RowFn:
-    """Return the function compiled, its results whole on every device."""
-    return jax.jit(fn, out_shardings=meshes.whole(mesh))
+def compiled(fn: RowFn, mesh: Mesh, precision: str) -> RowFn:
+    """Return the function compiled, its results whole on every device.
+
+    `precision` says how float32 is multiplied, one of `vdm.run.config.words.PRECISIONS`.
+    """
+
+    def traced(*given: Any) -> tuple[jax.Array, ...]:
+        with jax.default_matmul_precision(precision):
+            return fn(*given)
+
+    return jax.jit(traced, out_shardings=meshes.whole(mesh))
 
 
 def of_examples(
