@@ -20,6 +20,7 @@ from vdm.run.errors import UserError
 from vdm.run.keys import Key
 from vdm.run.run import Run, dataset
 from vdm.run.system import processes
+from vdm.run.system.ahead import one_ahead
 from vdm.run.system.progress import bar, say
 from vdm.run.training import checks
 from vdm.samplers import Sampler
@@ -141,22 +142,27 @@ def chunks(
     size = meshes.padded(mesh, min(num, settings.batch_size))
     here = meshes.rows_here(mesh, size)
     numbers = keys.data(settings.seed if key is None else key)
-    for start in range(0, num, size):
-        index = start + here
-        cond = trained.condition.of_samples(index)
-        if classes is not None:
-            cond = trained.condition.of(len(index), classes[np.minimum(index, num - 1)])
-        drawn = _draw(
-            trained.params,
-            numbers,
-            *meshes.put(mesh, size, here, (index, cond)),
-            chain,
-            model=trained.model,
-            shape=(size, *trained.shape),
-            sampler=sampler,
-            settings=fixed,
-            mesh=mesh,
-        )
+
+    def dispatched() -> Iterator[jax.Array]:
+        for start in range(0, num, size):
+            index = start + here
+            cond = trained.condition.of_samples(index)
+            if classes is not None:
+                cond = trained.condition.of(len(index), classes[np.minimum(index, num - 1)])
+            yield _draw(
+                trained.params,
+                numbers,
+                *meshes.put(mesh, size, here, (index, cond)),
+                chain,
+                model=trained.model,
+                shape=(size, *trained.shape),
+                sampler=sampler,
+                settings=fixed,
+                mesh=mesh,
+            )
+
+    # The devices draw the next batch while this one is fetched and used.
+    for drawn in one_ahead(dispatched()):
         x = np.asarray(drawn)
         if not np.all(x >= 0 if x.dtype.kind == "i" else np.isfinite(x)):
             raise UserError(
