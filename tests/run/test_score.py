@@ -159,6 +159,19 @@ def test_without_numbers_to_compare_with_their_command_is_named(points, classes,
     assert np.isnan(scored(points / "scores.csv")["error"]).all()
 
 
+def test_numbers_of_another_precision_are_not_compared_with(points, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", data.load(vdm.run.load(points).config.data, "test").x[:3])
+    words = ["score", str(tmp_path / "x.npy"), f"--workdir={points}", f"--out={tmp_path}/x.csv"]
+    assert cli.main(words) == 0
+    assert "precision of float32: highest" in capsys.readouterr().out
+    assert "rank_test" in scored(tmp_path / "x.csv")
+    assert cli.main([*words, "--precision=default"]) == 0
+    said = capsys.readouterr()
+    assert "precision of float32: default" in said.out
+    assert f"`vdm evaluate --workdir={points} --precision=default` keeps its numbers" in said.err
+    assert "rank_test" not in scored(tmp_path / "x.csv")
+
+
 def test_ranks_among_the_ode_s_numbers(tmp_path, monkeypatch, capsys):
     workdir = runs.copy_of("points", tmp_path / "run")
     load = data.load

@@ -34,13 +34,13 @@ def integrator(steps: Steps) -> Integrate:
     def integrate(field: Field, state: State) -> tuple[State, Int[Array, ""]]:
         # Both of z's precision, or a float64 clock would promote a float32 solve.
         zero, one = jnp.zeros((), state[0].dtype), jnp.ones((), state[0].dtype)
-        controller, first, limit = _controller(steps, zero, one)
+        controller, limit = _controller(steps)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
             diffrax.Tsit5(),
             zero,
             one,
-            first,
+            None,
             state,
             stepsize_controller=controller,
             max_steps=limit,
@@ -53,14 +53,48 @@ def integrator(steps: Steps) -> Integrate:
     return integrate
 
 
-def _controller(
-    steps: int | Adaptive, zero: Float[Array, ""], one: Float[Array, ""]
-) -> tuple[diffrax.AbstractStepSizeController, float | None, int]:
-    """Return what chooses the steps from time 0 to 1, the first step and how many there may be."""
+class _Beginning(diffrax.AbstractStepSizeController):
+    """What chooses steps, with the first step as a part of it.
+
+    A first step given to diffrax itself, and a list of times, are checked while the program runs,
+    by a call of the host: such a program can neither be exported nor be compiled for other devices.
+    """
+
+    inner: diffrax.AbstractStepSizeController
+    first: float
+
+    def wrap(self, direction: Any) -> "_Beginning":
+        """Return it for time that runs forwards (1) or backwards (−1)."""
+        return _Beginning(self.inner.wrap(direction), self.first)
+
+    def init(
+        self,
+        terms: Any,
+        t0: Any,
+        t1: Any,
+        y0: State,
+        dt0: None,
+        args: Any,
+        func: Callable[..., Any],
+        error_order: Any,
+    ) -> tuple[Any, Any]:
+        """Return the end of the first step, and what is remembered."""
+        first = jnp.asarray(self.first, t0.dtype)
+        found: tuple[Any, Any] = self.inner.init(terms, t0, t1, y0, first, args, func, error_order)
+        return found
+
+    def adapt_step_size(self, *given: Any) -> tuple[Any, ...]:
+        """Return whether a step is taken, and the next one."""
+        found: tuple[Any, ...] = self.inner.adapt_step_size(*given)
+        return found
+
+
+def _controller(steps: int | Adaptive) -> tuple[_Beginning, int]:
+    """Return what chooses the steps from time 0 to 1, and how many there may be."""
     if isinstance(steps, Adaptive):
         adapting = diffrax.PIDController(rtol=steps.rtol, atol=steps.atol, norm=_size)
-        return adapting, FIRST_STEP, MAX_STEPS
-    return diffrax.StepTo(jnp.linspace(zero, one, steps + 1)), None, steps
+        return _Beginning(adapting, FIRST_STEP), MAX_STEPS
+    return _Beginning(diffrax.ConstantStepSize(), 1.0 / steps), steps
 
 
 def _size(state: State) -> Float[Array, ""]:

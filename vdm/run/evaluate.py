@@ -18,11 +18,11 @@ import numpy as np
 
 from vdm import laws
 from vdm.losses import bits_per_dim
-from vdm.run import mesh as meshes
+from vdm.model import Params
 from vdm.run.config import EvaluateConfig, fields, parse
 from vdm.run.config.rules import split_words
 from vdm.run.data.dataset import Dataset, ids_checksum, ids_of, settle
-from vdm.run.evaluation import all_steps, bound, files, ode, paths, profile, record
+from vdm.run.evaluation import all_steps, bound, files, ode, paths, profile, record, rows
 from vdm.run.evaluation.record import (
     TERMS,
     Evaluation,
@@ -88,8 +88,8 @@ def measure(
     variational = functools.partial(
         _vlb,
         fitted=fitted,
-        chain_fn=all_steps.row_fn(trained),
-        path_fn=paths.row_fn(trained),
+        chain_fn=all_steps.row_fn(trained, settings.precision),
+        path_fn=paths.row_fn(trained, settings.precision),
     )
     results: list[Result] = []
     kept: dict[str, files.Columns] = {}  # by split
@@ -127,7 +127,7 @@ def _vlb(
     another one's where there is one.
     """
     found: list[tuple[Result, files.Columns]] = []
-    along = _along_the_schedule(trained)
+    along = _along_the_schedule(trained, settings.precision)
     law = laws.name_of(for_evaluation(settings.law, trained.law))
     levels = trained.model.likelihood.levels
     for clip in (False, True) if settings.clip_denoised else (False,):
@@ -154,6 +154,7 @@ def _vlb(
                 law=law if num_steps is None else "schedule",
                 clip_denoised=clip,
                 origin=origin,
+                precision=settings.precision,
             )
             if curve is not None and num_steps is None:
                 i_mmse = None if levels is None else profile.i_mmse(curve, levels=levels)
@@ -163,7 +164,9 @@ def _vlb(
                 result = dataclasses.replace(result, diffusion_by_steps_law=predicted)
             columns = files.numbers(result, means, bound.error(terms))
             if settings.num_paths and num_steps is not None:
-                chain = paths.even(trained, num_steps, clip_denoised=clip)
+                chain = paths.even(
+                    trained, num_steps, clip_denoised=clip, precision=settings.precision
+                )
                 of_paths = paths.measure(path_fn, trained, dataset, settings, chain)
                 result, columns = _beside(result, columns, of_paths, settings)
             found.append((result, columns))
@@ -179,6 +182,7 @@ def _vlb(
             origin=origin,
             chain=kept.variance,
             chain_checksum=kept.checksum.hex(),
+            precision=settings.precision,
         )
         columns = files.numbers(result, means, bound.error(terms))
         if settings.num_paths:
@@ -233,6 +237,7 @@ def _ode(
                 ode_steps=None if adaptive else settings.ode_steps,
                 moved=float(np.mean(np.abs(moved))),
                 origin=origin,
+                precision=ode.PRECISION,
             )
             if result.by_rounding:
                 say(
@@ -260,13 +265,14 @@ def _dequantisations(trained: Run, settings: EvaluateConfig) -> list[str | None]
     return list(split_words(settings.dequantisation))
 
 
-def _along_the_schedule(trained: Run) -> np.ndarray:
+def _along_the_schedule(trained: Run, precision: str) -> np.ndarray:
     """Return λ at even times from 0 to 1."""
-    along = jax.jit(
-        lambda params, t: trained.model.log_snr(params)(t),
-        out_shardings=meshes.whole(trained.mesh),
-    )
-    return np.asarray(along(trained.params, np.linspace(0.0, 1.0, 17)), np.float64)
+
+    def along(params: Params, t: jax.Array) -> tuple[jax.Array]:
+        return (trained.model.log_snr(params)(t),)
+
+    fn = rows.compiled(along, trained.mesh, precision)
+    return np.asarray(fn(trained.params, np.linspace(0.0, 1.0, 17))[0], np.float64)
 
 
 def _is_linear(log_snrs: np.ndarray) -> bool:

@@ -107,7 +107,8 @@ def _denoiser(run: Trained) -> Program:
     params = _constant(run.params)
 
     def denoiser(z: jax.Array, log_snr: jax.Array, *classes: jax.Array) -> jax.Array:
-        return run.model.denoiser(params, _condition(run, z.shape[0], classes))(z, log_snr)
+        with jax.default_matmul_precision("highest"):
+            return run.model.denoiser(params, _condition(run, z.shape[0], classes))(z, log_snr)
 
     return denoiser, (SHAPE((_any(), *run.shape), np.float32), SHAPE((_any(),), np.float32))
 
@@ -149,7 +150,8 @@ def _score(run: Trained) -> Program:
         cond = _condition(run, index.shape[0], classes)
         own = None if cond is None else each(cond)
         shared = (*state, None, _key(seed))
-        *terms, _ = row(shared, each(index), level, each(x), own)
+        with jax.default_matmul_precision(run.config.evaluate.precision):
+            *terms, _ = row(shared, each(index), level, each(x), own)
         found = jnp.stack(terms, axis=-1).reshape(index.shape[0], levels, 3)
         return jnp.asarray(bits_per_dim(found, math.prod(run.shape)))
 

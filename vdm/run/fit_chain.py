@@ -37,7 +37,8 @@ def fit(run: Run, settings: FewStepsConfig, workdir: pathlib.Path) -> list[tuple
     some = np.linspace(0, len(found) - 1, min(settings.num_examples, len(found)))
     part = found.take(some.round().astype(int))
     cond = run.condition.of(len(part.x), part.labels)
-    with _bars() as advance:
+    # In full, as the codec is that the chain will serve.
+    with jax.default_matmul_precision("highest"), _bars() as advance:
         fitted = few_steps.fit(
             run.model,
             run.params,

@@ -20,6 +20,7 @@ from vdm.run.errors import UserError
 from vdm.run.keys import Key
 from vdm.run.run import Run, dataset
 from vdm.run.system import processes
+from vdm.run.system.ahead import one_ahead
 from vdm.run.system.progress import bar, say
 from vdm.run.training import checks
 from vdm.samplers import Sampler
@@ -141,22 +142,27 @@ def chunks(
     size = meshes.padded(mesh, min(num, settings.batch_size))
     here = meshes.rows_here(mesh, size)
     numbers = keys.data(settings.seed if key is None else key)
-    for start in range(0, num, size):
-        index = start + here
-        cond = trained.condition.of_samples(index)
-        if classes is not None:
-            cond = trained.condition.of(len(index), classes[np.minimum(index, num - 1)])
-        drawn = _draw(
-            trained.params,
-            numbers,
-            *meshes.put(mesh, size, here, (index, cond)),
-            chain,
-            model=trained.model,
-            shape=(size, *trained.shape),
-            sampler=sampler,
-            settings=fixed,
-            mesh=mesh,
-        )
+
+    def dispatched() -> Iterator[jax.Array]:
+        for start in range(0, num, size):
+            index = start + here
+            cond = trained.condition.of_samples(index)
+            if classes is not None:
+                cond = trained.condition.of(len(index), classes[np.minimum(index, num - 1)])
+            yield _draw(
+                trained.params,
+                numbers,
+                *meshes.put(mesh, size, here, (index, cond)),
+                chain,
+                model=trained.model,
+                shape=(size, *trained.shape),
+                sampler=sampler,
+                settings=fixed,
+                mesh=mesh,
+            )
+
+    # The devices draw the next batch while this one is fetched and used.
+    for drawn in one_ahead(dispatched()):
         x = np.asarray(drawn)
         if not np.all(x >= 0 if x.dtype.kind == "i" else np.isfinite(x)):
             raise UserError(
@@ -225,16 +231,17 @@ def draw(
 ) -> jax.Array:
     """Return the samples of an index as data, of the whole `shape` [b, *d]; to be compiled."""
     own_keys = keys.of_examples(key, index)
-    return model.sample(
-        params,
-        own_keys,
-        shape,
-        num_steps=settings.num_steps if chain is None else None,
-        sampler=sampler if chain is None else "ancestral",
-        chain=chain,
-        cond=cond,
-        guidance=None if settings.guidance == 1.0 else settings.guidance,
-        grid=settings.grid,
-        clip_denoised=settings.clip_denoised,
-        final=settings.final,
-    )
+    with jax.default_matmul_precision(settings.precision):
+        return model.sample(
+            params,
+            own_keys,
+            shape,
+            num_steps=settings.num_steps if chain is None else None,
+            sampler=sampler if chain is None else "ancestral",
+            chain=chain,
+            cond=cond,
+            guidance=None if settings.guidance == 1.0 else settings.guidance,
+            grid=settings.grid,
+            clip_denoised=settings.clip_denoised,
+            final=settings.final,
+        )

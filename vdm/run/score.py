@@ -8,6 +8,7 @@ from vdm.run.config import EvaluateConfig
 from vdm.run.data import condition as conditions, whole
 from vdm.run.data.condition import Condition
 from vdm.run.data.whole import Whole
+from vdm.run.evaluation import ode
 from vdm.run.run import Run
 from vdm.run.scoring import files, given, ranks, scores
 from vdm.run.scoring.ranks import Ranks
@@ -18,11 +19,15 @@ from vdm.run.training import checks
 
 
 class Scored(NamedTuple):
-    """The scores of a file, the names of its images, and the ranks among the splits."""
+    """The scores of a file, the names of its images, the ranks among the splits, and how precise.
+
+    `precision` is how float32 was multiplied.
+    """
 
     scores: Scores
     names: tuple[str, ...] | None
     ranks: list[Ranks]
+    precision: str
 
 
 def score(
@@ -50,7 +55,8 @@ def score(
     for line in missing:
         say(line)
     files.write(out, files.columns(made, found.names, among))
-    return Scored(made, found.names, among)
+    precision = settings.precision if settings.bound == "vlb" else ode.PRECISION
+    return Scored(made, found.names, among, precision)
 
 
 def _fitted(run: Run, found: Whole, source: pathlib.Path, settings: EvaluateConfig) -> Condition:

@@ -40,7 +40,8 @@ class Watch:
         self._workdir, self._trainer, self._mesh = workdir, trainer, mesh
         self._dataset, self._condition, self._best = dataset, condition, best
         model, law = trainer.model, trainer.objective.law
-        self._fn = bound.compiled(model, law, mesh, num_levels=LEVELS)
+        precision = trainer.config.evaluate.precision
+        self._fn = bound.compiled(model, law, mesh, num_levels=LEVELS, precision=precision)
         self._found = validations.read(workdir, len(dataset)).until(step)
 
     def due(self, step: int) -> bool:

@@ -50,6 +50,7 @@ def test_the_record_says_what_was_measured(run):
     assert (record["dataset"], record["step"], record["bpd"]["n"]) == ("digits", 3, 297)
     assert (record["law"], record["params"], record["seed"]) == ("schedule", "ema", 0)
     assert (record["dataset_version"], record["num_examples"]) == ("digits:1", 297)
+    assert {row["precision"] for row in record["results"]} == {"highest"}
     own = data.load(run[0].config.data, "test")
     subset = data.load(run[0].config.data, "train").subset(
         np.linspace(0, 1499, 297).round().astype(int)

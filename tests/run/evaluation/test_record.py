@@ -9,7 +9,7 @@ import pytest
 
 from vdm import VLB
 from vdm.run.errors import UserError
-from vdm.run.evaluation import bound, files, record
+from vdm.run.evaluation import bound, files, record, table
 from vdm.run.evaluation.record import Estimate, Nfe, OdeResult, Origin, Terms, VlbResult
 
 ORIGIN = Origin(dataset="digits", split="test", num_dims=64, step=3)
@@ -84,6 +84,18 @@ def test_chains_and_paths_are_read_and_written_back():
     assert vlb(10, chain="none").chain_name == "chain"
 
 
+def test_the_precision_is_read_written_and_printed(capsys):
+    value = {**FIRST, "precision": "default"}
+    value["results"] = [dict(value), {**FLOW, "precision": "highest"}, FLOW]
+    found = parsed(value)
+    assert files.to_json(found) == value
+    assert [one.precision for one in found.results] == ["default", "highest", None]
+    table.show(found.results)
+    assert "precision of float32: default and highest\n" in capsys.readouterr().out
+    table.show([found.results[2]])  # of an early version
+    assert "precision" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -92,6 +104,7 @@ def test_chains_and_paths_are_read_and_written_back():
         ({**FIRST, "bound": "vbl"}, ": unknown bound 'vbl': expected .*'vlb'"),
         ({**FIRST, "bpd": 2.0}, ": bpd must be an object: got 2.0"),
         ({**FIRST, "bpd": {"mean": 2.0, "sem": -1.0, "n": 4}}, ": bpd.sem must be .* at least 0"),
+        ({**FIRST, "precision": 24}, ": precision must be a text: got 24"),
         ({**FIRST, "chain": 10}, ": chain must be a text: got 10"),
         ({**FIRST, "paths": {"num_paths": 0}}, ": paths.num_paths must be .* at least 1: got 0"),
         ({**FIRST, "terms": {}}, ": terms.prior is missing: expected an object"),

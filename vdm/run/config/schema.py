@@ -33,6 +33,10 @@ SEED = Number(0, 2**32 - 1)
 # For texts that hold several numbers.
 NUM_STEPS = Counts(1, MAX_STEPS, or_inf=True, or_chain=True)
 NUM_SAMPLES = Counts(1, 1_000_000)
+PRECISION = (
+    "how float32 is multiplied: in full on every device, or as the device does by default, where "
+    "a TPU rounds the factors to bfloat16 and an NVIDIA GPU to TF32"
+)
 MAX_LEVELS = 2000  # every pair of which is a step that a chain may take
 CHAIN_STEPS = Counts(1, MAX_LEVELS - 1)
 
@@ -240,6 +244,12 @@ class EvaluateConfig:
         False,
         "without the class of each example, for a model that was trained with train.cond_dropout",
     )
+    precision: str = option(
+        "highest",
+        PRECISION,
+        Word(words.PRECISIONS),
+        needs_bound="vlb",
+    )
     dequantisation: str = option(
         "truncated_normal",
         "how integers become real numbers",
@@ -292,6 +302,7 @@ class SampleConfig:
     final: str = option(
         "mode", "the last step, from z₀ to data: the mode of p(x|z₀) or a draw", Word(FINALS)
     )
+    precision: str = option("highest", PRECISION, Word(words.PRECISIONS))
     seed: int = option(0, "sample i depends only on the seed and on i", SEED)
 
 

@@ -64,6 +64,7 @@ IN_MEMORY = ("auto", "yes", "no")  # where examples are: auto decides by their s
 DECAYS = ("constant", "cosine")  # of the learning rate, after the warm-up
 ON_NAN = ("stop", "roll_back")  # what to do when the loss is not finite
 BOUNDS = ("vlb", "ode")  # the variational one, and that of the probability-flow ODE
+PRECISIONS = ("highest", "default")  # of float32: in full, or what the devices are fastest with
 PARAMS = ("ema", "raw")  # averaged, or of the last step
 SPLITS = ("train", "test")
 VALIDATION = "validation"  # a split that a run holds out of "train"

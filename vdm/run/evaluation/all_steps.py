@@ -25,9 +25,9 @@ from vdm.run.run import Run, condition_of
 State = tuple[Params, Chain, UInt32[Array | np.ndarray, " k"]]
 
 
-def row_fn(trained: Run) -> RowFn:
+def row_fn(trained: Run, precision: str) -> RowFn:
     """Return the function of a row, one step for one example; it is compiled once for every T."""
-    return rows.compiled(functools.partial(_row, model=trained.model), trained.mesh)
+    return rows.compiled(functools.partial(_row, model=trained.model), trained.mesh, precision)
 
 
 def measure(

@@ -44,18 +44,25 @@ def row_fn(trained: Run, settings: EvaluateConfig, *, clip_denoised: bool) -> Ro
         for_evaluation(settings.law, trained.law),
         trained.mesh,
         num_levels=settings.levels_per_example,
+        precision=settings.precision,
         clip_denoised=clip_denoised,
     )
 
 
 def compiled(
-    model: VDM, law: Law, mesh: Mesh, *, num_levels: int, clip_denoised: bool = False
+    model: VDM,
+    law: Law,
+    mesh: Mesh,
+    *,
+    num_levels: int,
+    precision: str,
+    clip_denoised: bool = False,
 ) -> RowFn:
     """Return the function of a row, compiled once for all T and all keys; it is given a `state`."""
     fn = functools.partial(
         row, model=model, law=law, num_levels=num_levels, clip_denoised=clip_denoised
     )
-    return rows.compiled(fn, mesh)
+    return rows.compiled(fn, mesh, precision)
 
 
 def state(trained: Run, num_steps: int | None, key: np.ndarray) -> State:

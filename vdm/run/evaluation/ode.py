@@ -25,6 +25,7 @@ from vdm.run.run import Run, condition_of
 State = tuple[Params, UInt32[Array | np.ndarray, " k"]]  # parameters, and a key's numbers
 NOT_FINISHED = "the ODE solver did not finish (try a larger --tolerance, or --ode_steps)"
 
+PRECISION = "highest"  # whatever is asked for: a solve lets what is rounded away grow
 FEW = 8  # examples that are solved again
 CHANGE = 1e-6  # of every parameter, relative: a few times what rounding does
 
@@ -172,7 +173,7 @@ def compiled(model: VDM, mesh: Mesh, settings: EvaluateConfig, dequantisation: s
         dequantisation=dequantisation,
         num_samples=most_draws(settings),
     )
-    return rows.compiled(fn, mesh)
+    return rows.compiled(fn, mesh, PRECISION)
 
 
 def state(trained: Run, key: np.ndarray) -> State:

@@ -17,7 +17,7 @@ from vdm import few_steps
 from vdm.few_steps import Chain
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
-from vdm.run import keys, mesh as meshes
+from vdm.run import keys
 from vdm.run.config import EvaluateConfig
 from vdm.run.data.dataset import Dataset
 from vdm.run.evaluation import rows
@@ -36,18 +36,18 @@ class OfExamples(NamedTuple):
     looser: np.ndarray
 
 
-def row_fn(trained: Run) -> RowFn:
+def row_fn(trained: Run, precision: str) -> RowFn:
     """Return the function of a row, one path of one example; it is compiled once for every T."""
-    return rows.compiled(functools.partial(_row, model=trained.model), trained.mesh)
+    return rows.compiled(functools.partial(_row, model=trained.model), trained.mesh, precision)
 
 
-def even(trained: Run, num_steps: int, *, clip_denoised: bool) -> Chain:
+def even(trained: Run, num_steps: int, *, clip_denoised: bool, precision: str) -> Chain:
     """Return the chain of the bound with T = num_steps, its levels even in the schedule's time."""
 
-    def levels(params: Params) -> jax.Array:
-        return jnp.asarray(few_steps.even(trained.model, params, num_steps).log_snrs)
+    def levels(params: Params) -> tuple[jax.Array]:
+        return (jnp.asarray(few_steps.even(trained.model, params, num_steps).log_snrs),)
 
-    found = jax.jit(levels, out_shardings=meshes.whole(trained.mesh))(trained.params)
+    (found,) = rows.compiled(levels, trained.mesh, precision)(trained.params)
     return Chain(np.asarray(found), None, clip_denoised)
 
 

@@ -122,6 +122,7 @@ class VlbResult:
     chain: str | None = None  # the variance of a fitted chain, such as "head"
     chain_checksum: str | None = None  # the name of its file in the workdir's folder `chains`
     paths: Paths | None = None
+    precision: str | None = None  # how float32 was multiplied, not recorded by early versions
 
     @property
     def continuous(self) -> bool:
@@ -170,6 +171,7 @@ class OdeResult:
     probes_sem: NotNegative | None = None  # the part of the standard error that is due to probes
     tolerance: NotNegative | None = None
     ode_steps: Count | None = None
+    precision: str | None = None
     moved: NotNegative | None = None  # by rounding; see `vdm.run.evaluation.ode.again`
 
     @property

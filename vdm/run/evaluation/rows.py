@@ -5,8 +5,9 @@ What a row computes from these alone depends on neither the batch size nor the d
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from vdm.run import mesh as meshes
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError
+from vdm.run.system.ahead import one_ahead
 from vdm.run.system.progress import bar
 
 SECONDS = 5.0  # between two messages of the bar
@@ -24,9 +26,17 @@ SECONDS = 5.0  # between two messages of the bar
 RowFn = Callable[..., tuple[jax.Array, ...]]
 
 
-def compiled(fn: RowFn, mesh: Mesh) -> RowFn:
-    """Return the function compiled, its results whole on every device."""
-    return jax.jit(fn, out_shardings=meshes.whole(mesh))
+def compiled(fn: RowFn, mesh: Mesh, precision: str) -> RowFn:
+    """Return the function compiled, its results whole on every device.
+
+    `precision` says how float32 is multiplied, one of `vdm.run.config.words.PRECISIONS`.
+    """
+
+    def traced(*given: Any) -> tuple[jax.Array, ...]:
+        with jax.default_matmul_precision(precision):
+            return fn(*given)
+
+    return jax.jit(traced, out_shardings=meshes.whole(mesh))
 
 
 def of_examples(
@@ -53,9 +63,9 @@ def of_examples(
     num_rows = len(dataset) * per_example
     size = meshes.padded(mesh, batch_size if fill else min(batch_size, num_rows))
     here = meshes.rows_here(mesh, size)
-    done: list[np.ndarray] = []
-    shown = 0.0
-    with bar(what, num_rows) if what else nullcontext(_nothing) as advance:
+
+    def dispatched() -> Iterator[tuple[int, tuple[jax.Array, ...]]]:
+        """Yield the first row of every batch, and its results as they are asked for."""
         for start in range(0, num_rows, size):
             # The last batch is filled up with its own last row; the copies are dropped.
             row = np.minimum(start + here, num_rows - 1)
@@ -66,9 +76,16 @@ def of_examples(
             cond = condition.of(len(distinct), part.labels)
             cond = None if cond is None else cond[where]
             batch = (example, row % per_example, part.x[where], cond)
-            results = jax.device_get(fn(state, *meshes.put(mesh, size, here, batch)))
+            yield start, fn(state, *meshes.put(mesh, size, here, batch))
+
+    done: list[np.ndarray] = []
+    shown = 0.0
+    with bar(what, num_rows) if what else nullcontext(_nothing) as advance:
+        # The host reads and puts the next batch while the devices compute this one.
+        for start, results in one_ahead(dispatched()):
             end = min(start + size, num_rows)
-            done.append(np.stack(results, axis=-1).astype(np.float64)[: end - start])
+            found = np.stack(jax.device_get(results), axis=-1).astype(np.float64)
+            done.append(found[: end - start])
             lost = np.flatnonzero(~np.isfinite(done[-1]).all(axis=1))
             if lost.size:
                 first = (start + lost[0]) // per_example

@@ -27,6 +27,8 @@ def show(results: Sequence[Result]) -> None:
         Console(width=max(console.width, needed)).print(table)
     if odes := [result for result in results if isinstance(result, OdeResult)]:
         console.print(_odes(odes))
+    if known := dict.fromkeys(r.precision for r in results if r.precision is not None):
+        console.print(f"precision of float32: {' and '.join(known)}", highlight=False)
     profiled = [(r.profile, r.origin.what) for r in bounds if r.profile is not None]
     if profiled:
         console.print(_profile(*profiled[0]))

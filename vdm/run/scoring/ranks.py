@@ -36,7 +36,8 @@ def of_splits(
 ) -> tuple[list[Ranks], list[str]]:
     """Return the ranks among test and train, and a line for each split that has none.
 
-    Only numbers of the same bound, parameters and step are compared with, and of the same solver.
+    Only numbers of the same bound, parameters and step are compared with, and of the same solver or
+    precision.
     """
     try:
         evaluation = files.read(workdir)
@@ -84,7 +85,8 @@ def _same_bound(result: Result, run: Run, settings: EvaluateConfig) -> bool:
         steps = settings.ode_steps
         asked = (steps, None) if steps else (None, settings.tolerance)
         return settings.bound == "ode" and draws == ode_draws(run, settings) and solver == asked
-    return settings.bound == "vlb" and result.continuous and not result.clip_denoised
+    plain = result.continuous and not result.clip_denoised
+    return settings.bound == "vlb" and plain and result.precision in (None, settings.precision)
 
 
 def _command(split: str, run: Run, settings: EvaluateConfig, workdir: pathlib.Path) -> str:
@@ -99,6 +101,7 @@ def _command(split: str, run: Run, settings: EvaluateConfig, workdir: pathlib.Pa
         words += ["--num_steps=inf"]
     names = ["bound", "dequantisation", "num_samples", "ode_steps"]
     names += [] if settings.ode_steps else ["tolerance"]
+    names += ["precision"] if settings.bound == "vlb" else []
     words += [
         f"--{name}={getattr(settings, name)}"
         for name in names

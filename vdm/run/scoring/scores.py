@@ -116,8 +116,9 @@ def _vlb(
     what: str | None,
 ) -> Scores:
     law, levels = for_evaluation(settings.law, run.law), settings.levels_per_example
+    precision = settings.precision
     found = rows.of_examples(
-        _vlb_rows(run.model, law, run.mesh, num_levels=levels),  # type: ignore[arg-type]  # frozen
+        _vlb_rows(run.model, law, run.mesh, num_levels=levels, precision=precision),  # type: ignore[arg-type]  # frozen
         bounds.state(run, None, key),
         run.mesh,
         data,
@@ -145,7 +146,12 @@ def _ode(
     num_samples, dequantisation = ode_draws(run, settings)
     # What the program does not depend on, so that it is the same one.
     fixed = dataclasses.replace(
-        settings, num_samples=str(num_samples), seed=0, batch_size=1, levels_per_example=1
+        settings,
+        num_samples=str(num_samples),
+        seed=0,
+        batch_size=1,
+        levels_per_example=1,
+        precision=ode.PRECISION,
     )
     fn = _ode_rows(run.model, run.mesh, fixed, dequantisation)
     ode.check_rows(fn, run, data, condition)
@@ -191,10 +197,11 @@ def vlb(run: Run, x: ArrayLike, cond: ArrayLike | None = None, *, key: Key) -> V
         model=run.model,
         law=run.law,
         mesh=run.mesh,
+        precision=run.config.evaluate.precision,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "law", "mesh"))
+@functools.partial(jax.jit, static_argnames=("model", "law", "mesh", "precision"))
 def _estimate(
     params: Params,
     law_state: PyTree,
@@ -205,10 +212,12 @@ def _estimate(
     model: VDM,
     law: Law,
     mesh: Mesh,
+    precision: str,
 ) -> VLB:
     key_u, key_order, key_noise = jax.random.split(keys.of(key), 3)
     # Neighbours in the batch are not to have neighbouring noise levels.
     u = jax.random.permutation(key_order, noise_levels.low_discrepancy(key_u, x.shape[0]))
-    levels = law.levels(law_state, model.log_snr(params), u, stratified=True)
-    terms = model.vlb(params, key_noise, x, cond, noise_levels=levels)
+    with jax.default_matmul_precision(precision):
+        levels = law.levels(law_state, model.log_snr(params), u, stratified=True)
+        terms = model.vlb(params, key_noise, x, cond, noise_levels=levels)
     return jax.lax.with_sharding_constraint(terms, meshes.whole(mesh))

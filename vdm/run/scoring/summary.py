@@ -14,7 +14,7 @@ MIN_WIDTH = 100
 UNUSUAL = 0.05  # a rank below which an example is counted
 
 
-def show(scores: Scores, names: tuple[str, ...] | None, ranks: list[Ranks]) -> None:
+def show(scores: Scores, names: tuple[str, ...] | None, ranks: list[Ranks], precision: str) -> None:
     """Print the scores in short; a table has the most bits last."""
     console = Console(width=max(Console().width, MIN_WIDTH))
     mean, sem, n = record.estimate(scores.bpd)
@@ -30,7 +30,7 @@ def show(scores: Scores, names: tuple[str, ...] | None, ranks: list[Ranks]) -> N
         order = order[-SHOWN:]
     _add(table, order, scores, names, ranks)
     console.print(table)
-    for line in lines(scores, ranks):
+    for line in (*lines(scores, ranks), f"precision of float32: {precision}"):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
