@@ -1,7 +1,7 @@
 """The two building blocks of the U-Net: residual convolutions and attention over pixels."""
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from vdm.networks.attention import attend
 from vdm.networks.fields import DTypeLike
@@ -23,7 +23,8 @@ class ResBlock(nn.Module):
 
     h + conv2(dropout(swish(norm2(conv1(swish(norm1 h)) + cond_proj(level))))), with a
     dense `nin_shortcut` for h where the number of channels changes. conv2 and cond_proj
-    start at zero (VDM, appendix B, after Ho et al. 2020).
+    start at zero (VDM, appendix B, after Ho et al. 2020). The key of dropout is the given one,
+    or else that of the rng "dropout".
     """
 
     channels: int
@@ -33,7 +34,11 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, " b h w c"], level: Float[Array, " b e"], train: bool
+        self,
+        h: Float[Array, " b h w c"],
+        level: Float[Array, " b e"],
+        train: bool,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, " b h w channels"]:
         r = nn.swish(group_norm(self.num_groups, self.dtype, "norm1")(h))
         r = conv(self.channels, self.dtype, "conv1")(r)
@@ -46,7 +51,7 @@ class ResBlock(nn.Module):
         )(level)
         r += shift[:, None, None, :]
         r = nn.swish(group_norm(self.num_groups, self.dtype, "norm2")(r))
-        r = nn.Dropout(self.dropout, deterministic=not train)(r)
+        r = nn.Dropout(self.dropout, deterministic=not train)(r, rng=key)
         r = conv(self.channels, self.dtype, "conv2", zero=True)(r)
         if h.shape[-1] != self.channels:
             h = nn.Dense(self.channels, dtype=self.dtype, name="nin_shortcut")(h)

@@ -1,12 +1,15 @@
 """The VDM U-Net: many residual blocks at full resolution, no down-sampling."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vdm.choices import unknown
+from vdm.networks import stacked
 from vdm.networks.blocks import AttentionBlock, ResBlock, conv, group_norm
 from vdm.networks.condition import check_condition
 from vdm.networks.embeddings import embed, fourier_features
@@ -38,8 +41,9 @@ class UNet(nn.Module):
     `cond_dim` for float ones [b, cond_dim], `optional_cond` for examples that come
     without (see `condition`), `residual`, the range `log_snr_max`,
     `log_snr_min` on which λ is normalised, the compute `dtype`, parameters being float32
-    always, and `remat`, which computes every block twice to spare its memory. Raises
-    ValueError or TypeError for fields or inputs that do not fit.
+    always, and `remat`, which computes every block twice to spare its memory. Parameters
+    that `stacked.stack` has rearranged give the same function, compiled as a scan over equal
+    blocks. Raises ValueError or TypeError for fields or inputs that do not fit.
     """
 
     channels: int = 128
@@ -136,19 +140,81 @@ class UNet(nn.Module):
             features = fourier_features(z, self.fourier_exponents)
             inputs = jnp.concatenate([z, features], axis=-1)
 
-        # The loop stays unrolled: XLA:CPU computes a convolution's weight gradient
-        # 20 to 75 times slower inside scan (jax issue 12868).
+        # Parameters of either layout are taken. A fresh network is not scanned: XLA:CPU computes a
+        # convolution's weight gradient 20 to 75 times slower inside scan (jax issue 12868).
+        scanned = self.has_variable("params", stacked.name("down", "block"))
         h = conv(self.channels, self.dtype, "conv_in")(inputs)
-        kept = [h]
-        for i in range(self.num_blocks):
-            h = attend(f"down_attn_{i}", block(f"down_block_{i}", h), everywhere)
+        kept: list[Array] = []  # what each block down was given
+        given = None  # the same, all in one
+        if scanned:
+            h, given = self._scan("down", h, None, level, train)
+        for i in range(0 if scanned else self.num_blocks):
             kept.append(h)
+            h = attend(f"down_attn_{i}", block(f"down_block_{i}", h), everywhere)
+        last = h
         h = block("mid_block_1", h)
         h = attend("mid_attn_1", h, self.attention != "none")
         h = block("mid_block_2", h)
-        for i in range(self.num_blocks + 1):
+        h = block("up_block_0", jnp.concatenate([h, last], axis=-1))
+        h = attend("up_attn_0", h, everywhere)
+        if scanned:
+            h, _ = self._scan("up", h, given, level, train)
+        for i in range(1, 1 if scanned else self.num_blocks + 1):
             h = block(f"up_block_{i}", jnp.concatenate([h, kept.pop()], axis=-1))
             h = attend(f"up_attn_{i}", h, everywhere)
         h = nn.swish(group_norm(self.num_groups, self.dtype, "norm_out")(h))
         h = conv(z.shape[-1], self.dtype, "conv_out", zero=True)(h).astype(z.dtype)
         return z + h if self.residual else h
+
+    def _scan(
+        self,
+        side: str,
+        h: Float[Array, " b h w c"],
+        given: Float[Array, " n b h w c"] | None,
+        level: Float[Array, " b e"],
+        train: bool,
+    ) -> tuple[Float[Array, " b h w c"], Float[Array, " n b h w c"]]:
+        """Return what all stacked blocks of a side make of h, and what each of them was given.
+
+        Those up also take what their blocks down were `given`.
+        """
+        block = ResBlock(self.channels, self.num_groups, self.dropout, self.dtype, parent=None)
+        attention = AttentionBlock(self.num_groups, self.dtype, parent=None)
+        kinds = stacked.KINDS if self.attention == "everywhere" else ("block",)
+        params = {kind: self.get_variable("params", stacked.name(side, kind)) for kind in kinds}
+        # The keys of the single blocks, for dropout that is the same in both layouts.
+        scope, keys = self.scope, None
+        if train and self.dropout and scope is not None:
+            names = stacked.names(side, "block", self.num_blocks)
+            each = [scope.push(name).push("Dropout_0").make_rng("dropout") for name in names]
+            keys = jnp.stack(each)
+
+        def compute(of_block: Any, h: Array, skipped: Array | None) -> Array:
+            params, key = of_block
+            inputs = h if skipped is None else jnp.concatenate([h, skipped], axis=-1)
+            out = block.apply({"params": params["block"]}, inputs, level, train, key)
+            if "attn" in params:
+                out = attention.apply({"params": params["attn"]}, out)
+            return out
+
+        policy = None if self.remat else _is_product
+        compute = jax.checkpoint(compute, prevent_cse=False, policy=policy)
+
+        def one(h: Array, xs: Any) -> tuple[Array, Array]:
+            of_block, skipped = xs
+            # The memory layout of what all blocks keep is not to follow one convolution's: on a
+            # TPU it would be copied whole, and once more with its smallest axes padded.
+            h, skipped = jax.lax.optimization_barrier((h, skipped))
+            return compute(of_block, h, skipped), h
+
+        # The first block up that is stacked takes what the last one down was given.
+        return jax.lax.scan(one, h, ((params, keys), given), reverse=side == "up")
+
+
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Return whether the backward pass keeps what a primitive has computed in a scan.
+
+    Without a policy it would keep every intermediate of every block. What lies between two
+    products is as fast to compute again as it is to read.
+    """
+    return primitive.name in ("conv_general_dilated", "dot_general")
