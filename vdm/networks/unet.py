@@ -181,7 +181,9 @@ class UNet(nn.Module):
         block = ResBlock(self.channels, self.num_groups, self.dropout, self.dtype, parent=None)
         attention = AttentionBlock(self.num_groups, self.dtype, parent=None)
         kinds = stacked.KINDS if self.attention == "everywhere" else ("block",)
-        params = {kind: self.get_variable("params", stacked.name(side, kind)) for kind in kinds}
+        params: dict[str, Any] = {
+            kind: self.get_variable("params", stacked.name(side, kind)) for kind in kinds
+        }
         # The keys of the single blocks, for dropout that is the same in both layouts.
         scope, keys = self.scope, None
         if train and self.dropout and scope is not None:
@@ -192,7 +194,7 @@ class UNet(nn.Module):
         def compute(of_block: Any, h: Array, skipped: Array | None) -> Array:
             params, key = of_block
             inputs = h if skipped is None else jnp.concatenate([h, skipped], axis=-1)
-            out = block.apply({"params": params["block"]}, inputs, level, train, key)
+            out: Any = block.apply({"params": params["block"]}, inputs, level, train, key)
             if "attn" in params:
                 out = attention.apply({"params": params["attn"]}, out)
             return out

@@ -34,8 +34,9 @@ def describe(parts: Parts) -> Lines:
         ),
         example,
     )
-    flops = throughput.step_flops(trainer, shapes, batch)
-    compiled = costs.compiled(program.step.lower(shapes, [batch] * per_dispatch))
+    held = program.layout.template
+    flops = throughput.step_flops(trainer, held, batch)
+    compiled = costs.compiled(program.step.lower(held, [batch] * per_dispatch))
     lines = [
         ("mesh", _mesh(mesh)),
         ("parameters of the network", f"{_count(params['network']):,}"),
@@ -49,7 +50,7 @@ def describe(parts: Parts) -> Lines:
         return [*lines, ("memory of a step, one device", _refusal(compiled))]
     cost = costs.of(compiled)
     kind = mesh.devices.flat[0].device_kind
-    arrays = len(jax.tree.leaves(shapes))
+    arrays = len(jax.tree.leaves(held))
     return [*lines, *_of_device(cost, kind, flops / mesh.size, per_dispatch, arrays)]
 
 

@@ -202,6 +202,12 @@ class DevicesConfig:
         1, "devices over which parameters and optimiser state are divided", Number(1, 2**20)
     )
     steps_per_dispatch: int = option(1, "training steps per dispatch", Number(1, 10_000))
+    scan_blocks: str = option(
+        "auto",
+        "compute the equal blocks of the unet in a loop: faster to compile, and less for the host "
+        "to do; auto: not on CPU, which is slow at it",
+        Word(words.SCAN_BLOCKS),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,6 +61,7 @@ AUGMENTATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 
 STANDARDISE = ("none", "all", "per_feature", "auto")  # what shares a mean and a scale
 IN_MEMORY = ("auto", "yes", "no")  # where examples are: auto decides by their size
+SCAN_BLOCKS = ("auto", "yes", "no")  # auto: wherever the devices are not CPUs
 DECAYS = ("constant", "cosine")  # of the learning rate, after the warm-up
 ON_NAN = ("stop", "roll_back")  # what to do when the loss is not finite
 BOUNDS = ("vlb", "ode")  # the variational one, and that of the probability-flow ODE

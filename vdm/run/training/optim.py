@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from vdm.model import Params
+from vdm.networks import stacked
 from vdm.run.config import OptimizerConfig, own
 from vdm.run.config.blocks import partial
 from vdm.run.config.words import OPTIMIZERS
@@ -56,7 +57,7 @@ def _of_network(config: OptimizerConfig, num_steps: int) -> optax.GradientTransf
             b2=config.b2,
             weight_decay=config.weight_decay,
             # Biases and normalisation scales are vectors: shrinking them only biases.
-            mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) > 1, params),
+            mask=lambda params: jax.tree.map(lambda axes: axes > 1, stacked.num_axes(params)),
         )
     key, name = "optimizer.method", config.method["name"]
     if not own.is_own(name):

@@ -9,16 +9,21 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vdm.run import mesh as meshes
-from vdm.run.training import division
+from vdm.run.training import division, layout as layouts
+from vdm.run.training.layout import Layout
 from vdm.run.training.step import Batch, Trainer, TrainState, init_state, train_step
 
 
 class Program(NamedTuple):
-    """The functions of a training loop; `template` has the state's shapes and shardings."""
+    """The functions of a training loop; `template` has a state's shapes and shardings in files.
+
+    Between steps it is laid out as `layout` says, which also has the ways there and back.
+    """
 
     template: TrainState
-    init: jax.stages.Wrapped
-    # From a state and the batches of a dispatch to the next state and the steps' metrics.
+    init: jax.stages.Wrapped  # of a state as in files
+    layout: Layout
+    # From a state of the layout and the batches of a dispatch to the next one and the metrics.
     step: jax.stages.Wrapped
 
 
@@ -34,10 +39,12 @@ def build(trainer: Trainer, mesh: Mesh, example: Batch) -> Program:
     The state is donated: the next one is written into its memory.
     """
     shapes = template(trainer, mesh, example)
-    places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    alone = mesh.size == 1
-    divided = None if alone else division.of(mesh, shapes.params)
-    one = functools.partial(train_step, trainer=trainer, division=divided)
+    layout = layouts.of(trainer, mesh, shapes)
+    places, held = (
+        jax.tree.map(lambda leaf: leaf.sharding, tree) for tree in (shapes, layout.template)
+    )
+    divided = None if mesh.size == 1 else division.of(mesh, layout.template.params)
+    one = functools.partial(train_step, trainer=layouts.stepping(trainer, layout), division=divided)
 
     def steps(
         state: TrainState, batches: Sequence[Batch]
@@ -56,5 +63,6 @@ def build(trainer: Trainer, mesh: Mesh, example: Batch) -> Program:
             # saves.
             compiler_options={"xla_backend_optimization_level": 0},
         ),
-        step=jax.jit(steps, donate_argnums=0, out_shardings=(places, meshes.whole(mesh))),
+        layout=layout,
+        step=jax.jit(steps, donate_argnums=0, out_shardings=(held, meshes.whole(mesh))),
     )
