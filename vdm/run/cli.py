@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import errno
+import functools
 import io
 import pathlib
 import sys
@@ -20,7 +21,7 @@ from vdm.run.config.flags import read_config as read_config  # for scripts
 from vdm.run.config.rules import Number, Words, split_words
 from vdm.run.errors import UserError, one_line
 from vdm.run.outline import COMMANDS
-from vdm.run.system import processes
+from vdm.run.system import lost, processes
 from vdm.run.system.files import check_writable
 from vdm.run.system.signals import Terminated, end_by_sigterm, sigterm_leaves
 from vdm.run.training import checks
@@ -41,11 +42,14 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         options, rest = _parsed(sys.argv[1:] if words is None else words)
         addresses = (options.coordinator, options.num_processes, options.process_index)
+        watched: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if options.distributed or any(value is not None for value in addresses):
             processes.start(*addresses)
             if options.command != "train":
                 end_by_sigterm()
-        return RUN[options.command](options, rest)
+            watched = lost.ends_all(functools.partial(_advice, options))
+        with watched:
+            return RUN[options.command](options, rest)
     except UserError as error:
         return _refused(str(error))
     except MemoryError as error:  # of an array that a file or an option asks for
@@ -61,6 +65,18 @@ def main(words: Sequence[str] | None = None) -> int:
     except Terminated as stop:
         print(f"vdm: {stop}; run the same command to resume from there", file=sys.stderr)
         return EXIT_TERMINATED
+
+
+def _advice(options: argparse.Namespace) -> str:
+    """Return what to do when another process of this command has gone."""
+    if options.command != "train":
+        return "run the same command again"
+    from vdm.run.workdir import checkpoint
+
+    step = checkpoint.latest_step(options.workdir)
+    if not step:
+        return "there is no checkpoint yet: run the same command to start again"
+    return f"the last checkpoint is of step {step}: run the same command to resume from there"
 
 
 def _refused(text: str) -> int:

@@ -1,0 +1,163 @@
+"""A process of several is killed: the others end in one line, and the same command resumes."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import runs
+from vdm.run import train
+from vdm.run.system import lost
+from vdm.run.workdir.metrics import METRICS_FILE
+
+pytestmark = pytest.mark.float32
+
+STEPS = 130
+LINE = (
+    r"vdm: process {index} of {count} has gone; "
+    r"(the last checkpoint is of step \d+: run the same command to resume from there"
+    r"|there is no checkpoint yet: run the same command to start again)"
+)
+
+
+def config(num_steps):
+    return runs.points(num_steps=num_steps, batch_size=48, log_every=1, checkpoint_every=10)
+
+
+class Launcher:
+    """Starts the same command in several processes of one device each, as often as asked."""
+
+    def __init__(self, folder, count, num_steps):
+        folder.mkdir(exist_ok=True)
+        self.workdir, self._folder, self._count = folder / "run", folder, count
+        path = runs.write_config_file(folder / "points.py", config(num_steps))
+        self._command = ["train", f"--config={path}", f"--workdir={self.workdir}"]
+        self._environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": "1",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+        }
+
+    def start(self):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            address = f"--coordinator=localhost:{probe.getsockname()[1]}"
+        self._stderr = [self._folder / f"stderr_{index}" for index in range(self._count)]
+        processes = []
+        for index, path in enumerate(self._stderr):
+            where = [address, f"--num_processes={self._count}", f"--process_index={index}"]
+            with path.open("w") as stderr:
+                command = [sys.executable, "-m", "vdm", *self._command, *where]
+                process = subprocess.Popen(
+                    command, env=self._environment, stdout=subprocess.DEVNULL, stderr=stderr
+                )
+            processes.append(process)
+        return processes
+
+    def said(self, index):
+        """Return the lines that a process printed, but those of training itself."""
+        lines = self._stderr[index].read_text().splitlines()
+        return [line for line in lines if not line.startswith("train ")]
+
+    def wait_for(self, processes, happened, timeout=120.0):
+        end = time.monotonic() + timeout
+        while not happened():
+            assert time.monotonic() < end, "waited in vain"
+            assert all(process.poll() is None for process in processes), self._all_said()
+            time.sleep(0.005)
+
+    def records(self):
+        path = self.workdir / METRICS_FILE
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def step(self):
+        return max((record["step"] for record in self.records()), default=0)
+
+    def kill(self, processes, index):
+        """Kill one, see that the others end as they should; returns their seconds."""
+        began = time.monotonic()
+        processes[index].send_signal(signal.SIGKILL)
+        codes = [process.wait(timeout=60) for process in processes]
+        seconds = time.monotonic() - began
+        expected = [lost.EXIT_LOST] * self._count
+        expected[index] = -signal.SIGKILL
+        assert codes == expected, self._all_said()
+        for other in range(self._count):
+            if other != index:
+                (line,) = self.said(other)
+                assert re.fullmatch(LINE.format(index=index, count=self._count), line)
+        return seconds
+
+    def finish(self, processes):
+        assert [process.wait(timeout=240) for process in processes] == [0] * self._count
+        assert [self.said(index) for index in range(self._count)] == [[]] * self._count
+
+    def _all_said(self):
+        return [self.said(index) for index in range(self._count)]
+
+
+def same_losses(launcher, folder, num_steps):
+    """Compare with a run on the two devices of this process, which nobody disturbed."""
+    train.train(config(num_steps), folder)
+    alone = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+    ours = launcher.records()
+    assert [record["step"] for record in ours] == list(range(1, num_steps + 1))
+    return [(one["loss"], other["loss"]) for one, other in zip(ours, alone, strict=True)]
+
+
+def test_the_others_end_in_one_line_and_the_same_command_resumes(tmp_path):
+    launcher = Launcher(tmp_path, 2, 40)
+    for index, steps in ((1, 12), (0, 23)):
+        processes = launcher.start()
+        launcher.wait_for(processes, lambda steps=steps: launcher.step() >= steps)
+        # One that is merely slow, as in a long compilation, is not taken for a dead one.
+        processes[1 - index].send_signal(signal.SIGSTOP)
+        time.sleep(1.0)
+        processes[1 - index].send_signal(signal.SIGCONT)
+        launcher.wait_for(processes, lambda steps=steps: launcher.step() > steps)
+        assert launcher.kill(processes, index) < 30
+    launcher.finish(launcher.start())
+    for one, other in same_losses(launcher, tmp_path / "whole", 40):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("count", [2, 4])
+def test_ten_rounds_of_kill_9(count, tmp_path):
+    chance = random.Random(count)
+    launcher = Launcher(tmp_path, count, STEPS)
+    whole = Launcher(tmp_path / "undisturbed", count, STEPS)
+    taken = []
+    for round in range(10):
+        reached = launcher.step()
+        processes = launcher.start()
+        if round % 5 == 4:  # while it compiles or reads the checkpoint
+            before = (launcher.workdir / ".lock").stat().st_mtime_ns
+            launcher.wait_for(
+                processes,
+                lambda before=before: (launcher.workdir / ".lock").stat().st_mtime_ns != before,
+            )
+            time.sleep(chance.uniform(0.0, 2.0))
+        else:
+            step = reached + chance.randint(1, 12)
+            launcher.wait_for(processes, lambda step=step: launcher.step() >= step)
+            time.sleep(chance.uniform(0.0, 0.1))
+        index = chance.randrange(count)
+        taken.append(launcher.kill(processes, index))
+        print(f"round {round}: process {index} of {count}, {taken[-1]:.2f} s, after {reached}")
+    launcher.finish(launcher.start())
+    whole.finish(whole.start())
+    steps = [record["step"] for record in launcher.records()]
+    assert steps == list(range(1, STEPS + 1))
+    ours, undisturbed = ([record["loss"] for record in one.records()] for one in (launcher, whole))
+    assert ours == undisturbed
+    print(f"{count} processes: {min(taken):.2f} to {max(taken):.2f} s from the kill to the end")
