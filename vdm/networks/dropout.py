@@ -70,9 +70,11 @@ def _each_by_itself(rows: Int[Array, " b"]) -> Callable[..., Any]:
         if not isinstance(module, nn.Dropout) or context.method_name != "__call__":
             return call(*args, **options)
         said = options.get("deterministic", args[1] if len(args) > 1 else module.deterministic)
-        if said or module.rate in (0.0, 1.0) or options.get("rng") is not None:
+        if said or module.rate in (0.0, 1.0):
             return call(*args, **options)
-        key = module.make_rng(module.rng_collection)  # another one for every module
+        key = options.get("rng")
+        if key is None:
+            key = module.make_rng(module.rng_collection)  # another one for every module
 
         def one(part: Array, row: Array) -> Array:
             own = {**options, "rng": jax.random.fold_in(key, row)}

@@ -7,6 +7,7 @@ keys are drawn for the whole batch, so the result does not depend on the mesh.
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import jax
@@ -69,6 +70,11 @@ def whole(mesh: Mesh) -> NamedSharding:
 def cut(mesh: Mesh) -> NamedSharding:
     """Return the sharding of a batch: its first axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def under(mesh: Mesh) -> AbstractContextManager[object]:
+    """Trace for the devices of a mesh: what depends on how a batch is cut can ask for it."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def of_state(mesh: Mesh, shapes: T) -> T:

@@ -203,17 +203,18 @@ def _draw(
     settings: SampleConfig,
     mesh: Mesh,
 ) -> jax.Array:
-    x = draw(
-        params,
-        key,
-        index,
-        cond,
-        chain,
-        model=model,
-        shape=shape,
-        sampler=sampler,
-        settings=settings,
-    )
+    with meshes.under(mesh):
+        x = draw(
+            params,
+            key,
+            index,
+            cond,
+            chain,
+            model=model,
+            shape=shape,
+            sampler=sampler,
+            settings=settings,
+        )
     return jax.lax.with_sharding_constraint(x, meshes.whole(mesh))
 
 

@@ -13,7 +13,8 @@ from vdm.run.errors import UserError
 pytestmark = pytest.mark.float32
 
 # As a TPU's compiler writes them: a gather of vectors as a sum, a reduce-scatter inside a fusion,
-# an asynchronous gather that is run four times, and a loop of which nobody knows how often it runs.
+# an asynchronous gather in a loop of four rounds by the compiler's word and in one of three by its
+# condition, and a loop of which nobody knows how often it runs.
 WRITTEN = """\
 HloModule jit_steps, is_scheduled=true
 
@@ -42,6 +43,13 @@ HloModule jit_steps, is_scheduled=true
   ROOT %more = pred[] constant(true)
 }
 
+%thrice (state: (s32[], bf16[16])) -> pred[] {
+  %three = s32[] constant(3)
+  %state.2 = (s32[], bf16[16]{0}) parameter(0)
+  %round = s32[] get-tuple-element(%state.2), index=0
+  ROOT %less = pred[] compare(%round, %three), direction=LT
+}
+
 ENTRY %main (x: f32[8,128], y: (s32[], bf16[16])) -> f32[2,128] {
   %x = f32[8,128]{1,0:T(8,128)} parameter(0)
   %y = (s32[], bf16[16]{0}) parameter(1)
@@ -50,7 +58,8 @@ ENTRY %main (x: f32[8,128], y: (s32[], bf16[16])) -> f32[2,128] {
   %all-reduce.1 = (bf16[64]{0}) all-reduce(%dynamic-update-slice.2), to_apply=%add
   %loop = (s32[], bf16[16]{0}) while(%y), condition=%condition, body=%body, \
 backend_config={"known_trip_count":{"n":"4"}}
-  %again = (s32[], bf16[16]{0}) while(%loop), condition=%condition, body=%body
+  %again = (s32[], bf16[16]{0}) while(%loop), condition=%thrice, body=%body
+  %search = (s32[], bf16[16]{0}) while(%again), condition=%condition, body=%body
   ROOT %out = f32[2,128]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.3
 }
 """
@@ -60,7 +69,7 @@ def test_collectives_are_found_in_loops_fusions_and_sums():
     found = {one.kind: one for one in text.collectives(text.parse(WRITTEN))}
     assert found.keys() == {"all-gather", "reduce-scatter"}
     gathered, scattered = found["all-gather"], found["reduce-scatter"]
-    assert (gathered.times, gathered.num_bytes) == (1 + 4 + 1, 128 + 5 * 128)
+    assert (gathered.times, gathered.num_bytes) == (1 + 4 + 3 + 1, 128 + 8 * 128)
     assert gathered.dtypes == {"bf16"}
     assert (scattered.times, scattered.num_bytes, scattered.dtypes) == (1, 4096, {"f32"})
 
@@ -69,7 +78,8 @@ def test_bytes_are_those_of_operands_and_results_of_what_is_run():
     program = text.parse(WRITTEN)
     assert text.has_loops(program)
     entry = (256 + 2 * 4096) + (128 + 2 * 4096) + (128 + 128) + (1024 + 4096)
-    assert text.num_bytes(program) == entry + 5 * (32 + 128 + 32)
+    rounds = 8 * (32 + 128 + 32) + 3 * (4 + 4 + 1)  # and the comparisons of one condition
+    assert text.num_bytes(program) == entry + rounds
 
 
 @pytest.fixture(scope="module")

@@ -36,8 +36,9 @@ class Instruction(NamedTuple):
     dtypes: tuple[str, ...]  # of the results
     results: tuple[int, ...]  # bytes
     operands: tuple[str, ...]
-    called: tuple[str, ...]
-    trips: int
+    called: tuple[str, ...]  # of a loop its body and its condition
+    trips: int | None  # of a loop, where the compiler has written them beside it
+    constant: int | None
 
 
 class Collective(NamedTuple):
@@ -79,8 +80,9 @@ def parse(text: str) -> Program:
             fused.add(name)
         for one in computations[name]:
             within = inside or one.operation not in ("while", "conditional", "call")
+            trips = _trips(one, computations) if one.operation == "while" else 1
             for called in one.called:
-                visit(called, times * one.trips, within)
+                visit(called, times * trips, within)
 
     visit(entry, 1, False)
     return Program(computations, runs, frozenset(fused))
@@ -146,6 +148,24 @@ def has_loops(program: Program) -> bool:
     return any(times > 1 for name, times in program.runs.items() if name not in program.fused)
 
 
+def _trips(loop: Instruction, computations: Mapping[str, tuple[Instruction, ...]]) -> int:
+    """Return how often a loop is run: while a counter from 0 is less than a constant; 1 if unknown.
+
+    A loop that ends by what it computes, such as a search, has no such constant.
+    """
+    if loop.trips is not None:
+        return loop.trips
+    for name in loop.called:
+        constants = {one.name: one.constant for one in computations[name]}
+        for one in computations[name]:
+            if one.operation == "compare" and one.dtypes == ("pred",):
+                bounds = [constants[operand] for operand in one.operands if operand in constants]
+                known = [bound for bound in bounds if bound is not None]
+                if known and computations[name][-1] is one:
+                    return known[0]
+    return 1
+
+
 def _run(program: Program) -> Iterator[tuple[str, Instruction]]:
     for name, instructions in program.computations.items():
         if program.runs[name]:
@@ -174,7 +194,8 @@ def _instruction(name: str, rest: str) -> Instruction:
         results=tuple(sizes),
         operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
         called=tuple(called),
-        trips=int(trips[1]) if operation == "while" and trips else 1,
+        trips=int(trips[1]) if operation == "while" and trips else None,
+        constant=int(inside) if operation == "constant" and inside.isdigit() else None,
     )
 
 

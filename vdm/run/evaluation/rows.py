@@ -33,7 +33,7 @@ def compiled(fn: RowFn, mesh: Mesh, precision: str) -> RowFn:
     """
 
     def traced(*given: Any) -> tuple[jax.Array, ...]:
-        with jax.default_matmul_precision(precision):
+        with meshes.under(mesh), jax.default_matmul_precision(precision):
             return fn(*given)
 
     return jax.jit(traced, out_shardings=meshes.whole(mesh))

@@ -217,7 +217,7 @@ def _estimate(
     key_u, key_order, key_noise = jax.random.split(keys.of(key), 3)
     # Neighbours in the batch are not to have neighbouring noise levels.
     u = jax.random.permutation(key_order, noise_levels.low_discrepancy(key_u, x.shape[0]))
-    with jax.default_matmul_precision(precision):
+    with meshes.under(mesh), jax.default_matmul_precision(precision):
         levels = law.levels(law_state, model.log_snr(params), u, stratified=True)
         terms = model.vlb(params, key_noise, x, cond, noise_levels=levels)
     return jax.lax.with_sharding_constraint(terms, meshes.whole(mesh))
