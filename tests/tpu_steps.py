@@ -25,7 +25,7 @@ def config(settings):
         "data": {"name": "digits"},
         "model": {
             "schedule": {"name": "learned_monotone", "log_snr_max": 13.3, "log_snr_min": -5.0},
-            "network": {"name": "unet", "channels": 64, "num_blocks": 1, "dropout": 0.1},
+            "network": {"name": "unet", "channels": 64, "num_blocks": 2, "dropout": 0.1},
             "likelihood": {"name": "discretised", "levels": 256},
         },
         "train": {"num_steps": 10, "batch_size": 64},
@@ -55,10 +55,10 @@ def compiled(slice_name, settings):
         example,
     )
     steps = made.devices.steps_per_dispatch
-    done = program.step.lower(program.template, [batch] * steps).compile()
+    done = program.step.lower(program.layout.template, [batch] * steps).compile()
     memory = done.memory_analysis()
     found, words = cost.of(done), done.as_text()
-    own, shapes = text.parse(words), program.template
+    own, shapes = text.parse(words), program.layout.template
     network = jax.tree.leaves(shapes.params["network"])
     flops = (done.cost_analysis() or {}).get("flops", 0.0)
     return {

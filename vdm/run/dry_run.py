@@ -1,12 +1,14 @@
 """The cost of a run, from a compiled step that is not run, on devices that need not be there."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from vdm.run import mesh as meshes
 from vdm.run.compiled import chips, cost as costs
+from vdm.run.compiled.chips import Chip
 from vdm.run.compiled.cost import Cost, DoesNotFit
 from vdm.run.system.disk import num_bytes, readable
 from vdm.run.training import program as programs, throughput
@@ -14,6 +16,37 @@ from vdm.run.training.parts import Parts
 
 NOT_COUNTED = "not counted by this backend"
 Lines = list[tuple[str, str]]
+
+
+class Step(NamedTuple):
+    """A compiled training step: its work over all devices, and what one device has of it."""
+
+    flops: float  # XLA's count for a whole step before it optimises
+    arrays: int  # in the state between steps
+    cost: Cost | DoesNotFit | None  # of a whole dispatch; None where the backend does not say
+
+
+def step(parts: Parts) -> Step:
+    """Return what a training step takes, compiled for the devices of the mesh of `parts`."""
+    _, trainer, _, mesh, example = parts
+    config = trainer.config
+    program = programs.build(trainer, mesh, example)
+    size, held = config.train.batch_size, program.layout.template
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            (size, *leaf.shape[1:]), leaf.dtype, sharding=meshes.cut(mesh)
+        ),
+        example,
+    )
+    flops = throughput.step_flops(trainer, held, batch)
+    compiled = costs.compiled(program.step.lower(held, [batch] * steps_of(parts)))
+    cost = compiled if isinstance(compiled, DoesNotFit) else costs.of(compiled)
+    return Step(flops, len(jax.tree.leaves(held)), cost)
+
+
+def steps_of(parts: Parts) -> int:
+    """Return how many steps a dispatch has."""
+    return parts.trainer.config.devices.steps_per_dispatch
 
 
 def describe(parts: Parts) -> Lines:
@@ -24,41 +57,28 @@ def describe(parts: Parts) -> Lines:
     is run. The step is compiled for the devices of the mesh of `parts`.
     """
     _, trainer, _, mesh, example = parts
-    config = trainer.config
-    program = programs.build(trainer, mesh, example)
-    shapes, params = program.template, program.template.params
-    size, per_dispatch = config.train.batch_size, config.devices.steps_per_dispatch
-    batch = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            (size, *leaf.shape[1:]), leaf.dtype, sharding=meshes.cut(mesh)
-        ),
-        example,
-    )
-    held = program.layout.template
-    flops = throughput.step_flops(trainer, held, batch)
-    compiled = costs.compiled(program.step.lower(held, [batch] * per_dispatch))
+    config, shapes = trainer.config, programs.template(trainer, mesh, example)
+    found = step(parts)
     lines = [
         ("mesh", _mesh(mesh)),
-        ("parameters of the network", f"{_count(params['network']):,}"),
-        ("parameters of the schedule", f"{_count(params['schedule']):,}"),
-        ("training", f"{config.train.num_steps:,} steps of {size:,} examples"),
-        ("FLOPs per step", f"{flops:.3e}"),
+        ("parameters of the network", f"{_count(shapes.params['network']):,}"),
+        ("parameters of the schedule", f"{_count(shapes.params['schedule']):,}"),
+        ("training", f"{config.train.num_steps:,} steps of {config.train.batch_size:,} examples"),
+        ("FLOPs per step", f"{found.flops:.3e}"),
         ("state, all devices together", readable(num_bytes(shapes))),
         ("state, one device", readable(_bytes_of_one_device(shapes))),
+        ("arrays in the state", f"{found.arrays:,}"),
     ]
-    if isinstance(compiled, DoesNotFit):
-        return [*lines, ("memory of a step, one device", _refusal(compiled))]
-    cost = costs.of(compiled)
-    kind = mesh.devices.flat[0].device_kind
-    arrays = len(jax.tree.leaves(held))
-    return [*lines, *_of_device(cost, kind, flops / mesh.size, per_dispatch, arrays)]
+    if isinstance(found.cost, DoesNotFit):
+        return [*lines, ("memory of a step, one device", _refusal(found.cost))]
+    chip = chips.of(mesh.devices.flat[0].device_kind)
+    return [*lines, *_of_device(found.cost, chip, found.flops / mesh.size, steps_of(parts))]
 
 
-def _of_device(cost: Cost | None, kind: str, flops: float, steps: int, arrays: int) -> Lines:
+def _of_device(cost: Cost | None, chip: Chip | None, flops: float, steps: int) -> Lines:
     """Return the lines of a device's share of `steps` steps of so many FLOPs each."""
     if cost is None:
         return [("memory of a step, one device", NOT_COUNTED)]
-    chip = chips.of(kind)
     total = f"{readable(cost.held + cost.work)} ({readable(cost.held)} state, "
     total += f"{readable(cost.work)} work space)"
     if chip is not None:
@@ -66,7 +86,6 @@ def _of_device(cost: Cost | None, kind: str, flops: float, steps: int, arrays: i
     lines = [
         ("memory of a step, one device", total),
         ("size of the program", readable(cost.code)),
-        ("arrays in the state", f"{arrays:,}"),
         ("bytes moved in a step, one device", readable(cost.moved // steps)),
     ]
     for one in cost.collectives:
