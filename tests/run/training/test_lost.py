@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+import documented
 import runs
 from vdm.run import train
 from vdm.run.system import lost
@@ -34,9 +35,10 @@ def config(num_steps):
 class Launcher:
     """Starts the same command in several processes of one device each, as often as asked."""
 
-    def __init__(self, folder, count, num_steps):
+    def __init__(self, folder, count, num_steps, around=lambda index: []):
         folder.mkdir(exist_ok=True)
         self.workdir, self._folder, self._count = folder / "run", folder, count
+        self._around = around
         path = runs.write_config_file(folder / "points.py", config(num_steps))
         self._command = ["train", f"--config={path}", f"--workdir={self.workdir}"]
         self._environment = {
@@ -44,6 +46,7 @@ class Launcher:
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": "1",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+            "PAUSE": "2",
         }
 
     def start(self):
@@ -55,7 +58,8 @@ class Launcher:
         for index, path in enumerate(self._stderr):
             where = [address, f"--num_processes={self._count}", f"--process_index={index}"]
             with path.open("w") as stderr:
-                command = [sys.executable, "-m", "vdm", *self._command, *where]
+                around = self._around(index)
+                command = [*around, sys.executable, "-m", "vdm", *self._command, *where]
                 process = subprocess.Popen(
                     command, env=self._environment, stdout=subprocess.DEVNULL, stderr=stderr
                 )
@@ -64,7 +68,7 @@ class Launcher:
 
     def said(self, index):
         """Return the lines that a process printed, but those of training itself."""
-        lines = self._stderr[index].read_text().splitlines()
+        lines = self._stderr[index].read_text(errors="replace").splitlines()
         return [line for line in lines if not line.startswith("train ")]
 
     def wait_for(self, processes, happened, timeout=120.0):
@@ -105,29 +109,38 @@ class Launcher:
         return [self.said(index) for index in range(self._count)]
 
 
-def same_losses(launcher, folder, num_steps):
-    """Compare with a run on the two devices of this process, which nobody disturbed."""
-    train.train(config(num_steps), folder)
-    alone = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
-    ours = launcher.records()
-    assert [record["step"] for record in ours] == list(range(1, num_steps + 1))
-    return [(one["loss"], other["loss"]) for one, other in zip(ours, alone, strict=True)]
-
-
-def test_the_others_end_in_one_line_and_the_same_command_resumes(tmp_path):
-    launcher = Launcher(tmp_path, 2, 40)
+def test_the_others_end_in_one_line_and_the_documented_loop_resumes(tmp_path):
+    page = (documented.ROOT / "docs/many_devices.md").read_text()
+    loop = tmp_path / "again.sh"
+    loop.write_text(re.search(r"```sh\n(#!/bin/sh\n.*?)```", page, re.DOTALL)[1])
+    # It says which process is the one to kill: the loop's own is the shell's.
+    named = ["sh", loop, "sh", "-c", f'echo $$ > {tmp_path}/process_"$0"; exec "$@"']
+    launcher = Launcher(tmp_path, 2, 40, around=lambda index: [*named, str(index)])
+    loops = launcher.start()
     for index, steps in ((1, 12), (0, 23)):
-        processes = launcher.start()
-        launcher.wait_for(processes, lambda steps=steps: launcher.step() >= steps)
+        launcher.wait_for(loops, lambda steps=steps: launcher.step() >= steps)
+        killed, other = (int((tmp_path / f"process_{i}").read_text()) for i in (index, 1 - index))
         # One that is merely slow, as in a long compilation, is not taken for a dead one.
-        processes[1 - index].send_signal(signal.SIGSTOP)
+        os.kill(other, signal.SIGSTOP)
         time.sleep(1.0)
-        processes[1 - index].send_signal(signal.SIGCONT)
-        launcher.wait_for(processes, lambda steps=steps: launcher.step() > steps)
-        assert launcher.kill(processes, index) < 30
-    launcher.finish(launcher.start())
-    for one, other in same_losses(launcher, tmp_path / "whole", 40):
-        assert one == pytest.approx(other, rel=1e-5)
+        os.kill(other, signal.SIGCONT)
+        launcher.wait_for(loops, lambda steps=steps: launcher.step() > steps)
+        os.kill(killed, signal.SIGKILL)
+        code = f"again.sh: exit code {lost.EXIT_LOST}, the same command again"
+        launcher.wait_for(
+            loops, lambda other=1 - index, code=code: code in launcher.said(other), timeout=30
+        )
+        *_, line, last = launcher.said(1 - index)
+        assert last == code and re.fullmatch(LINE.format(index=index, count=2), line)
+        assert "again.sh: exit code 137, the same command again" in launcher.said(index)
+    assert [loop.wait(timeout=120) for loop in loops] == [0, 0]
+
+    # A run on the two devices of this process, which nobody disturbed.
+    train.train(config(40), tmp_path / "whole")
+    whole = [json.loads(line) for line in (tmp_path / "whole" / METRICS_FILE).open()]
+    assert [record["step"] for record in launcher.records()] == list(range(1, 41))
+    for one, other in zip(launcher.records(), whole, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 @pytest.mark.long
