@@ -33,16 +33,7 @@ def parser() -> argparse.ArgumentParser:
     train = _command(commands, "train")
     train.add_argument("--config", help="a config file; a workdir that holds a run needs none")
     train.epilog = "Any value of the config can be set: --config.train.num_steps=2000"
-    train.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="print the run's parameters, FLOPs and memory, and train nothing",
-    )
-    train.add_argument(
-        "--topology",
-        metavar="SLICE",
-        help="devices of the dry run, not those that are here: a TPU slice such as v5e:4x4",
-    )
+    _add_dry_run(train, "the run's parameters, FLOPs and memory, and train nothing")
     train.add_argument(
         "--init_from",
         metavar="RUN",
@@ -62,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"parameters: averaged, or of the last step ({Word(words.PARAMS)}; default ema)",
     )
     _add_settings(evaluate, EvaluateConfig)
+    _add_dry_run(evaluate, "what a call of the variational bound takes, and evaluate nothing")
     evaluate.set_defaults(command="evaluate")
 
     score = _command(commands, "score")
@@ -121,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
         help="take the steps of a chain that `vdm fit-chain` has fitted, as many as --steps",
     )
     _add_settings(sample, SampleConfig)
+    _add_dry_run(sample, "what a call of the sampler takes, and draw nothing")
     sample.set_defaults(command="sample")
 
     report = _command(commands, "report")
@@ -225,6 +218,15 @@ def parser() -> argparse.ArgumentParser:
 
 def _command(commands: Any, name: str) -> argparse.ArgumentParser:
     return commands.add_parser(name, help=COMMANDS[name], allow_abbrev=False)
+
+
+def _add_dry_run(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--dry_run", action="store_true", help=f"print {what}")
+    command.add_argument(
+        "--topology",
+        metavar="SLICE",
+        help="devices of the dry run, not those that are here: a TPU slice such as v5e:4x4",
+    )
 
 
 def _add_settings(

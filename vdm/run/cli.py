@@ -8,7 +8,8 @@ import functools
 import io
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -107,8 +108,8 @@ def _parsed(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
     config = flags.config(options.config, options.workdir, rest)
+    _check_topology(options)
     from vdm.run import data, dry_run, train
-    from vdm.run.compiled import topology
     from vdm.run.training import parts
 
     if options.config is None:
@@ -117,16 +118,9 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
         train_config = dataclasses.replace(config.train, init_from=options.init_from)
         config = dataclasses.replace(config, train=train_config)
 
-    if options.topology is not None and not options.dry_run:
-        raise UserError(
-            "--topology goes with --dry_run: nothing can be trained on devices elsewhere"
-        )
     if options.dry_run:
-        absent = None if options.topology is None else topology.devices(options.topology)
-        with contextlib.nullcontext() if absent is None else topology.little_effort():
-            lines = dry_run.describe(parts.prepare(config, absent))
-        if processes.is_first():
-            _print_lines(f"{options.workdir}: dry run, nothing was trained", lines)
+        lines = _dry(options, lambda absent: dry_run.describe(parts.prepare(config, absent)))
+        _print_dry(options, "trained", lines)
         return 0
     state = train.train(config, options.workdir)
     _say(f"trained to step {int(state.step)}: {options.workdir}")
@@ -135,13 +129,18 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    from vdm.run import evaluate, trained
+    from vdm.run import dry_run, evaluate, trained
     from vdm.run.evaluation import files, table as tables
 
     _check_split(options)
+    _check_topology(options)
     run = trained.load(options.workdir, options.params)
     settings = overrides.override(run.config.evaluate, options)
     overrides.check_used(settings, options, integers=run.model.likelihood.bounds is not None)
+    if options.dry_run:
+        lines = _dry(options, lambda absent: dry_run.of_evaluation(run, settings, absent))
+        _print_dry(options, "evaluated", lines)
+        return 0
     folder = _folder(options.workdir)
     evaluation = evaluate.measure(run, options.split, settings, folder)
     if processes.is_first():
@@ -181,9 +180,10 @@ def _fit_chain(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    from vdm.run import figures, sample, trained
+    from vdm.run import dry_run, figures, sample, trained
     from vdm.run.workdir import chains
 
+    _check_topology(options)
     _check_num(arguments.NUM_SAMPLES, options.num)
     run = trained.load(options.workdir)
     settings = overrides.override(run.config.sample, options)
@@ -195,6 +195,10 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
         sample.check_chain(settings)
         chain = chains.find(_folder(options.workdir), run.params, settings.num_steps).chain
     checks.check_sampling(run.model, settings)
+    if options.dry_run:
+        lines = _dry(options, lambda absent: dry_run.of_sampling(run, settings, absent))
+        _print_dry(options, "drawn", lines)
+        return 0
     if options.label is not None:
         classes = sample.classes_of(run, [options.label] * options.num, options.num, "--label")
     out = options.out or _folder(options.workdir) / "samples.png"
@@ -333,6 +337,29 @@ RUN = {
 def _folder(workdir: pathlib.Path) -> pathlib.Path:
     """Return where results go: the workdir, or the folder of an exported run's file."""
     return workdir.parent if workdir.suffix == ".safetensors" and workdir.is_file() else workdir
+
+
+def _check_topology(options: argparse.Namespace) -> None:
+    """Raise UserError for other devices without a dry run: nothing can be done on them."""
+    if options.topology is not None and not options.dry_run:
+        raise UserError("--topology goes with --dry_run: its devices are not here")
+
+
+def _dry(
+    options: argparse.Namespace, describe: Callable[[Sequence[Any] | None], list[tuple[str, str]]]
+) -> list[tuple[str, str]]:
+    """Return the lines of a dry run, on the devices that are here or on those of --topology."""
+    from vdm.run.compiled import topology
+
+    if options.topology is None:
+        return describe(None)
+    with topology.little_effort():
+        return describe(topology.devices(options.topology))
+
+
+def _print_dry(options: argparse.Namespace, done: str, lines: list[tuple[str, str]]) -> None:
+    if processes.is_first():
+        _print_lines(f"{options.workdir}: dry run, nothing was {done}", lines)
 
 
 def _check_split(options: argparse.Namespace) -> None:

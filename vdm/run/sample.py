@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -130,16 +130,14 @@ def chunks(
     grid or final, for fewer than one sample or step, for guidance or clipping that does not fit
     the model, and for samples that are not finite.
     """
-    sampler = checks.sampler(settings.sampler)
     checks.check_sampling(trained.model, settings)
     if chain is not None:
         check_chain(settings)
     if num < 1:
         raise UserError(f"num must be at least 1: got {num}")
     mesh = trained.mesh
-    # The static settings of the compiled function; key and batch size do not belong to it.
-    fixed = dataclasses.replace(settings, seed=0, batch_size=1)
     size = meshes.padded(mesh, min(num, settings.batch_size))
+    fixed = _fixed(trained, settings, size)
     here = meshes.rows_here(mesh, size)
     numbers = keys.data(settings.seed if key is None else key)
 
@@ -149,17 +147,8 @@ def chunks(
             cond = trained.condition.of_samples(index)
             if classes is not None:
                 cond = trained.condition.of(len(index), classes[np.minimum(index, num - 1)])
-            yield _draw(
-                trained.params,
-                numbers,
-                *meshes.put(mesh, size, here, (index, cond)),
-                chain,
-                model=trained.model,
-                shape=(size, *trained.shape),
-                sampler=sampler,
-                settings=fixed,
-                mesh=mesh,
-            )
+            batch = meshes.put(mesh, size, here, (index, cond))
+            yield _draw(trained.params, numbers, *batch, chain, **fixed)
 
     # The devices draw the next batch while this one is fetched and used.
     for drawn in one_ahead(dispatched()):
@@ -170,6 +159,36 @@ def chunks(
                 f"{settings.num_steps} steps, guidance {settings.guidance:g}"
             )
         yield x
+
+
+class _Fixed(TypedDict):
+    """What the function that draws samples is compiled for."""
+
+    model: VDM
+    shape: tuple[int, ...]
+    sampler: Sampler
+    settings: SampleConfig
+    mesh: Mesh
+
+
+def _fixed(trained: Run, settings: SampleConfig, size: int) -> _Fixed:
+    # Key and batch size do not belong to the settings of a program.
+    return _Fixed(
+        model=trained.model,
+        shape=(size, *trained.shape),
+        sampler=checks.sampler(settings.sampler),
+        settings=dataclasses.replace(settings, seed=0, batch_size=1),
+        mesh=trained.mesh,
+    )
+
+
+def lowered(
+    trained: Run, settings: SampleConfig, size: int, index: Any, cond: Any
+) -> jax.stages.Lowered:
+    """Return the program that draws `size` samples, from shapes alone, not compiled."""
+    numbers = keys.data(settings.seed)
+    fixed = _fixed(trained, settings, size)
+    return _draw.lower(trained.params, numbers, index, cond, None, **fixed)
 
 
 def check_chain(settings: SampleConfig) -> None:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import numpy as np
 import pytest
 
 import runs
-from vdm.run import cli, dry_run, train
+from vdm.run import cli, dry_run, train, trained
 from vdm.run.config import DevicesConfig
 from vdm.run.training import parts
 
@@ -65,3 +66,21 @@ def test_a_mistake_is_found_by_a_dry_run_too(tmp_path, capsys):
     command = ["train", f"--config={path}", f"--workdir={tmp_path}", "--dry_run"]
     assert cli.main([*command, "--config.devices.fsdp=3"]) == cli.EXIT_USER_ERROR
     assert capsys.readouterr().err.startswith("vdm: devices.fsdp is 3, which does not divide")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample"])
+def test_results_are_described_without_being_computed(command, tmp_path, capsys, monkeypatch):
+    workdir = runs.copy_of("points", tmp_path / "run")
+    before = sorted(path.name for path in workdir.iterdir())
+    words = [command, f"--workdir={workdir}", "--dry_run", "--batch_size=7"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "8 noise levels" in said if command == "evaluate" else "8 samples by 5 steps" in said
+    assert "2 × cpu" in said and "memory of a call, one device" in said
+    # Of 2 inputs, 16 units and one block: the embedding of λ, three dense layers, two to λ's.
+    flops = re.search(r"once *│ ([^ ]*) ", said)
+    params = sum(leaf.size for leaf in jax.tree.leaves(trained.load(workdir).params["network"]))
+    assert float(flops[1]) == pytest.approx(2 * 8 * params, rel=0.15)
+    assert sorted(path.name for path in workdir.iterdir()) == before
+    assert cli.main([f"{command}", f"--workdir={workdir}", "--topology=v5e:2x2"]) == 2
+    assert "--topology goes with --dry_run" in capsys.readouterr().err

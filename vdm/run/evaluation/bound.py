@@ -37,7 +37,7 @@ class AtLevels(NamedTuple):
     log_snr: np.ndarray
 
 
-def row_fn(trained: Run, settings: EvaluateConfig, *, clip_denoised: bool) -> RowFn:
+def row_fn(trained: Run, settings: EvaluateConfig, *, clip_denoised: bool) -> jax.stages.Wrapped:
     """Return the function of a row, one noise level of one example; see `compiled`."""
     return compiled(
         trained.model,
@@ -57,7 +57,7 @@ def compiled(
     num_levels: int,
     precision: str,
     clip_denoised: bool = False,
-) -> RowFn:
+) -> jax.stages.Wrapped:
     """Return the function of a row, compiled once for all T and all keys; it is given a `state`."""
     fn = functools.partial(
         row, model=model, law=law, num_levels=num_levels, clip_denoised=clip_denoised

@@ -26,7 +26,7 @@ SECONDS = 5.0  # between two messages of the bar
 RowFn = Callable[..., tuple[jax.Array, ...]]
 
 
-def compiled(fn: RowFn, mesh: Mesh, precision: str) -> RowFn:
+def compiled(fn: RowFn, mesh: Mesh, precision: str) -> jax.stages.Wrapped:
     """Return the function compiled, its results whole on every device.
 
     `precision` says how float32 is multiplied, one of `vdm.run.config.words.PRECISIONS`.

@@ -55,7 +55,12 @@ def held_params(config: Config, network: nn.Module | Applied, mesh: Mesh, params
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), params
     )
-    return _converted(stacked.stack, stacked.stack(shapes, _join))(params)
+    return _converted(stacked.stack, held_shapes(config, network, mesh, shapes))(params)
+
+
+def held_shapes(config: Config, network: nn.Module | Applied, mesh: Mesh, shapes: Params) -> Params:
+    """Return the shapes and shardings of what `held_params` returns, from those of files."""
+    return stacked.stack(shapes, _join) if scans(config, network, mesh) else shapes
 
 
 def stepping(trainer: Trainer, layout: Layout) -> Trainer:

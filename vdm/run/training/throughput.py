@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from vdm.model import Params
+from vdm.model import VDM, Params
 from vdm.run.compiled import chips
 from vdm.run.training import flops
 from vdm.run.training.step import Batch, Trainer, TrainState
@@ -18,15 +18,23 @@ def step_flops(trainer: Trainer, template: TrainState, example: Batch) -> float:
     average have none. What `remat` computes again does not count.
     """
     size = trainer.config.train.batch_size
+    return 3.0 * network_flops(trainer.model, template.params, example, size)
+
+
+def network_flops(model: VDM, params: Params, example: Batch, size: int) -> float:
+    """Return the FLOPs of the network, given a batch of `size` once, over all devices.
+
+    Of `params` and the `example`, a batch of any size, only the shapes matter.
+    """
     x, cond = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), tuple(example)
     )
 
     def forward(params: Params, x: jax.Array, cond: jax.Array | None) -> jax.Array:
-        z = trainer.model.likelihood.encode(x)
-        return trainer.model.denoiser(params, cond)(z, jnp.zeros(z.shape[:1], z.dtype))
+        z = model.likelihood.encode(x)
+        return model.denoiser(params, cond)(z, jnp.zeros(z.shape[:1], z.dtype))
 
-    return 3.0 * flops.of(forward, template.params, x, cond)
+    return flops.of(forward, params, x, cond)
 
 
 def full_speed(trainer: Trainer, mesh: Mesh, template: TrainState, example: Batch) -> float | None:
