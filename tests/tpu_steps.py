@@ -54,8 +54,8 @@ def compiled(slice_name, settings):
         ),
         example,
     )
-    steps = made.devices.steps_per_dispatch
-    done = program.step.lower(program.template, [batch] * steps).compile()
+    steps = made.devices.steps_per_dispatch or 1
+    done = program.step.lower(program.layout.template, [batch] * steps).compile()
     memory = done.memory_analysis()
     found, words = cost.of(done), done.as_text()
     own, shapes = text.parse(words), program.template

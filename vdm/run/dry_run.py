@@ -27,7 +27,10 @@ def describe(parts: Parts) -> Lines:
     config = trainer.config
     program = programs.build(trainer, mesh, example)
     shapes, params = program.template, program.template.params
-    size, per_dispatch = config.train.batch_size, config.devices.steps_per_dispatch
+    size, per_dispatch = (
+        config.train.batch_size,
+        programs.steps_per_dispatch(config, meshes.platform(mesh)),
+    )
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             (size, *leaf.shape[1:]), leaf.dtype, sharding=meshes.cut(mesh)
