@@ -95,8 +95,9 @@ def inline(page):
 
 
 def shell_lines(page):
-    """The lines of the blocks that say they are shell's, whatever their program."""
-    return [line for kind, text in pieces(page) if kind in SHELL for line in lines_of(text)]
+    """The lines of the blocks that say they are shell's, whatever their program; no scripts."""
+    blocks = [text for kind, text in pieces(page) if kind in SHELL and not text.startswith("#!")]
+    return [line for text in blocks for line in lines_of(text)]
 
 
 def commands(page):

@@ -9,18 +9,18 @@ import time
 import pytest
 
 JOINED = """
-import sys, time
+import os, sys, time
 import jax
 from vdm.run.errors import UserError
 from vdm.run.system import lost
 lost.STOPPED_SECONDS = 1.0
-address, index, before, block = sys.argv[1:]
+address, count, index, before, block, after = sys.argv[1:]
 exec(before)
-jax.distributed.initialize(address, 2, int(index))
+jax.distributed.initialize(address, int(count), int(index))
 with lost.ends_all(lambda: "some advice"):
     print("in", flush=True)
     exec(block)
-time.sleep(0.5 * int(index))
+exec(after)
 """
 # In the end the process aborts, as JAX lets it.
 NATIVE = """
@@ -40,19 +40,18 @@ FATAL = (
 )
 
 
-def pair(blocks, before=""):
-    """Start two processes that join, and do what is asked of each."""
+def start(blocks, before="", after=""):
+    """Start processes that join, and do what is asked of each."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
+    command = [sys.executable, "-c", JOINED, address, str(len(blocks))]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", JOINED, address, str(index), before, block], **pipes
-        )
+        subprocess.Popen([*command, str(index), before, block, after], **pipes)
         for index, block in enumerate(blocks)
     ]
-    assert [process.stdout.readline() for process in processes] == ["in\n", "in\n"]
+    assert [process.stdout.readline() for process in processes] == ["in\n"] * len(blocks)
     return processes
 
 
@@ -62,24 +61,36 @@ def ends(processes):
 
 
 def test_processes_that_end_at_different_moments_are_not_lost():
-    codes, texts = ends(pair(["time.sleep(1.0)", "pass"]))
+    # Without JAX's own barrier at the end, which would let them end at one moment.
+    codes, texts = ends(start(["time.sleep(1.0)", "pass"], after="os._exit(0)"))
     assert codes == [0, 0] and texts == ["", ""]
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_an_error_in_one_alone_ends_the_other_which_would_wait_in_vain(index):
-    blocks = ["time.sleep(1000)", "time.sleep(1000)"]
-    blocks[index] = "raise UserError('a mistake')"
-    codes, texts = ends(pair(blocks))
-    assert codes[1 - index] == 1
-    assert texts[1 - index] == (f"vdm: process {index} of 2 has stopped; its output says why\n")
+@pytest.mark.parametrize("index", [0, 2])
+def test_all_others_learn_which_process_has_gone(index):
+    processes = start(["time.sleep(1000)"] * 3)
+    time.sleep(0.2)  # they have been greeted
+    processes[index].send_signal(signal.SIGKILL)
+    codes, texts = ends(processes)
+    assert codes.pop(index) == -signal.SIGKILL and codes == [75, 75]
+    assert texts.pop(index) == ""
+    assert texts == [f"vdm: process {index} of 3 has gone; some advice\n"] * 2
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_an_error_in_one_alone_ends_the_others_which_would_wait_in_vain(index):
+    blocks = ["time.sleep(1000)"] * 3
+    blocks[index] = "time.sleep(0.2); raise UserError('a mistake')"
+    codes, texts = ends(start(blocks))
     # Here Python says why, in `vdm` the line of the command.
-    assert codes[index] == 2 and "UserError: a mistake" in texts[index]
+    assert codes.pop(index) == 2 and "UserError: a mistake" in texts.pop(index)
+    assert codes == [1, 1]
+    assert texts == [f"vdm: process {index} of 3 has stopped; its output says why\n"] * 2
 
 
-def test_without_a_connection_of_ours_the_end_of_jax_is_one_line(tmp_path):
+def test_without_a_connection_of_ours_the_end_of_jax_is_one_line():
     refused = "lost.socket.create_connection = lambda *given, **more: open('/no/such/file')"
-    processes = pair(["time.sleep(1000)", "time.sleep(1000)"], refused)
+    processes = start(["time.sleep(1000)"] * 2, refused)
     processes[0].send_signal(signal.SIGKILL)
     codes, texts = ends(processes)
     assert codes == [-signal.SIGKILL, 75]
