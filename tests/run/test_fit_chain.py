@@ -42,6 +42,21 @@ def leaves(chain):
     return jax.tree.leaves(chain.variance)
 
 
+def test_a_fit_multiplies_float32_in_full(tmp_path, monkeypatch):
+    """As the codec does that takes the chain: no other network is fitted to."""
+
+    class Asked(Exception):
+        pass
+
+    def fit(*given, **more):
+        raise Asked(jax.config.jax_default_matmul_precision)
+
+    monkeypatch.setattr(few_steps, "fit", fit)
+    run = trained.load(runs.copy_of("classes", tmp_path / "run"))
+    with pytest.raises(Asked, match=r"^highest$"):
+        fit_chain.fit(run, FewStepsConfig(), tmp_path)
+
+
 def test_what_is_kept_is_what_the_function_makes(fitted):
     # On as many devices, or the last digits are others.
     run = trained.load(fitted, devices=trained.one_device())

@@ -195,13 +195,13 @@ def parser() -> argparse.ArgumentParser:
     )
     decompress.set_defaults(command="decompress")
 
-    for command in (score, fit_chain, report, bring, export, demo, compress, decompress):
+    for command in (fit_chain, report, bring, export, demo, compress, decompress):
         command.set_defaults(distributed=False, coordinator=None)
         command.set_defaults(num_processes=None, process_index=None)
     given = (train, evaluate, score, fit_chain, sample, bring, export, demo, compress, decompress)
     for command in given:
         command.add_argument("--workdir", type=pathlib.Path, required=True, help="the run's folder")
-    for command in (train, evaluate, sample):
+    for command in (train, evaluate, score, sample):
         several = command.add_argument_group("several processes, each running this command")
         several.add_argument(
             "--distributed",

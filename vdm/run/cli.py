@@ -32,6 +32,7 @@ OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.EPIPE),
 }
+OF_PROCESSES = ("--distributed", "--coordinator", "--num_processes", "--process_index")
 EXIT_INCOMPLETE = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -161,7 +162,8 @@ def _score(options: argparse.Namespace, rest: list[str]) -> int:
     settings = overrides.override(scores.settings_of(run, bound, {}), options)
     overrides.check_used(settings, options, integers=run.model.likelihood.bounds is not None)
     scored = score.score(run, options.source, out, settings, _folder(options.workdir))
-    summary.show(*scored)
+    if processes.is_first():
+        summary.show(*scored)
     _say(f"written to {out}")
     return 0
 
@@ -378,6 +380,11 @@ def _check_num(rule: Number, num: int) -> None:
 
 
 def _no_more(rest: list[str]) -> None:
+    if rest and rest[0].partition("=")[0] in OF_PROCESSES:
+        raise UserError(
+            f"{rest[0].partition('=')[0]} is for train, evaluate, score and sample: this command "
+            "is one process"
+        )
     if rest:
         raise UserError(f"unrecognised argument {rest[0]!r}: see `vdm --help`")
 

@@ -13,6 +13,7 @@ from vdm.run.run import Run
 from vdm.run.scoring import files, given, ranks, scores
 from vdm.run.scoring.ranks import Ranks
 from vdm.run.scoring.scores import Scores
+from vdm.run.system import processes
 from vdm.run.system.files import check_writable
 from vdm.run.system.progress import say
 from vdm.run.training import checks
@@ -43,7 +44,8 @@ def score(
     run models, and for a file that cannot be read or written.
     """
     files.check_target(out, source)
-    check_writable(out.parent)  # an error before the work, not after
+    # An error before the work, not after.
+    processes.first_alone(lambda: check_writable(out.parent))
     checks.check_unconditional(run.model, settings.unconditional)
     found = whole.load(source)
     condition = _fitted(run, found, source, settings)
@@ -54,7 +56,7 @@ def score(
     among, missing = ranks.of_splits(made, run, settings, workdir)
     for line in missing:
         say(line)
-    files.write(out, files.columns(made, found.names, among))
+    processes.first_alone(lambda: files.write(out, files.columns(made, found.names, among)))
     precision = settings.precision if settings.bound == "vlb" else ode.PRECISION
     return Scored(made, found.names, among, precision)
 

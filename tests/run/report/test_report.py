@@ -137,6 +137,8 @@ def test_time_and_hardware_are_those_of_the_records(made):
     assert page.rows("training took") == [["training took", words.duration(turn["seconds"])]]
     (row,) = page.rows("evaluation took")
     assert row[1] == words.duration(record["seconds"]) and 0 < record["seconds"] < 1000
+    (row,) = page.rows("evaluation multiplied float32")
+    assert row[1] == "precision highest"
     (row,) = page.rows("training ran on")
     assert row[1].startswith("2 × CPU") and turn["hardware"]["processor"] in row[1]
     (row,) = page.rows("versions")

@@ -177,6 +177,57 @@ def test_two_processes_evaluate_and_sample_like_one_and_stop_together(
     np.testing.assert_allclose(x, y, atol=1e-4)
 
 
+def test_two_processes_give_every_result_of_one(stopped, tmp_path):
+    """Of parameters that no process holds whole: both bounds, whole paths, chains and scores."""
+    ours, alone = (shutil.copytree(stopped[0], tmp_path / name) for name in ("ours", "alone"))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32))
+    fit = ["fit-chain", "--steps=3", "--variance=table", "--num_levels=8", "--num_examples=20"]
+    assert cli.main([*fit, f"--workdir={alone}"]) == 0
+    shutil.copytree(alone / "chains", ours / "chains")
+    config = configs.load(ours)
+    divided = dataclasses.replace(config, devices=DevicesConfig(fsdp=8))
+    configs.keep(divided, ours)
+
+    def commands(workdir):
+        x, out = tmp_path / "x.npy", f"--out={workdir}/x.csv"
+        bounds = ["--bound=vlb,ode", "--ode_steps=3", "--num_steps=3:chain,3", "--num_paths=2"]
+        return [
+            ["evaluate", f"--workdir={workdir}", "--batch_size=4000", *bounds],
+            ["sample", f"--workdir={workdir}", "--num=9", "--steps=3", "--chain", out[:-3] + "npy"],
+            ["score", str(x), f"--workdir={workdir}", out],
+        ]
+
+    assert [cli.main(command) for command in commands(alone)] == [0, 0, 0]
+    asked = json.dumps([*commands(ours), [*fit, f"--workdir={ours}", "--num_processes=2"]])
+    codes, printed, errors = wait(start(lambda *where: ["-c", COMMANDS, *where, asked]))
+    assert codes == [0, 0]
+    for text in printed:
+        assert json.loads(text.splitlines()[-1]) == [0, 0, 0, cli.EXIT_USER_ERROR]
+    assert "is for train, evaluate, score and sample: this command is one process" in errors[0]
+    assert "5 examples:" in printed[0] and "5 examples:" not in printed[1]
+    one, other = (
+        json.loads((workdir / "evaluation.json").read_text())["results"]
+        for workdir in (alone, ours)
+    )
+    assert [(a["bound"], "chain" in a) for a in one][:3] == [
+        ("vlb", False),
+        ("vlb", True),
+        ("ode", False),
+    ]
+    for a, b in zip(one, other, strict=True):
+        assert a["bpd"]["mean"] == pytest.approx(b["bpd"]["mean"], rel=1e-4)
+        if a["bound"] == "vlb":
+            found = (result["paths"]["bpd"]["mean"] for result in (a, b))
+            assert next(found) == pytest.approx(next(found), rel=1e-4)
+    x, y = (np.load(workdir / "x.npy") for workdir in (alone, ours))
+    np.testing.assert_allclose(x, y, atol=1e-4)
+    x, y = (
+        np.genfromtxt(workdir / "x.csv", delimiter=",", skip_header=1) for workdir in (alone, ours)
+    )
+    assert x.shape == (5, 6)
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -105,6 +105,9 @@ def _time(run: Run) -> list[tuple[str, str]]:
     taken = Taken() if run.evaluation is None else run.evaluation.taken
     if taken.seconds is not None:
         rows.append(("evaluation took", words.duration(taken.seconds)))
+    known = words.each_once([r.precision for r in run.results if r.precision is not None])
+    if known:
+        rows.append(("evaluation multiplied float32", f"precision {' and '.join(known)}"))
     if taken.hardware is not None:
         rows.append(("evaluation ran on", words.hardware(taken.hardware)))
     return rows

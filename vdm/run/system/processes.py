@@ -67,6 +67,13 @@ def together(work: Callable[[], T]) -> T:
     return result
 
 
+def whole(leaf: jax.Array | np.ndarray) -> np.ndarray:
+    """Return an array as numbers of this process; all must call this where several share it."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)
+
+
 def all_agree(fine: bool) -> bool:
     """Return whether `fine` holds in every process; all processes must call this."""
     if jax.process_count() == 1:

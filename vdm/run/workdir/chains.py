@@ -21,7 +21,7 @@ from vdm.few_steps.head import VarianceHead
 from vdm.model import Params
 from vdm.networks import stacked
 from vdm.run.errors import UserError
-from vdm.run.system import document, tensors
+from vdm.run.system import document, processes, tensors
 from vdm.run.system.document import Count, Place, Whole
 from vdm.run.system.files import read_json, write_json
 
@@ -69,11 +69,14 @@ class _Index(NamedTuple):
 
 
 def params_sum(params: Params) -> bytes:
-    """Return 8 bytes of the SHA-256 of all parameters, in either layout of a U-Net's."""
+    """Return 8 bytes of the SHA-256 of all parameters, in either layout of a U-Net's.
+
+    Of several processes all must call it.
+    """
     found = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(stacked.unstack(params)):
         found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        found.update(np.asarray(leaf).tobytes())
+        found.update(processes.whole(leaf).tobytes())
     return found.digest()[:SUM_BYTES]
 
 
