@@ -40,7 +40,8 @@ def main(arguments):
     sources = {"batch kept": itertools.repeat(next(source("yes"))), "in memory": source("yes")}
     if isinstance(made.dataset.examples, Stored):
         sources["streamed"] = source("no")
-    state, seconds, alone = program.init(), {name: [] for name in sources}, {}
+    state = program.layout.hold(program.init())
+    seconds, alone = {name: [] for name in sources}, {}
 
     def window(state, batches, steps):
         start = time.perf_counter()

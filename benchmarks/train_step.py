@@ -153,7 +153,7 @@ class Variant:
         with around():
             program = programs.build(trainer, self.mesh, example)
             self.batch = next(on_devices(dataset, condition, config, self.mesh, 0))
-            self.state = program.init()
+            self.state = program.layout.hold(program.init())
             self.compiled = program.step.lower(self.state, [self.batch]).compile()
         self.flops = throughput.step_flops(trainer, program.template, example)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(program.template.params))

@@ -54,7 +54,7 @@ def compiled(slice_name, settings):
         ),
         example,
     )
-    steps = made.devices.steps_per_dispatch
+    steps = made.devices.steps_per_dispatch or 1
     done = program.step.lower(program.layout.template, [batch] * steps).compile()
     memory = done.memory_analysis()
     found, words = cost.of(done), done.as_text()

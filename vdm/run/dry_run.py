@@ -54,7 +54,7 @@ def step(parts: Parts) -> Step:
 
 def steps_of(parts: Parts) -> int:
     """Return how many steps a dispatch has."""
-    return parts.trainer.config.devices.steps_per_dispatch
+    return programs.steps_per_dispatch(parts.trainer.config, meshes.platform(parts.mesh))
 
 
 def describe(parts: Parts) -> Lines:

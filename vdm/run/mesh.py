@@ -62,6 +62,11 @@ def make(config: DevicesConfig, devices: Sequence[jax.Device] | None = None) -> 
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
+def platform(mesh: Mesh) -> str:
+    """Return the kind of the mesh's devices: cpu, gpu or tpu."""
+    return mesh.devices.flat[0].platform
+
+
 def whole(mesh: Mesh) -> NamedSharding:
     """Return the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

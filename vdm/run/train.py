@@ -6,18 +6,20 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vdm.run import config as configs, data, figures, sample, validate
+from vdm.run import config as configs, data, figures, mesh as meshes, sample, validate
 from vdm.run.config import Config
 from vdm.run.config.words import VALIDATION
 from vdm.run.data import validation
 from vdm.run.data.dataset import Dataset, settle
 from vdm.run.errors import UserError
 from vdm.run.system import disk, lock, processes, signals
+from vdm.run.system.ahead import made_ahead
 from vdm.run.system.files import check_writable, sweep
 from vdm.run.system.progress import bar, say
 from vdm.run.trained import Trained
@@ -56,7 +58,7 @@ def train(
     begin = functools.partial(_start, program=program, read=read, config=config)
     if every.sample_every:  # an error now, not at the first grid
         figures.kind(_grid(workdir, 0), dataset.shape, trainer.model.likelihood.levels)
-    per_dispatch = config.devices.steps_per_dispatch
+    per_dispatch = programs.steps_per_dispatch(config, meshes.platform(mesh))
     with contextlib.ExitStack() as stack:
         claim = functools.partial(_claim, stack, config, workdir, made, program.template)
         writer = processes.first_alone(claim) or metrics.Nowhere()
@@ -72,16 +74,19 @@ def train(
                 if line:
                     say(line)
         dataset = processes.together(lambda: settle(dataset, config.data.in_memory))
-        full_speed = throughput.full_speed(trainer, mesh, program.template, example)
-        upcoming = on_devices(dataset, condition, config, mesh, step)
+        full_speed = throughput.full_speed(trainer, mesh, program.layout.template, example)
+        put = functools.partial(on_devices, dataset, condition, config, mesh)
+        # At least as many as a dispatch takes: they are on the devices before it is made.
+        upcoming = made_ahead(put(step), per_dispatch + 1)
         processes.first_alone(lambda: writer.start(step))
         # Not before: a run that was refused must leave nothing that the next one has to match.
         processes.first_alone(functools.partial(_keep, config, workdir, dataset, step))
-        watch = _watch(stack, workdir, made, config, state)
+        watch = _watch(stack, workdir, made, config, state, program.layout.release)
         over = None if watch is None else watch.over()
         new_session = functools.partial(sessions.Session, workdir, mesh, step, began)
         session = processes.first_alone(new_session) or sessions.Nowhere()
         window: list[dict[str, jax.Array]] = []
+        reports: list[Report] = []
         started = time.perf_counter()
         advance = stack.enter_context(bar("train", every.num_steps, step))
         while step < every.num_steps and not stop and over is None:
@@ -92,38 +97,52 @@ def train(
             step, stop = step + count, terminated()
             save = stop or step == every.num_steps or step % every.checkpoint_every == 0
             watched = watch is not None and not stop and watch.due(step)
+            drawn = every.sample_every and step % every.sample_every == 0 and not stop
             if save or watched or step % every.log_every == 0:
-                values = _fetch(window)
-                kept = state.params if save or watched else None
-                problem = finite.problem(values, kept, step)
+                reports.append(_report(step, window, state, program, save, save or watched))
+                window = []
+            # A report waits for one more dispatch, so that a device does not wait for the host;
+            # unless nothing may be dispatched before what it leads to is done.
+            at_once = watched or drawn or stop or step == every.num_steps
+            at_once = at_once or not program.layout.copies
+            problem = None
+            while reports and (at_once or reports[0].step < step):
+                report = reports.pop(0)
+                values = report.values()
+                problem = finite.problem(values, report.finite, report.step)
                 if problem is not None:
-                    rollbacks = finite.next_rollback(problem, every.on_nan, state.rollbacks)
-                    state = begin(checkpoints)
-                    state = state._replace(rollbacks=rollbacks)
-                    step = int(state.step)
-                    upcoming = on_devices(dataset, condition, config, mesh, step)
-                    processes.first_alone(functools.partial(phases.back_to, workdir, step))
-                    if watch is not None:
-                        watch.back_to(step)
-                    say(f"{problem}: rolled back to step {step}, resuming with other noise")
-                    writer.start(step)
-                    window, started = [], time.perf_counter()
-                    continue
+                    break
                 seconds = time.perf_counter() - started
                 rates = throughput.rates(len(values["loss"]), seconds, every.batch_size, full_speed)
-                record = {"step": step, **_means(values), **rates}
-                if watch is not None and watched:
+                record = {"step": report.step, **_means(values), **rates}
+                if watch is not None and watched and report.step == step:
                     record |= watch.measure(state)
                     over = watch.over()
                 writer.write(record)
                 if on_record is not None and processes.is_first():
                     on_record(record)
-                advance(step, _line(record, every.num_steps))
-                window, started = [], time.perf_counter()
-            if save or over is not None:
-                checkpoint.save(checkpoints, state)
-                session.reached(step)
-            if every.sample_every and step % every.sample_every == 0 and not stop:
+                advance(report.step, _line(record, every.num_steps))
+                started = time.perf_counter()
+                if report.to_save is None and over is not None:
+                    report = report._replace(to_save=program.layout.release(state))
+                if report.to_save is not None:
+                    checkpoint.save(checkpoints, report.to_save)
+                    session.reached(report.step)
+            if problem is not None:
+                rollbacks = finite.next_rollback(problem, every.on_nan, state.rollbacks)
+                state = begin(checkpoints)
+                state = state._replace(rollbacks=rollbacks)
+                step, stop = int(state.step), terminated()
+                upcoming.close()
+                upcoming = made_ahead(put(step), per_dispatch + 1)
+                processes.first_alone(functools.partial(phases.back_to, workdir, step))
+                if watch is not None:
+                    watch.back_to(step)
+                say(f"{problem}: rolled back to step {step}, resuming with other noise")
+                writer.start(step)
+                window, reports, started = [], [], time.perf_counter()
+                continue
+            if drawn:
                 jax.block_until_ready(state)
                 before = time.perf_counter()
                 run = Trained(
@@ -134,11 +153,12 @@ def train(
                 except UserError as error:  # a picture on the way must not end the training
                     say(f"no grid of samples at step {step}: {error}")
                 started += time.perf_counter() - before  # not counted in the rate of training
+        upcoming.close()
     if over is not None:
         say(over)
     elif step < every.num_steps:
         raise signals.Terminated(f"stopped by SIGTERM at step {step}")
-    return state
+    return program.layout.release(state)
 
 
 def _claim(
@@ -197,6 +217,7 @@ def _watch(
     made: Parts,
     config: Config,
     state: TrainState,
+    release: Callable[[TrainState], TrainState],
 ) -> validate.Watch | None:
     """Return the validations of a run until the stack is left; None for a run without them."""
     if not config.train.validation_examples:
@@ -206,7 +227,9 @@ def _watch(
         best = stack.enter_context(checkpoint.manager(workdir, kept=1, best=True))
     load = functools.partial(validation.load, config, VALIDATION)
     held_out = settle(processes.together(load), config.data.in_memory)
-    watch = validate.Watch(workdir, made.trainer, made.condition, held_out, made.mesh, step, best)
+    watch = validate.Watch(
+        workdir, made.trainer, made.condition, held_out, made.mesh, step, best, release
+    )
     if any(phase.step == step for phase in phases.read(workdir)):
         watch.back_to(step)  # what came later was of another phase
     watch.catch_up(state)
@@ -221,23 +244,47 @@ def _start(
     read: Callable[[], initial.Source],
     config: Config,
 ) -> TrainState:
-    """Return the state of the latest checkpoint, or the first one where there is none.
+    """Return the state of the latest checkpoint, or the first one where there is none, as held.
 
     That one begins with the `source`, by default what is read of train.init_from.
     """
+    hold = program.layout.hold
     state = checkpoint.resume(checkpoints, program.template)
     if state is not None:
-        return state
+        return hold(state)
     first = program.init()
     if not config.train.init_from:
-        return first
-    return initial.applied(first, source or processes.together(read), config)
+        return hold(first)
+    return hold(initial.applied(first, source or processes.together(read), config))
 
 
-def _fetch(window: list[dict[str, jax.Array]]) -> dict[str, np.ndarray]:
-    """Return the metrics of the last steps; one transfer for all of them."""
-    values = jax.device_get(window)
-    return {key: np.concatenate([one[key] for one in values]) for key in values[0]}
+class Report(NamedTuple):
+    """What is to be told of the steps up to one, while their numbers are still on their way."""
+
+    step: int
+    metrics: list[dict[str, jax.Array]]
+    finite: jax.Array | None  # whether the parameters are, where that is asked
+    to_save: TrainState | None  # as in files
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Return the metrics of the steps, once they are there."""
+        found = jax.device_get(self.metrics)
+        return {key: np.concatenate([one[key] for one in found]) for key in found[0]}
+
+
+def _report(
+    step: int,
+    window: list[dict[str, jax.Array]],
+    state: TrainState,
+    program: Program,
+    save: bool,
+    check: bool,
+) -> Report:
+    """Return the report of a window of steps that ends in a state; waits for nothing."""
+    of_params = finite.all_finite(state.params) if check else None
+    for array in jax.tree.leaves((window, of_params)):
+        array.copy_to_host_async()
+    return Report(step, window, of_params, program.layout.release(state) if save else None)
 
 
 def _means(values: dict[str, np.ndarray]) -> dict[str, float]:

@@ -6,6 +6,7 @@ their parameters alone, and their difference has a much smaller error than eithe
 
 import functools
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -25,7 +26,10 @@ LEVELS = 2  # noise levels for each example: enough, since the noise is the same
 
 
 class Watch:
-    """The validations of a run that trains; `best` keeps its best checkpoint, if that is asked."""
+    """The validations of a run that trains; `best` keeps its best checkpoint, if that is asked.
+
+    `release` lays a state out as it is in files.
+    """
 
     def __init__(
         self,
@@ -36,9 +40,11 @@ class Watch:
         mesh: Mesh,
         step: int,
         best: ocp.CheckpointManager | None,
+        release: Callable[[TrainState], TrainState],
     ):
         self._workdir, self._trainer, self._mesh = workdir, trainer, mesh
         self._dataset, self._condition, self._best = dataset, condition, best
+        self._release = release
         model, law = trainer.model, trainer.objective.law
         precision = trainer.config.evaluate.precision
         self._fn = bound.compiled(model, law, mesh, num_levels=LEVELS, precision=precision)
@@ -82,7 +88,7 @@ class Watch:
         # Not the best of all: that one may have been lost, or not have been asked for yet.
         before = found.ema[found.steps == kept].mean(1)
         if not len(before) or found.ema[-1].mean() < before[0]:
-            checkpoint.save(self._best, state)
+            checkpoint.save(self._best, self._release(state))
 
     def over(self) -> str | None:
         """Return in words why training has to stop, None where it has not."""

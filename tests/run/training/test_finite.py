@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from poison import poison
 
 import runs
 from vdm.run import train
 from vdm.run.errors import UserError
-from vdm.run.training import finite, program
-from vdm.run.training.step import train_step
+from vdm.run.training import finite
 from vdm.run.workdir import checkpoint
 from vdm.run.workdir.metrics import METRICS_FILE
 
@@ -21,19 +21,6 @@ pytestmark = pytest.mark.float32
 def config(num_steps=6, **changed):
     settings = {"checkpoint_every": 2, "log_every": 1, "on_nan": "roll_back", **changed}
     return runs.points(num_steps=num_steps, **settings)
-
-
-def poison(monkeypatch, at, rollbacks):
-    """Make the loss of a step NaN for as long as there were fewer roll-backs than these."""
-
-    def poisoned(state, batch, *, trainer):
-        bad = (state.step + 1 == at) & (state.rollbacks < rollbacks)
-        state, metrics = train_step(state, batch, trainer=trainer)
-        spoilt = jnp.where(bad, jnp.nan, 1.0)
-        params = jax.tree.map(lambda leaf: leaf * spoilt, state.params)
-        return state._replace(params=params), {**metrics, "loss": metrics["loss"] * spoilt}
-
-    monkeypatch.setattr(program, "train_step", poisoned)
 
 
 def steps(workdir):
@@ -95,10 +82,10 @@ def test_stopping_is_what_happens_unless_asked_otherwise(tmp_path, monkeypatch):
 
 def test_an_update_that_is_not_finite_is_found_before_it_is_saved():
     metrics = {"loss": np.ones(2), "gradient_norm": np.ones(2)}
-    params = {"w": jnp.array([1.0, jnp.inf])}
-    assert finite.problem(metrics, params, 7) == "parameters are not finite after step 7"
+    bad, good = (finite.all_finite({"w": jnp.array([1.0, end])}) for end in (jnp.inf, 1.0))
+    assert finite.problem(metrics, bad, 7) == "parameters are not finite after step 7"
     assert finite.problem(metrics, None, 7) is None
-    assert finite.problem(metrics, {"w": jnp.ones(2)}, 7) is None
+    assert finite.problem(metrics, good, 7) is None
     late = {**metrics, "gradient_norm": np.array([1.0, np.inf])}
     assert finite.problem(late, None, 7) == "gradient_norm is inf at step 7"
 

@@ -127,7 +127,7 @@ def _plain(value: object, key: str) -> object:
 
 def _check_pairs(config: Config) -> None:
     """Raise UserError for two values that are valid alone but not together."""
-    per_dispatch = config.devices.steps_per_dispatch
+    per_dispatch = config.devices.steps_per_dispatch or 1  # what is chosen fits
     for key in ("num_steps", "log_every", "checkpoint_every", "sample_every"):
         value = getattr(config.train, key)
         if value % per_dispatch:

@@ -201,7 +201,11 @@ class DevicesConfig:
     fsdp: int = option(
         1, "devices over which parameters and optimiser state are divided", Number(1, 2**20)
     )
-    steps_per_dispatch: int = option(1, "training steps per dispatch", Number(1, 10_000))
+    steps_per_dispatch: int = option(
+        0,
+        "training steps per dispatch; 0 for 1 on CPU, and elsewhere the most up to 8 that fit",
+        Number(0, 10_000),
+    )
     scan_blocks: str = option(
         "auto",
         "compute the equal blocks of the unet in a loop: faster to compile, and less for the host "

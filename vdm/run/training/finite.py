@@ -10,10 +10,11 @@ from vdm.run.errors import UserError
 MAX_ROLLBACKS = 3  # in a run; after so many failures other noise does not help
 
 
-def problem(metrics: dict[str, np.ndarray], params: Params | None, step: int) -> str | None:
+def problem(metrics: dict[str, np.ndarray], finite: jax.Array | None, step: int) -> str | None:
     """Return what is not finite in the metrics of the steps up to `step`, or after it, if any.
 
-    `params` is None where no checkpoint is due, which saves checking them.
+    `finite` is what `all_finite` says of the parameters, None where no checkpoint is due, which
+    saves checking them.
     """
     for key in ("loss", "gradient_norm"):
         bad = ~np.isfinite(metrics[key])
@@ -21,7 +22,7 @@ def problem(metrics: dict[str, np.ndarray], params: Params | None, step: int) ->
             at = step - len(bad) + 1 + int(np.argmax(bad))
             return f"{key} is {metrics[key][bad][0]} at step {at}"
     # A finite loss can still lead to an update that is not.
-    if params is not None and not _all_finite(params):
+    if finite is not None and not finite:
         return f"parameters are not finite after step {step}"
     return None
 
@@ -40,5 +41,6 @@ def next_rollback(what: str, on_nan: str, rollbacks: jax.Array) -> jax.Array:
 
 
 @jax.jit  # where the parameters are, which may be on the devices of several processes
-def _all_finite(params: Params) -> jax.Array:
+def all_finite(params: Params) -> jax.Array:
+    """Return whether all parameters are finite; a state of which that is not so is never saved."""
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))

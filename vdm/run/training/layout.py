@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vdm.model import Params
 from vdm.networks import UNet, stacked
 from vdm.networks.applied import Applied
+from vdm.run import mesh as meshes
 from vdm.run.config import Config
 from vdm.run.training.step import Trainer, TrainState
 
@@ -25,32 +26,36 @@ T = TypeVar("T")
 
 
 class Layout(NamedTuple):
-    """The state between steps, and the ways there and back, which leave what they are given."""
+    """The state between steps, and the ways there and back."""
 
     template: TrainState  # shapes and shardings
     hold: Callable[[TrainState], TrainState]  # from the layout of files
     release: Callable[[TrainState], TrainState]  # to the layout of files
+    copies: bool  # whether the next step leaves alone what was released before it
 
 
-def scans(config: Config, network: nn.Module | Applied, mesh: Mesh) -> bool:
-    """Return whether the network is computed as a scan over its blocks on a mesh's devices."""
+def scans(config: Config, network: nn.Module | Applied, platform: str) -> bool:
+    """Return whether the network is computed as a scan over its blocks on devices of a kind."""
     asked = config.devices.scan_blocks
-    if asked == "auto":
-        return isinstance(network, UNet) and mesh.devices.flat[0].platform != "cpu"
-    return isinstance(network, UNet) and asked == "yes"
+    wanted = asked == "yes" or (asked == "auto" and platform != "cpu")
+    return wanted and isinstance(network, UNet)
 
 
 def of(trainer: Trainer, mesh: Mesh, template: TrainState) -> Layout:
     """Return the layout between steps of a state that has the template's shapes in files."""
-    if not scans(trainer.config, trainer.model.network, mesh):
-        return Layout(template, _as_it_is, _as_it_is)
-    held = stacked.stack(template, _join)
-    return Layout(held, _converted(stacked.stack, held), _converted(stacked.unstack, template))
+    platform = meshes.platform(mesh)
+    if scans(trainer.config, trainer.model.network, platform):
+        held = stacked.stack(template, _join)
+        hold, release = _converted(stacked.stack, held), _converted(stacked.unstack, template)
+        return Layout(held, hold, release, copies=True)
+    if platform == "cpu":  # where copies would only take from the steps
+        return Layout(template, _as_it_is, _as_it_is, copies=False)
+    return Layout(template, _as_it_is, _converted(_as_it_is, template), copies=True)
 
 
 def held_params(config: Config, network: nn.Module | Applied, mesh: Mesh, params: Params) -> Params:
     """Return a trained run's parameters as its network computes with them on a mesh."""
-    if not scans(config, network, mesh):
+    if not scans(config, network, meshes.platform(mesh)):
         return params
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), params
@@ -60,7 +65,9 @@ def held_params(config: Config, network: nn.Module | Applied, mesh: Mesh, params
 
 def held_shapes(config: Config, network: nn.Module | Applied, mesh: Mesh, shapes: Params) -> Params:
     """Return the shapes and shardings of what `held_params` returns, from those of files."""
-    return stacked.stack(shapes, _join) if scans(config, network, mesh) else shapes
+    return (
+        stacked.stack(shapes, _join) if scans(config, network, meshes.platform(mesh)) else shapes
+    )
 
 
 def stepping(trainer: Trainer, layout: Layout) -> Trainer:
@@ -84,8 +91,8 @@ def stepping(trainer: Trainer, layout: Layout) -> Trainer:
     return trainer._replace(optimizer=optax.GradientTransformation(init, update))
 
 
-def _as_it_is(state: TrainState) -> TrainState:
-    return state
+def _as_it_is(tree: T) -> T:
+    return tree
 
 
 def _converted(fn: Callable[[T], T], template: T) -> Callable[[T], T]:

@@ -1,6 +1,7 @@
 """The compiled functions of a training run on its mesh: drawing the first state, and steps."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,9 +10,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vdm.run import mesh as meshes
+from vdm.run.config import Config
 from vdm.run.training import division, layout as layouts
 from vdm.run.training.layout import Layout
 from vdm.run.training.step import Batch, Trainer, TrainState, init_state, train_step
+
+# Chosen for steps as short as an accelerator's: the host then has this many times as long.
+MOST_STEPS = 8
 
 
 class Program(NamedTuple):
@@ -25,6 +30,23 @@ class Program(NamedTuple):
     layout: Layout
     # From a state of the layout and the batches of a dispatch to the next one and the metrics.
     step: jax.stages.Wrapped
+
+
+def steps_per_dispatch(config: Config, platform: str) -> int:
+    """Return how many steps devices of a kind take in a dispatch, chosen where the config has 0.
+
+    On a CPU one. Elsewhere as many as MOST_STEPS at most, so that all that is done every so often
+    falls between two dispatches.
+    """
+    asked, train = config.devices.steps_per_dispatch, config.train
+    if asked:
+        return asked
+    if platform == "cpu":
+        return 1
+    counts = [train.num_steps, train.log_every, train.checkpoint_every, train.sample_every]
+    counts += [train.validate_every] if train.validation_examples else []
+    together = math.gcd(*counts)
+    return max(n for n in range(1, MOST_STEPS + 1) if together % n == 0)
 
 
 def template(trainer: Trainer, mesh: Mesh, example: Batch) -> TrainState:
