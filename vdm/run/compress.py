@@ -18,6 +18,7 @@ import numpy as np
 
 from vdm import codec
 from vdm.codec import Codec, DamagedError
+from vdm.networks import stacked
 from vdm.run.compression import files, format as file_format, steps
 from vdm.run.compression.files import Contents
 from vdm.run.compression.format import Block, Header
@@ -176,7 +177,7 @@ def _codec(
     run: Trained, num_steps: int, batch_size: int, resolution: int, kept: Kept | None
 ) -> tuple[Codec, Condition]:
     made = run.model.codec(
-        run.params,
+        stacked.unstack(run.params),  # the same program as ever: files must be decoded by it
         run.shape,
         num_steps=num_steps if kept is None else None,
         chain=None if kept is None else kept.chain,

@@ -25,6 +25,7 @@ import numpy as np
 from jax import export as exports
 
 from vdm.losses import bits_per_dim
+from vdm.networks import stacked
 from vdm.run import config as configs, data, sample
 from vdm.run.config.words import PROGRAMS
 from vdm.run.errors import UserError
@@ -104,7 +105,7 @@ Program = tuple[Callable[..., jax.Array], tuple[SHAPE, ...]]
 
 
 def _denoiser(run: Trained) -> Program:
-    params = _constant(run.params)
+    params = _constant(stacked.unstack(run.params))
 
     def denoiser(z: jax.Array, log_snr: jax.Array, *classes: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):
@@ -114,7 +115,7 @@ def _denoiser(run: Trained) -> Program:
 
 
 def _sample(run: Trained) -> Program:
-    params, settings = _constant(run.params), run.config.sample
+    params, settings = _constant(stacked.unstack(run.params)), run.config.sample
     checks.check_sampling(run.model, settings)
     sampler = checks.sampler(settings.sampler)
 
@@ -134,7 +135,7 @@ def _sample(run: Trained) -> Program:
 
 
 def _score(run: Trained) -> Program:
-    state = _constant((run.params, run.law_state))
+    state = _constant((stacked.unstack(run.params), run.law_state))
     levels = max(2, run.config.evaluate.levels_per_example)
     dtype = np.float32 if run.model.likelihood.levels is None else np.int32
     law = for_evaluation(run.config.evaluate.law, run.law)
@@ -163,7 +164,7 @@ PROGRAM = dict(zip(PROGRAMS, (_denoiser, _sample, _score), strict=True))
 
 
 def _alone(run: Trained, kept: data.Kept) -> Exported:
-    arrays = exported.named(run.params, exported.PARAMS)
+    arrays = exported.named(stacked.unstack(run.params), exported.PARAMS)
     arrays |= exported.named(run.law_state, exported.LAW)
     return Exported(run.config, kept, run.step, run.kind, arrays)
 

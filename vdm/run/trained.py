@@ -28,7 +28,7 @@ from vdm.run.keys import Key
 from vdm.run.run import dataset as dataset
 from vdm.run.scoring import scores
 from vdm.run.scoring.scores import Scores
-from vdm.run.training import build, program as programs
+from vdm.run.training import build, layout, program as programs
 from vdm.run.training.step import Batch
 from vdm.run.workdir import checkpoint, exported
 
@@ -135,8 +135,9 @@ def load(
     With train.keep="best" it is the checkpoint that was best in validation. In place of a workdir
     it takes a file that `vdm export` wrote.
     `params` is "ema" for the averaged parameters or "raw" for the last ones; `devices` are all
-    available devices by default. Raises UserError if there is no run, or for another value of
-    params.
+    available devices by default. Where these scan the blocks of a U-Net, its parameters are
+    stacked (`vdm.networks.stacked`); the model takes either layout. Raises UserError if there is no
+    run, or for another value of params.
     """
     if params not in PARAMS:
         raise UserError(unknown("params", params, PARAMS))
@@ -167,7 +168,7 @@ def load(
         config=config,
         model=trainer.model,
         mesh=mesh,
-        params=taken,
+        params=layout.held_params(config, trainer.model.network, mesh, taken),
         step=step,
         shape=shape,
         condition=condition,

@@ -13,17 +13,17 @@ from poison import poison
 import runs
 import vdm.run
 from vdm.networks import stacked
-from vdm.run import config as configs, mesh as meshes, train
+from vdm.run import config as configs, export, mesh as meshes, train
 from vdm.run.config import DevicesConfig
 from vdm.run.errors import UserError
 from vdm.run.training import build, layout, program as programs
 from vdm.run.training.step import Batch, init_state
-from vdm.run.workdir import checkpoint
+from vdm.run.workdir import chains, checkpoint
 from vdm.run.workdir.metrics import METRICS_FILE
 
 pytestmark = pytest.mark.float32
 
-NETWORK = {**runs.UNET, "num_blocks": 2, "attention": "everywhere", "dropout": 0.1}
+NETWORK = {**runs.UNET, "num_blocks": 2, "dropout": 0.1}
 
 
 def images(scan, **changed):
@@ -62,10 +62,24 @@ def test_a_training_is_the_same_in_both_layouts(both):
         assert checkpoints.all_steps() == [4, 6]
 
 
-def test_files_have_one_layout(both):
+def test_files_have_one_layout_and_a_loaded_run_that_of_its_devices(both):
     one, other = (vdm.run.load(both[scan][0]) for scan in ("no", "yes"))
     assert "down_block_1" in one.params["network"]
-    assert_close(one.params, other.params, 1e-4)
+    assert "down_block_*" in other.params["network"]
+    single = stacked.unstack(other.params)
+    assert_close(one.params, single, 1e-4)
+    assert chains.params_sum(other.params) == chains.params_sum(single)
+    x = np.arange(2 * 64).reshape(2, 8, 8, 1) % 17
+    stacked_score = other.score(x, key=0, levels_per_example=2).bpd
+    single_score = other._replace(params=single).score(x, key=0, levels_per_example=2).bpd
+    np.testing.assert_allclose(stacked_score, single_score, rtol=1e-5)
+
+
+def test_an_export_has_one_layout(both, tmp_path):
+    for scan, (workdir, _) in both.items():
+        export.write(vdm.run.load(workdir), workdir, tmp_path / f"{scan}.safetensors", ())
+    one, other = (vdm.run.load(tmp_path / f"{scan}.safetensors") for scan in both)
+    assert_close(one.params, stacked.unstack(other.params), 1e-4)
 
 
 @pytest.mark.parametrize(("first", "then"), [("no", "yes"), ("yes", "no")])

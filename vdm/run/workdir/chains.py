@@ -19,6 +19,7 @@ import numpy as np
 from vdm.few_steps.chain import Chain, Head, Table
 from vdm.few_steps.head import VarianceHead
 from vdm.model import Params
+from vdm.networks import stacked
 from vdm.run.errors import UserError
 from vdm.run.system import document, tensors
 from vdm.run.system.document import Count, Place, Whole
@@ -68,9 +69,9 @@ class _Index(NamedTuple):
 
 
 def params_sum(params: Params) -> bytes:
-    """Return 8 bytes of the SHA-256 of all parameters."""
+    """Return 8 bytes of the SHA-256 of all parameters, in either layout of a U-Net's."""
     found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(stacked.unstack(params)):
         found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
         found.update(np.asarray(leaf).tobytes())
     return found.digest()[:SUM_BYTES]
