@@ -65,9 +65,7 @@ def held_params(config: Config, network: nn.Module | Applied, mesh: Mesh, params
 
 def held_shapes(config: Config, network: nn.Module | Applied, mesh: Mesh, shapes: Params) -> Params:
     """Return the shapes and shardings of what `held_params` returns, from those of files."""
-    return (
-        stacked.stack(shapes, _join) if scans(config, network, meshes.platform(mesh)) else shapes
-    )
+    return stacked.stack(shapes, _join) if scans(config, network, meshes.platform(mesh)) else shapes
 
 
 def stepping(trainer: Trainer, layout: Layout) -> Trainer:
