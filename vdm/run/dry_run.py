@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vdm.networks import stacked
 from vdm.run import keys, mesh as meshes, sample
 from vdm.run.compiled import chips, cost as costs
 from vdm.run.compiled.chips import Chip
@@ -109,7 +110,8 @@ def _placed(run: Trained, devices: Devices) -> Trained:
     """Return the run with shapes for parameters, on the mesh of the devices."""
     mesh = run.mesh if devices is None else meshes.for_results(run.config, devices)
     shapes = meshes.of_state(
-        mesh, jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), run.params)
+        mesh,
+        jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), stacked.unstack(run.params)),
     )
     held = layout.held_shapes(run.config, run.model.network, mesh, shapes)
     return run._replace(mesh=mesh, params=held)
