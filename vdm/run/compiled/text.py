@@ -20,6 +20,9 @@ FREE = {
     *("while", "conditional", "call", "partition-id", "replica-id", "opt-barrier"),
 }
 
+NUMBERED = {"constant", "parameter"}
+SLICE, UPDATE = "dynamic-slice", "dynamic-update-slice"
+
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*)\[([\d,]*)\]")
@@ -38,7 +41,7 @@ class Instruction(NamedTuple):
     operands: tuple[str, ...]
     called: tuple[str, ...]  # of a loop its body and its condition
     trips: int | None  # of a loop, where the compiler has written them beside it
-    constant: int | None
+    number: int | None  # of a constant its value, of a parameter its place
 
 
 class Collective(NamedTuple):
@@ -128,18 +131,97 @@ def collectives(program: Program) -> list[Collective]:
 
 
 def num_bytes(program: Program) -> int:
-    """Return the bytes that a device reads and writes in a step: operands and results of all."""
+    """Return the bytes that a device reads and writes in a step: operands and results of all.
+
+    Of an array that is cut into, or written to, a part at a time only that part counts.
+    """
     total = 0
     for name, instructions in program.computations.items():
         if name in program.fused or not program.runs[name]:
             continue
         sizes = {one.name: sum(one.results) for one in instructions}
         moved = sum(
-            sum(one.results) + sum(sizes.get(operand, 0) for operand in one.operands)
+            _moved(one, program.computations, sizes)
             for one in instructions
             if one.operation not in FREE and not one.operation.endswith("-done")
         )
         total += program.runs[name] * moved
+    return total
+
+
+def _moved(
+    one: Instruction,
+    computations: Mapping[str, tuple[Instruction, ...]],
+    sizes: Mapping[str, int],
+) -> int:
+    """Return the bytes that an instruction reads and writes; `sizes` are those around it."""
+    operands = [sizes.get(operand, 0) for operand in one.operands]
+    if one.operation == SLICE:
+        return 2 * sum(one.results)
+    if one.operation == UPDATE:
+        return 2 * operands[1]
+    if one.operation != "fusion":
+        return sum(one.results) + sum(operands)
+    inside = computations[one.called[0]]
+    read = sum(
+        min(operands[part.number], _read(part.name, inside, computations))
+        for part in inside
+        if part.operation == "parameter" and part.number is not None
+    )
+    return read + _written(inside, computations)
+
+
+def _read(
+    name: str,
+    inside: tuple[Instruction, ...],
+    computations: Mapping[str, tuple[Instruction, ...]],
+) -> int:
+    """Return how much of a value the instructions of a fusion read."""
+    whole = next(sum(one.results) for one in inside if one.name == name)
+    if inside[-1].name == name:  # as it is, a result
+        return whole
+    total = 0
+    for user in (user for user in inside if name in user.operands):
+        if user.operation == "bitcast":
+            total += _read(user.name, inside, computations)
+        elif user.operation == "fusion":
+            deeper = computations[user.called[0]]
+            places = {i for i, operand in enumerate(user.operands) if operand == name}
+            for part in deeper:
+                if part.operation == "parameter" and part.number in places:
+                    same = _source(deeper[-1].name, {one.name: one for one in deeper}) is part
+                    of = (user.name, inside) if same else (part.name, deeper)
+                    total += _read(*of, computations)
+        elif user.operation == SLICE and user.operands[0] == name:
+            total += sum(user.results)
+        elif user.operation != UPDATE or user.operands[0] != name:  # else written in place
+            return whole
+    return min(whole, total)
+
+
+def _source(name: str, inside: Mapping[str, Instruction]) -> Instruction:
+    """Return the instruction whose value this one is, seen as another shape or as it is."""
+    part = inside[name]
+    while part.operation == "bitcast" and part.operands[0] in inside:
+        part = inside[part.operands[0]]
+    return part
+
+
+def _written(
+    inside: tuple[Instruction, ...], computations: Mapping[str, tuple[Instruction, ...]]
+) -> int:
+    """Return how much of its results a fusion writes."""
+    by_name = {one.name: one for one in inside}
+    root = inside[-1]
+    total = 0
+    for end in root.operands if root.operation == "tuple" else (root.name,):
+        part = _source(end, by_name)
+        if part.operation == UPDATE:
+            total += sum(by_name[part.operands[1]].results)
+        elif part.operation == "fusion":
+            total += _written(computations[part.called[0]], computations)
+        else:
+            total += sum(by_name[end].results)
     return total
 
 
@@ -156,7 +238,9 @@ def _trips(loop: Instruction, computations: Mapping[str, tuple[Instruction, ...]
     if loop.trips is not None:
         return loop.trips
     for name in loop.called:
-        constants = {one.name: one.constant for one in computations[name]}
+        constants = {
+            one.name: one.number for one in computations[name] if one.operation == "constant"
+        }
         for one in computations[name]:
             if one.operation == "compare" and one.dtypes == ("pred",):
                 bounds = [constants[operand] for operand in one.operands if operand in constants]
@@ -195,7 +279,7 @@ def _instruction(name: str, rest: str) -> Instruction:
         operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
         called=tuple(called),
         trips=int(trips[1]) if operation == "while" and trips else None,
-        constant=int(inside) if operation == "constant" and inside.isdigit() else None,
+        number=int(inside) if operation in NUMBERED and inside.isdigit() else None,
     )
 
 
