@@ -77,7 +77,7 @@ def test_collectives_are_found_in_loops_fusions_and_sums():
 def test_bytes_are_those_of_operands_and_results_of_what_is_run():
     program = text.parse(WRITTEN)
     assert text.has_loops(program)
-    entry = (256 + 2 * 4096) + (128 + 2 * 4096) + (128 + 128) + (1024 + 4096)
+    entry = 2 * 4096 + 2 * 4096 + (128 + 128) + (1024 + 4096)  # two parts written, a sum, a fusion
     rounds = 8 * (32 + 128 + 32) + 3 * (4 + 4 + 1)  # and the comparisons of one condition
     assert text.num_bytes(program) == entry + rounds
 
@@ -117,6 +117,17 @@ def test_bytes_moved_are_those_of_xla_where_nothing_is_repeated():
     found, counted = cost.of(done), done.cost_analysis()["bytes accessed"]
     assert found.moved == pytest.approx(counted, rel=0.05)
     assert found.collectives == ()
+
+
+def test_a_loop_over_parts_of_an_array_moves_the_array_once():
+    def fn(x):
+        return jax.lax.scan(lambda carry, row: (carry + 1.0, row * carry), 0.0, x)[1]
+
+    size = 64 * 50_000 * 4
+    done = jax.jit(fn).lower(jax.ShapeDtypeStruct((64, 50_000), jnp.float32)).compile()
+    assert text.has_loops(text.parse(done.as_text()))
+    # Read and written by parts, and copied once or twice by what is around the loop.
+    assert 2 * size <= cost.of(done).moved <= 8 * size
 
 
 def test_the_roofline_is_the_slower_of_two():
