@@ -27,25 +27,26 @@ from vdm.run.training import parts
 
 BF16 = "model.network.dtype=bfloat16"
 REMAT = "model.network.remat=True"
-UNROLLED = ("devices.scan_blocks=no", "model.network.num_blocks=1")
+NO_LOOP = "devices.scan_blocks=no"
+FSDP, BATCH = "devices.fsdp=4", "train.batch_size=512"
+UNROLLED = (NO_LOOP, "model.network.num_blocks=1")
 # By table: a config, a slice, and what differs from the config.
 TABLES = {
     "fits": [
         ("cifar10", "v5e:2x2", ()),
         ("cifar10", "v5e:2x2", (BF16,)),
+        ("cifar10", "v5e:2x2", (BF16, NO_LOOP)),
+        ("cifar10_fast", "v5e:2x2", ()),
         ("cifar10", "v5e:4x4", (BF16, "train.batch_size=512")),
+        ("cifar10", "v5e:16x16", (BF16, "train.batch_size=8192")),
         ("cifar10", "v5p:2x2x1", (BF16,)),
         ("cifar10", "v6e:4x4", (BF16, "train.batch_size=512")),
-        ("cifar10_fast", "v5e:2x2", ()),
         ("imagenet64", "v5e:4x4", (BF16, "devices.fsdp=4")),
-        ("imagenet64", "v5e:4x4", (BF16, REMAT, "train.batch_size=512", "devices.fsdp=4")),
-        (
-            "imagenet64",
-            "v5e:4x4",
-            (BF16, "train.batch_size=512", "devices.fsdp=4", "train.accumulation_steps=4"),
-        ),
-        ("imagenet64", "v5e:16x16", (BF16, REMAT, "train.batch_size=8192", "devices.fsdp=16")),
-        ("imagenet64", "v5p:2x2x1", (BF16, REMAT, "devices.fsdp=4")),
+        ("imagenet64", "v5e:4x4", (BF16, FSDP, BATCH, REMAT)),
+        ("imagenet64", "v5e:4x4", (BF16, FSDP, BATCH, "train.accumulation_steps=4")),
+        ("imagenet64", "v5e:4x4", (BF16, FSDP, BATCH, REMAT, "train.accumulation_steps=2")),
+        ("imagenet64", "v5e:4x4", (BF16, FSDP, BATCH, REMAT, NO_LOOP)),
+        ("imagenet64", "v5p:2x2x1", (BF16, FSDP, REMAT)),
     ],
     "scaling": [
         ("cifar10", "v5e:2x2", (BF16, *UNROLLED, "train.batch_size=128")),
