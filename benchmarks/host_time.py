@@ -57,8 +57,8 @@ def milliseconds(state, steps, count):
 
 
 def main(arguments):
-    jax.config.update("jax_num_cpu_devices", max(DEVICES))
     config = cli.read_config(arguments)
+    jax.config.update("jax_num_cpu_devices", max(DEVICES))
     trainer = build.trainer(config)
     mesh = meshes.make(DevicesConfig(), jax.devices()[:1])
     example = Batch(build.blank(trainer.model, SHAPE), None)

@@ -1,8 +1,12 @@
-"""Training steps compiled for TPU slices that are not here: what fits, what is sent, how long.
+r"""Training steps compiled for TPU slices that are not here: what fits, what is sent, how long.
 
-    python benchmarks/scale.py                        every row below, at full depth; an hour or so
-    python benchmarks/scale.py fits                   only the rows of one table
-    python benchmarks/scale.py --config=CONFIG --topology=v5e:4x4 [--config.NAME=VALUE ...]
+    python benchmarks/scale.py
+    python benchmarks/scale.py scaling precision
+    python benchmarks/scale.py --config=experiments/cifar10.py --topology=v5e:4x4 \
+        --config.train.batch_size=512
+
+The first makes all tables below, at full depth, in half an hour or so; the second only the tables
+that it names, the third a row for another config or slice.
 
 Needs the compiler for TPUs (`pip install 'vdm-jax[aot]'`, or TPU_LIBRARY_PATH), no TPU and no data:
 the images are zeros of the right shape. Nothing runs: memory, bytes and collectives are those of
@@ -11,6 +15,7 @@ own model where the program has no loops. It is compiled with little effort; a p
 compiled with more and may take less.
 """
 
+import argparse
 import pathlib
 import sys
 import time
@@ -18,10 +23,9 @@ import time
 import jax
 import numpy as np
 
-from vdm.run import dry_run
+from vdm.run import cli, dry_run
 from vdm.run.compiled import chips, cost, topology
 from vdm.run.compiled.cost import Cost, DoesNotFit
-from vdm.run.config import flags
 from vdm.run.data.dataset import Dataset, Examples
 from vdm.run.training import parts
 
@@ -66,16 +70,16 @@ COLUMNS = (
 )
 
 
-def main() -> None:
-    words = sys.argv[1:]
-    own = [word for word in words if word.startswith("--")]
-    if own:
-        options = dict(word.lstrip("-").split("=", 1) for word in own)
-        path, name = pathlib.Path(options.pop("config")), options.pop("topology")
-        changes = [f"{key.removeprefix('config.')}={value}" for key, value in options.items()]
-        tables = {"asked": [(path, name, tuple(changes))]}
-    else:
-        tables = {name: TABLES[name] for name in words or TABLES}
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("tables", nargs="*", choices=[[], *TABLES])
+    parser.add_argument("--config", type=pathlib.Path)
+    parser.add_argument("--topology")
+    options, rest = parser.parse_known_args(arguments)
+    tables = {name: TABLES[name] for name in options.tables or TABLES}
+    if options.config is not None:
+        changes = tuple(word.removeprefix("--config.") for word in rest)
+        tables = {"asked": [(options.config, options.topology, changes)]}
     for name, rows in tables.items():
         print(f"\n{name}\n\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}", flush=True)
         for row in rows:
@@ -86,7 +90,7 @@ def measured(config: str | pathlib.Path, name: str, changes: tuple[str, ...]) ->
     """Return a row of the table."""
     path = config if isinstance(config, pathlib.Path) else EXPERIMENTS / f"{config}.py"
     said = [f"--config.{change}" for change in changes]
-    made = flags.config(str(path), pathlib.Path("nowhere"), said)
+    made = cli.read_config([f"--config={path}", *said])
     started = time.process_time()
     with topology.little_effort():
         of_run = parts.of(
@@ -133,4 +137,4 @@ def zeros(name: str, size: int) -> Dataset:
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
-    main()
+    main(sys.argv[1:])
