@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm.networks import MLP, UNet, dropout, from_apply
+from vdm.networks import MLP, UNet, dropout, from_apply, stacked
 from vdm.networks.dropout import Dropout
 
 RATE = 0.4
@@ -95,6 +95,25 @@ def test_masks_differ_between_examples_and_modules_and_keep_the_mean(network):
     # 16 units agree by chance with probability 0.52^16: of 1,200 pairs none is expected.
     assert not np.any(np.all(first == second, axis=1))
     assert len(np.unique(first, axis=0)) > 1150
+
+
+def test_stacked_parameters_lose_the_same_units():
+    network = UNet(channels=8, num_blocks=3, num_groups=4, dropout=RATE)
+    z = jax.random.normal(jax.random.key(0), (SIZE, 4, 4, 1), jnp.float32)
+    log_snr = jnp.linspace(-3.0, 5.0, SIZE)
+    shapes = network.init(jax.random.key(0), z, log_snr, train=False)["params"]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda p: jnp.asarray(0.3 * rng.normal(size=p.shape), p.dtype), shapes)
+
+    def of(params, rows):
+        given = Dropout(KEY, jnp.asarray(rows))
+        return dropout.apply(network, {"params": params}, z[rows], log_snr[rows], None, given)
+
+    rows = np.array([4, 1])
+    single = of(params, rows)
+    np.testing.assert_allclose(of(stacked.stack(params), rows), single, rtol=2e-4, atol=1e-4)
+    plain = network.apply({"params": params}, z[rows], log_snr[rows], train=False)
+    assert not np.allclose(single, plain, atol=1e-2)
 
 
 def test_without_a_key_nothing_is_dropped():
