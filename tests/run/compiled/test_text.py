@@ -150,6 +150,9 @@ def test_a_program_too_large_is_an_answer_and_other_errors_are_errors(unchecked)
     words = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
     refused = cost.compiled(Refusing(f"{words}space hbm. Used 18.50G of 15.75G hbm. Exceeded"))
     assert refused == cost.DoesNotFit(18.5 * 2**30, 15.75 * 2**30)
+    other = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+    refused = cost.compiled(Refusing(f"{other}temporaries (19G) exceeds available HBM (15.75G)."))
+    assert refused == cost.DoesNotFit(19 * 2**30, 15.75 * 2**30)
     assert cost.compiled(Refusing(words)) == cost.DoesNotFit(None, None)
     with pytest.raises(jax.errors.JaxRuntimeError):
         cost.compiled(Refusing("INTERNAL: no such thing"))

@@ -10,8 +10,14 @@ from vdm.run.compiled.chips import Chip
 from vdm.run.compiled.text import Collective
 
 
+# "Used 18.63G of 15.75G hbm", or "temporaries (19.07G) exceeds available HBM (15.75G)".
+REFUSAL = re.compile(
+    r"([\d.]+)([KMG])(?: of |\) exceeds available HBM \()([\d.]+)([KMG])", re.IGNORECASE
+)
+
+
 class DoesNotFit(NamedTuple):
-    """A compiler's refusal: the program needs more memory than a device has; in bytes, if said."""
+    """A compiler's refusal: the program needs more memory than a device has; bytes, if said."""
 
     needed: float | None
     there: float | None
@@ -36,7 +42,7 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled | DoesNotFit:
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
-        said = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", str(error))
+        said = REFUSAL.search(str(error))
         if said is None:
             return DoesNotFit(None, None)
         scale = {"K": 2**10, "M": 2**20, "G": 2**30}
