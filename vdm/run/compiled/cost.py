@@ -9,7 +9,6 @@ from vdm.run.compiled import text
 from vdm.run.compiled.chips import Chip
 from vdm.run.compiled.text import Collective
 
-
 # "Used 18.63G of 15.75G hbm", or "temporaries (19.07G) exceeds available HBM (15.75G)".
 REFUSAL = re.compile(
     r"([\d.]+)([KMG])(?: of |\) exceeds available HBM \()([\d.]+)([KMG])", re.IGNORECASE
