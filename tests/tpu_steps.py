@@ -12,10 +12,10 @@ import sys
 import jax
 import numpy as np
 
-from vdm.run import config as configs, mesh as meshes
+from vdm.run import config as configs, dry_run
 from vdm.run.compiled import cost, text, topology
 from vdm.run.data.dataset import Dataset, Examples
-from vdm.run.training import parts, program as programs, throughput
+from vdm.run.training import parts, throughput
 
 SIDE = 16
 
@@ -46,23 +46,15 @@ def compiled(slice_name, settings):
     x = np.zeros((size, SIDE, SIDE, 3), np.uint8)
     devices = topology.devices(slice_name)
     noise = Dataset("noise", "train", Examples(x), "noise", levels=256)
-    _, trainer, _, mesh, example = parts.of(made, noise, devices)
-    program = programs.build(trainer, mesh, example)
-    batch = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            (size, *leaf.shape[1:]), leaf.dtype, sharding=meshes.cut(mesh)
-        ),
-        example,
-    )
-    steps = made.devices.steps_per_dispatch or 1
-    done = program.step.lower(program.layout.template, [batch] * steps).compile()
+    of_run = parts.of(made, noise, devices)
+    done = dry_run.lowered(of_run).compile()
     memory = done.memory_analysis()
     found, words = cost.of(done), done.as_text()
-    own, shapes = text.parse(words), program.layout.template
-    network = jax.tree.leaves(shapes.params["network"])
+    own, held = text.parse(words), dry_run.held_template(of_run)
+    network = jax.tree.leaves(held.params["network"])
     flops = (done.cost_analysis() or {}).get("flops", 0.0)
     return {
-        "devices": mesh.size,
+        "devices": of_run.mesh.size,
         "collectives": {one.kind: [one.times, one.num_bytes] for one in found.collectives},
         "dtypes": {one.kind: sorted(one.dtypes) for one in found.collectives},
         # The schedule's are few, and every device has what their gradient takes.
@@ -71,7 +63,9 @@ def compiled(slice_name, settings):
         "held": memory.argument_size_in_bytes,
         "donated": memory.alias_size_in_bytes / memory.output_size_in_bytes,
         "work": memory.temp_size_in_bytes,
-        "flops": flops * mesh.size / throughput.step_flops(trainer, shapes, batch),
+        "flops": flops
+        * of_run.mesh.size
+        / throughput.step_flops(of_run.trainer, held, of_run.example),
         "loops": text.has_loops(own),
         # What a convolution is called whose channels come from other devices a few at a time.
         "slices": words.count("windowed_dot_general"),

@@ -63,8 +63,9 @@ def from_apply(
     `init(key, z, log_snr, cond)` returns a tree of arrays, the parameters; of z [b, *d], log_snr
     [b] and cond only the shapes may matter. `apply(params, z, log_snr, cond, *, train, key)`
     returns an array of z's shape; the key, for dropout, is None unless `train`. `cond` is the class
-    of each example with `num_classes`, and may be None with `optional_cond`. Examples must not mix.
-    Two networks are equal if their functions are the same objects.
+    of each example with `num_classes`, and may be None with `optional_cond`. Examples must not mix:
+    in the training of `vdm train` each has a key of its own, and is given alone, by vmap. Two
+    networks are equal if their functions are the same objects.
     """
     return Applied(init, apply, num_classes, optional_cond)
 

@@ -18,7 +18,7 @@ from vdm.run.system.disk import num_bytes, readable
 from vdm.run.trained import Trained
 from vdm.run.training import build, layout, program as programs, throughput
 from vdm.run.training.parts import Parts
-from vdm.run.training.step import Batch
+from vdm.run.training.step import Batch, TrainState
 
 NOT_COUNTED = "not counted by this backend"
 OF_TRAINING = "train.accumulation_steps, devices.fsdp and the network's remat"
@@ -35,22 +35,32 @@ class Step(NamedTuple):
     cost: Cost | DoesNotFit | None  # of a whole dispatch; None where the backend does not say
 
 
-def step(parts: Parts) -> Step:
-    """Return what a training step takes, compiled for the devices of the mesh of `parts`."""
+def lowered(parts: Parts) -> jax.stages.Lowered:
+    """Return the program of a dispatch, for the devices of the mesh of `parts`, not compiled."""
     _, trainer, _, mesh, example = parts
-    config = trainer.config
-    program = programs.build(trainer, mesh, example)
-    size, held = config.train.batch_size, program.layout.template
+    program, size = programs.build(trainer, mesh, example), trainer.config.train.batch_size
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             (size, *leaf.shape[1:]), leaf.dtype, sharding=meshes.cut(mesh)
         ),
         example,
     )
-    flops = throughput.step_flops(trainer, held, batch)
-    compiled = costs.compiled(program.step.lower(held, [batch] * steps_of(parts)))
+    return program.step.lower(program.layout.template, [batch] * steps_of(parts))
+
+
+def step(parts: Parts) -> Step:
+    """Return what a training step takes, compiled for the devices of the mesh of `parts`."""
+    compiled = costs.compiled(lowered(parts))
     cost = compiled if isinstance(compiled, DoesNotFit) else costs.of(compiled)
+    held = held_template(parts)
+    flops = throughput.step_flops(parts.trainer, held, parts.example)
     return Step(flops, len(jax.tree.leaves(held)), cost)
+
+
+def held_template(parts: Parts) -> TrainState:
+    """Return the shapes and shardings of the state between two steps."""
+    template = programs.template(parts.trainer, parts.mesh, parts.example)
+    return layout.of(parts.trainer, parts.mesh, template).template
 
 
 def steps_of(parts: Parts) -> int:

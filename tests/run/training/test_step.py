@@ -1,6 +1,7 @@
 """The training step's gradients, all from one pass, against one direct gradient each."""
 
 import functools
+import types
 
 import chex
 import jax
@@ -300,6 +301,18 @@ def test_gradients_do_not_depend_on_the_devices(data, fsdp, parts, monkeypatch):
     )
     for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10 * np.abs(one).max())
+
+
+@pytest.mark.parametrize(("platform", "rounds"), [("cpu", 3), ("tpu", 1), ("cuda", 1)])
+def test_micro_batches_are_a_loop_but_on_a_cpu(platform, rounds, unchecked):
+    """One device too: what it is decides, not how many there are."""
+    trainer, state, batch = build(LINEAR, 3)
+    device = types.SimpleNamespace(platform=platform)
+    mesh = types.SimpleNamespace(size=1, devices=np.array([[device]]))
+    step = functools.partial(gradients, trainer, division=division.Division(mesh, None))
+    program = jax.make_jaxpr(step)(state, batch, make_noise(low_discrepancy()))
+    (loop,) = (eqn for eqn in program.eqns if eqn.primitive.name == "scan")
+    assert (loop.params["length"], int(loop.params["unroll"])) == (3, rounds)
 
 
 V = {"name": "v"}

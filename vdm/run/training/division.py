@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from vdm.run.mesh import AXES, whole
+from vdm.run.mesh import AXES, platform, whole
 
 T = TypeVar("T")
 
@@ -20,6 +20,14 @@ class Division(NamedTuple):
 
     mesh: Mesh
     params: Any  # a tree of PartitionSpec
+
+
+def loops(division: Division | None) -> bool:
+    """Return whether a step may have convolutions in a loop.
+
+    XLA is dozens of times slower at them on CPUs; without a mesh nothing is known of the devices.
+    """
+    return division is not None and platform(division.mesh) != "cpu"
 
 
 def of(mesh: Mesh, params: Any) -> Division:
@@ -37,7 +45,7 @@ def divided(
     in float32 at least, each device being left with the part that it holds of a parameter.
     Nothing that has examples in it is communicated.
     """
-    if division is None:
+    if division is None or division.mesh.size == 1:
         return lambda params, *per_example: _finished(
             value_and_grad(cast(params), *per_example), params, None
         )
@@ -62,7 +70,7 @@ def divided(
 
 def on_every_device(tree: T, division: Division | None) -> T:
     """Return the same arrays, whole on every device."""
-    if division is None:
+    if division is None or division.mesh.size == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, whole(division.mesh))
 

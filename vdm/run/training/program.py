@@ -65,7 +65,7 @@ def build(trainer: Trainer, mesh: Mesh, example: Batch) -> Program:
     places, held = (
         jax.tree.map(lambda leaf: leaf.sharding, tree) for tree in (shapes, layout.template)
     )
-    divided = None if mesh.size == 1 else division.of(mesh, layout.template.params)
+    divided = division.of(mesh, layout.template.params)
     one = functools.partial(train_step, trainer=layouts.stepping(trainer, layout), division=divided)
 
     def steps(

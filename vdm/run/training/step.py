@@ -19,7 +19,7 @@ from vdm.networks.dropout import Dropout
 from vdm.noise_levels import NoiseLevels
 from vdm.run.config import Config
 from vdm.run.training import optim
-from vdm.run.training.division import Division, divided, on_every_device
+from vdm.run.training.division import Division, divided, loops, on_every_device
 from vdm.run.training.objective import Objective
 from vdm.variance import two_gradients
 
@@ -182,7 +182,7 @@ def gradients(
         _accumulate,
         of_examples,
         parts=trainer.config.train.accumulation_steps,
-        unroll=division is None or division.mesh.devices.flat[0].platform == "cpu",
+        unroll=not loops(division),
     )
     whole = divided(of_batch, division, cast)
 
@@ -230,8 +230,6 @@ def _accumulate(
     wide = jax.tree.map(
         lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
     )
-    # XLA's CPU backend is dozens of times slower at convolutions in a loop: so it is unrolled
-    # there.
     total = jnp.zeros(()), wide
     (loss, gradient), rest = jax.lax.scan(one, total, jax.tree.map(cut, per_example), unroll=unroll)
     loss, gradient = jax.tree.map(lambda leaf: leaf / parts, (loss, gradient))
