@@ -97,6 +97,12 @@ def test_masks_differ_between_examples_and_modules_and_keep_the_mean(network):
     assert len(np.unique(first, axis=0)) > 1150
 
 
+def test_two_functions_have_a_key_for_each_example():
+    dropped = made(NETWORKS["two functions"])(range(SIZE)).reshape(SIZE, -1) == 0
+    # Of 16 units two examples drop the same by chance in one of 35,000 pairs; here are 15.
+    assert len(np.unique(dropped, axis=0)) == SIZE
+
+
 def test_stacked_parameters_lose_the_same_units():
     network = UNet(channels=8, num_blocks=3, num_groups=4, dropout=RATE)
     z = jax.random.normal(jax.random.key(0), (SIZE, 4, 4, 1), jnp.float32)
