@@ -29,7 +29,7 @@ def config(settings):
             "likelihood": {"name": "discretised", "levels": 256},
         },
         "train": {"num_steps": 10, "batch_size": 64},
-        "devices": {},
+        "devices": {"steps_per_dispatch": 1},
     }
     for name, value in settings.items():
         *blocks, last = name.split(".")
