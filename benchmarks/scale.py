@@ -33,7 +33,7 @@ BF16 = "model.network.dtype=bfloat16"
 REMAT = "model.network.remat=True"
 NO_LOOP = "devices.scan_blocks=no"
 FSDP, BATCH = "devices.fsdp=4", "train.batch_size=512"
-UNROLLED = (NO_LOOP, "model.network.num_blocks=1")
+UNROLLED = (NO_LOOP, "model.network.num_blocks=1", "devices.steps_per_dispatch=1")
 # By table: a config, a slice, and what differs from the config.
 TABLES = {
     "fits": [
