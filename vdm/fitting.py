@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Float, Key, Num
 
 from vdm import noise_levels as levels
+from vdm.condition import Condition, as_arrays, num_rows, take
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
 from vdm.noise_levels import NoiseLevels
@@ -32,7 +33,7 @@ def fit(
     optimizer: optax.GradientTransformation,
     num_steps: int,
     batch_size: int,
-    cond: Array | np.ndarray | None = None,
+    cond: Condition | None = None,
     noise_levels: LevelsFn | None = None,
     progress: bool = False,
 ) -> tuple[Params, Float[np.ndarray, " num_steps"]]:
@@ -51,7 +52,7 @@ def fit(
     """
     x = jnp.asarray(x)
     _check(len(x), num_steps, batch_size, cond)
-    cond = None if cond is None else jnp.asarray(cond)
+    cond = as_arrays(cond)
     key_order, key_steps = jax.random.split(key)
     # One function for all calls: a second one with equal parts is not compiled again.
     step = functools.partial(_step, model=model, optimizer=optimizer, noise_levels=noise_levels)
@@ -78,7 +79,7 @@ def _step(
     params: Params,
     state: optax.OptState,
     x: jax.Array,
-    cond: jax.Array | None,
+    cond: Condition | None,
     index: jax.Array,
     key: jax.Array,
     *,
@@ -89,7 +90,7 @@ def _step(
     """Return the next parameters and state, in the memory of the last ones, and the loss."""
     key_levels, key_noise, key_dropout = jax.random.split(key, 3)
     batch = jnp.take(x, index, axis=0)
-    given = None if cond is None else jnp.take(cond, index, axis=0)
+    given = take(cond, index)
     to_bpd = functools.partial(bits_per_dim, num_dims=math.prod(batch.shape[1:]))
 
     def levels_of(schedule: Params) -> NoiseLevels:
@@ -121,14 +122,14 @@ def _batches(key: jax.Array, size: int, batch_size: int, num_steps: int) -> Iter
         yield order[place * batch_size : (place + 1) * batch_size]
 
 
-def _check(size: int, num_steps: int, batch_size: int, cond: Array | np.ndarray | None) -> None:
+def _check(size: int, num_steps: int, batch_size: int, cond: Condition | None) -> None:
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1: got {num_steps}")
     if not 1 <= batch_size <= size:
         raise ValueError(f"batch_size must be from 1 to the {size} examples: got {batch_size}")
-    if cond is not None and len(cond) != size:
+    if cond is not None and num_rows(cond) != size:
         raise ValueError(
-            f"cond must have one condition for each of {size} examples: got {len(cond)}"
+            f"cond must have one condition for each of {size} examples: got {num_rows(cond)}"
         )
 
 

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
-from vdm import denoisers, draws, losses, noise_levels as levels, samplers
+from vdm import condition as conditions, denoisers, draws, losses, noise_levels as levels, samplers
 from vdm.choices import unknown
 from vdm.codec import Codec
+from vdm.condition import Condition
 from vdm.dequantisation import importance_weighted
 from vdm.diffusion import PREDICTIONS, alpha, convert, expand
 from vdm.few_steps import bound as chains
@@ -62,11 +63,11 @@ class VDM:
         if not (math.isfinite(self.sigma_data) and self.sigma_data > 0):
             raise ValueError(f"sigma_data must be positive and finite: got {self.sigma_data}")
 
-    def init(self, key: Key[Array, ""], x: Data, cond: Array | np.ndarray | None = None) -> Params:
+    def init(self, key: Key[Array, ""], x: Data, cond: Condition | None = None) -> Params:
         """Return fresh parameters {"schedule": {"ends", "shape"}, "network"} for data like x."""
         key_schedule, key_network = jax.random.split(key)
         z = self.likelihood.encode(jnp.asarray(x))
-        cond = None if cond is None else jnp.asarray(cond)
+        cond = conditions.as_arrays(cond)
         log_snr = jnp.zeros(z.shape[:1], z.dtype)
         variables = self.network.init(key_network, z, log_snr, cond, train=False)
         return {
@@ -81,7 +82,7 @@ class VDM:
     def denoiser(
         self,
         params: Params,
-        cond: Array | np.ndarray | None = None,
+        cond: Condition | None = None,
         *,
         guidance: float | None = None,
         clip_denoised: bool = False,
@@ -120,10 +121,10 @@ class VDM:
     def _plain_denoiser(
         self,
         params: Params,
-        cond: Array | np.ndarray | None,
+        cond: Condition | None,
         dropout_key: Array | Dropout | None,
     ) -> EpsFn:
-        cond = None if cond is None else jnp.asarray(cond)
+        cond = conditions.as_arrays(cond)
 
         def apply(z: Float[Array, " b *d"], log_snr: Float[Array, " b"]) -> Float[Array, " b *d"]:
             variables = {"params": params["network"]}
@@ -145,7 +146,7 @@ class VDM:
         params: Params,
         key: Key[Array, "..."],
         x: Data,
-        cond: Array | np.ndarray | None = None,
+        cond: Condition | None = None,
         *,
         noise_levels: Float[Array, " b"] | NoiseLevels | None = None,
         num_steps: int | Int[Array, ""] | None = None,
@@ -231,7 +232,7 @@ class VDM:
         params: Params,
         key: Key[Array, "..."],
         x: Data,
-        cond: Array | np.ndarray | None = None,
+        cond: Condition | None = None,
         *,
         chain: Chain,
         clip_denoised: bool = False,
@@ -272,7 +273,7 @@ class VDM:
         num_steps: int | None = None,
         sampler: str | Sampler = "ancestral",
         chain: Chain | None = None,
-        cond: Array | np.ndarray | None = None,
+        cond: Condition | None = None,
         grid: str | Float[Array | np.ndarray, " n"] = "time",
         start: Float[Array, " b *d"] | None = None,
         guidance: float | None = None,
@@ -353,7 +354,7 @@ class VDM:
             params: Params,
             z: Float[Array, " b *d"],
             log_snr: Float[Array, "..."],
-            cond: Array | None,
+            cond: Condition | None,
         ) -> Float[Array, " b *d"]:
             denoiser = self.denoiser(params, cond, guidance=guidance, clip_denoised=clip_denoised)
             return denoiser(z, log_snr)
@@ -375,7 +376,7 @@ class VDM:
         params: Params,
         key: Key[Array, "..."],
         x: Data,
-        cond: Array | np.ndarray | None = None,
+        cond: Condition | None = None,
         *,
         dequantisation: str | None = None,
         num_samples: int = 1,
@@ -412,7 +413,7 @@ class VDM:
         params: Params,
         key: Key[Array, "..."],
         x: Data,
-        cond: Array | np.ndarray | None = None,
+        cond: Condition | None = None,
         *,
         dequantisation: str | None = None,
         num_samples: int = 1,
@@ -434,13 +435,13 @@ class VDM:
         draws.check_key(key, x.shape[0])
         log_snr_fn = self.log_snr(params)
 
-        def one(key: Key[Array, ""], x: Num[Array, "*d"], cond: Array | None) -> marginal.Draws:
+        def one(key: Key[Array, ""], x: Num[Array, "*d"], cond: Condition | None) -> marginal.Draws:
             encoded = self.likelihood.encode(x[None])
             log_snr_max, log_snr_min = (log_snr_fn(jnp.asarray(t, encoded.dtype)) for t in (0, 1))
             found = marginal.log_weights(
                 key[None],
                 x[None],
-                self.denoiser(params, None if cond is None else cond[None]),
+                self.denoiser(params, jax.tree.map(lambda part: part[None], cond)),
                 self.likelihood,
                 log_snr_max=log_snr_max,
                 log_snr_min=log_snr_min,
@@ -452,7 +453,7 @@ class VDM:
             return jax.tree.map(lambda leaf: leaf[:, 0], found)
 
         keys = jax.random.split(key, x.shape[0]) if key.ndim == 0 else key
-        cond = None if cond is None else jnp.asarray(cond)
+        cond = conditions.as_arrays(cond)
         return jax.vmap(one, out_axes=1)(keys, x, cond)
 
 
@@ -484,9 +485,12 @@ def _noise(key: Key[Array, "..."], num: int, x: Float[Array, " b *d"]) -> Float[
     )
 
 
-def _for_all_steps(cond: Array | np.ndarray | None, chain: Chain) -> Array | None:
+def _for_all_steps(cond: Condition | None, chain: Chain) -> Condition | None:
     """Return the conditions of examples that are repeated for every step."""
-    return None if cond is None else jnp.tile(cond, (chain.num_steps, *(1,) * (cond.ndim - 1)))
+    found: Condition | None = jax.tree.map(
+        lambda part: jnp.tile(part, (chain.num_steps, *(1,) * (part.ndim - 1))), cond
+    )
+    return found
 
 
 def _step_of(times: Float[Array, " b"], num_steps: int | Int[Array, ""]) -> Int[Array, " b"]:

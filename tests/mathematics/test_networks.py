@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
+from vdm.condition import Conditions
 from vdm.networks import MLP, UNet, attention
 from vdm.networks.attention import attend
 from vdm.networks.blocks import AttentionBlock, ResBlock
+from vdm.networks.condition import Kinds
 from vdm.networks.embeddings import embed, fourier_features, sinusoidal
 
 SMALL = {"channels": 8, "num_blocks": 1, "num_groups": 4, "dropout": 0.5}
@@ -162,14 +164,12 @@ def test_the_noise_level_is_normalised_on_the_given_range():
         def __call__(self, log_snr):
             return embed(
                 log_snr,
-                None,
+                Conditions(),
+                Kinds(),
                 features=6,
                 hidden=4,
                 log_snr_max=self.log_snr_max,
                 log_snr_min=-6.0,
-                num_classes=None,
-                cond_dim=None,
-                optional_cond=False,
                 dtype="float32",
             )
 
@@ -428,7 +428,7 @@ def test_equal_networks_are_equal_and_hash_alike():
         (lambda: UNet(attention="midle"), "attention 'midle'.*Did you mean 'middle'"),
         (lambda: UNet(dtype="float23"), "dtype 'float23'.*Did you mean 'float32'"),
         (lambda: UNet(dtype=jnp.int32), "dtype 'int32'"),
-        (lambda: MLP(num_classes=3, cond_dim=2), "one condition.*num_classes=3 and cond_dim=2"),
+        (lambda: MLP(cond_channels=0), "cond_channels must be a whole number of at least 1: got 0"),
         (lambda: MLP(cond_dim=0), "cond_dim must be a whole number of at least 1: got 0"),
         (lambda: MLP(dropout=1.0), r"dropout must be in \[0, 1\): got 1.0"),
         (lambda: MLP(log_snr_max=-5.0), "above its log_snr_min.*got log_snr_max=-5.0"),

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer, Shaped, UInt32
+from jaxtyping import Array, Float, Int, Integer, UInt32
 
 from vdm.codec import chain
 from vdm.codec.lattice import Lattice, Normal, Values, lattice
 from vdm.codec.stack import DamagedError, Stack, empty, seed_words
+from vdm.condition import Condition, num_rows
 from vdm.likelihoods import Discretised
 
 # ε̂ = eps_fn(z, log_snr, cond): z is [batch_size, *shape], log_snr a scalar, cond as given.
@@ -21,7 +22,6 @@ EpsCondFn = Callable[[Any, Any, Any], Any]
 # v = variance_fn(z, eps_hat, log_snr), of z's shape.
 VarianceFn = Callable[[Any, Any, Any], Any]
 Images = Integer[np.ndarray, " n *d"]
-Cond = Shaped[np.ndarray, " n *c"]
 Advance = Callable[[int], None]
 Words = UInt32[np.ndarray, " words"]
 
@@ -92,7 +92,7 @@ class Codec:
         return lattice(np.asarray(self.log_snrs), self.spacing)
 
     def encode(
-        self, images: Images, cond: Cond | None = None, *, advance: Advance | None = None
+        self, images: Images, cond: Condition | None = None, *, advance: Advance | None = None
     ) -> Encoded:
         """Return the words of images [n, *shape] of any integer type, values below `levels`.
 
@@ -127,7 +127,7 @@ class Codec:
         self,
         words: Words,
         num: int,
-        cond: Cond | None = None,
+        cond: Condition | None = None,
         *,
         advance: Advance | None = None,
     ) -> Int[np.ndarray, " n *d"]:
@@ -168,7 +168,7 @@ class Codec:
             )
         return images
 
-    def fingerprint(self, cond: Cond | None = None) -> int:
+    def fingerprint(self, cond: Condition | None = None) -> int:
         """Return 32 bits that are equal for two codecs that compute exactly the same.
 
         They sum up the lattice, the decoder's probabilities, the coder's output for fixed words,
@@ -178,7 +178,7 @@ class Codec:
         decoded; an equal one makes it very likely.
         """
         grid = self.lattice()
-        num = self.batch_size if cond is None else min(self.batch_size, len(cond))
+        num = self.batch_size if cond is None else min(self.batch_size, num_rows(cond))
         predict = self._predict(grid, cond, slice(0, num))
         words = np.random.Philox(key=self.seed).random_raw(num * math.prod(self.shape))
         noise = (words / 2.0**64 - 0.5).reshape(num, *self.shape)
@@ -199,11 +199,11 @@ class Codec:
                 found = zlib.crc32(np.asarray(p.std).tobytes(), found)
         return found
 
-    def _predict(self, grid: Lattice, cond: Cond | None, rows: slice) -> chain.Predict:
+    def _predict(self, grid: Lattice, cond: Condition | None, rows: slice) -> chain.Predict:
         """Return ε̂ and v of a batch's latents, always computed at the full batch size."""
         fns = _as_partial(self.eps_fn), _as_partial(self.variance_fn)
         compiled = _compiled(jax.default_backend())
-        padded_cond = None if cond is None else _pad(cond[rows], self.batch_size)
+        padded_cond = jax.tree.map(lambda part: _pad(part[rows], self.batch_size), cond)
 
         def predict(z: Values, level: int) -> chain.Prediction:
             padded = _pad(z.astype(np.float32), self.batch_size)
@@ -221,7 +221,7 @@ class Codec:
 
         return predict
 
-    def _check(self, images: Images, cond: Cond | None) -> None:
+    def _check(self, images: Images, cond: Condition | None) -> None:
         if not np.issubdtype(images.dtype, np.integer):
             raise TypeError(f"a codec takes integers: got {images.dtype} images")
         if images.shape[1:] != tuple(self.shape):
@@ -236,9 +236,10 @@ class Codec:
             raise ValueError(
                 f"images must hold 0..{self.likelihood.levels - 1}: got values from {low} to {high}"
             )
-        if cond is not None and len(cond) != len(images):
+        if cond is not None and num_rows(cond) != len(images):
             raise ValueError(
-                f"there must be one condition per image: got {len(cond)} for {len(images)} images"
+                f"there must be one condition per image: got {num_rows(cond)} for "
+                f"{len(images)} images"
             )
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num
 
+from vdm.condition import Condition, take
 from vdm.diffusion import convert, q_sample
 from vdm.likelihoods import Likelihood
 from vdm.losses import EpsFn
@@ -61,7 +62,7 @@ def noised(
     params: Any,
     key: Key[Array, ""],
     x: Data,
-    cond: Array | np.ndarray | None,
+    cond: Condition | None,
     log_snr: Float[Array | np.ndarray, " b"],
     *,
     model: Model,
@@ -79,7 +80,7 @@ def moments(
     model: Model,
     params: Any,
     x: Data,
-    cond: Array | np.ndarray | None = None,
+    cond: Condition | None = None,
     *,
     key: Key[Array, ""],
     log_snrs: Float[np.ndarray, " levels"],
@@ -111,7 +112,7 @@ def batches(
     model: Model,
     params: Any,
     x: Data,
-    cond: Array | np.ndarray | None,
+    cond: Condition | None,
     key: Key[Array, ""],
     level: int,
     log_snrs: Float[np.ndarray, " levels"],
@@ -123,7 +124,7 @@ def batches(
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
         here = x[rows]
-        given = None if cond is None else cond[rows]
+        given = take(cond, rows)
         yield noised(
             params,
             jax.random.fold_in(own, start),

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from vdm.choices import unknown
+from vdm.condition import Condition, take
 from vdm.few_steps import error as errors
 from vdm.few_steps.chain import VARIANCES, Chain, Head, Table
 from vdm.few_steps.error import Advance, Data, Model, Moments
@@ -43,7 +44,7 @@ def chain(
     model: Model,
     params: Any,
     x: Data,
-    cond: Array | np.ndarray | None = None,
+    cond: Condition | None = None,
     *,
     num_steps: int,
     variance: str = "table",
@@ -88,7 +89,7 @@ def fit(
     model: Model,
     params: Any,
     x: Data,
-    cond: Array | np.ndarray | None = None,
+    cond: Condition | None = None,
     *,
     variance: str = "table",
     key: Key[Array, ""] | None = None,
@@ -113,7 +114,7 @@ def fit(
     log_snrs = _levels(model, params, num_levels)
     most = NUM_WITH_HEAD if variance == "head" else NUM_EXAMPLES
     some = np.linspace(0, len(x) - 1, min(most, len(x))).round().astype(int)
-    part = x[some], None if cond is None else cond[some]
+    part = x[some], take(cond, some)
     given = {"key": key_moments, "clip_denoised": clip, "batch_size": batch_size}
     if variance == "head":
         module = head or VarianceHead(levels=model.likelihood.levels)
@@ -188,7 +189,7 @@ def fit_head(
     params: Any,
     module: nn.Module,
     x: Data,
-    cond: Array | np.ndarray | None = None,
+    cond: Condition | None = None,
     *,
     key: Key[Array, ""],
     clip_denoised: bool = False,
@@ -232,7 +233,7 @@ def fit_head(
             params,
             here,
             x[rows],
-            None if cond is None else cond[rows],
+            take(cond, rows),
             low + (high - low) * where,
             model=model,
             clip_denoised=clip_denoised,
@@ -248,7 +249,7 @@ def _with_head(
     params: Any,
     head: Head,
     x: Data,
-    cond: Array | np.ndarray | None,
+    cond: Condition | None,
     *,
     log_snrs: np.ndarray,
     key: Key[Array, ""],

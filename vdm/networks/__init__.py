@@ -1,8 +1,8 @@
 """Networks f(z, log_snr, cond, *, train) whose output has z's shape."""
 
+from vdm.condition import Conditions, drop_condition, no_condition
 from vdm.networks.applied import from_apply
-from vdm.networks.condition import drop_condition, no_condition
 from vdm.networks.mlp import MLP
 from vdm.networks.unet import UNet
 
-__all__ = ["MLP", "UNet", "drop_condition", "from_apply", "no_condition"]
+__all__ = ["MLP", "Conditions", "UNet", "drop_condition", "from_apply", "no_condition"]

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from vdm.condition import Condition
+
 
 @dataclasses.dataclass(frozen=True)
 class Applied:
@@ -16,6 +18,8 @@ class Applied:
     init_fn: Callable[..., PyTree]
     apply_fn: Callable[..., Array]
     num_classes: int | None = None
+    cond_dim: int | None = None
+    cond_channels: int | None = None
     optional_cond: bool = False
 
     def init(
@@ -23,7 +27,7 @@ class Applied:
         key: Key[Array, ""],
         z: Float[Array, " b *d"],
         log_snr: Float[Array, " b"],
-        cond: Array | None = None,
+        cond: Condition | None = None,
         *,
         train: bool = False,
     ) -> dict[str, dict[str, Array]]:
@@ -36,7 +40,7 @@ class Applied:
         variables: Mapping[str, Mapping[str, Array]],
         z: Float[Array, " b *d"],
         log_snr: Float[Array, " b"],
-        cond: Array | None = None,
+        cond: Condition | None = None,
         *,
         train: bool = False,
         rngs: Mapping[str, Array] | None = None,
@@ -56,6 +60,8 @@ def from_apply(
     apply: Callable[..., Array],
     *,
     num_classes: int | None = None,
+    cond_dim: int | None = None,
+    cond_channels: int | None = None,
     optional_cond: bool = False,
 ) -> Applied:
     """Return a network of two functions, of Flax NNX, equinox or plain JAX.
@@ -63,11 +69,12 @@ def from_apply(
     `init(key, z, log_snr, cond)` returns a tree of arrays, the parameters; of z [b, *d], log_snr
     [b] and cond only the shapes may matter. `apply(params, z, log_snr, cond, *, train, key)`
     returns an array of z's shape; the key, for dropout, is None unless `train`. `cond` is the class
-    of each example with `num_classes`, and may be None with `optional_cond`. Examples must not mix:
-    in the training of `vdm train` each has a key of its own, and is given alone, by vmap. Two
-    networks are equal if their functions are the same objects.
+    of each example with `num_classes`, a vector with `cond_dim`, a field with `cond_channels`, with
+    several of them `vdm.condition.Conditions`, and may be None with `optional_cond`. Examples must
+    not mix: in the training of `vdm train` each has a key of its own, and is given alone, by
+    vmap. Two networks are equal if their functions are the same objects.
     """
-    return Applied(init, apply, num_classes, optional_cond)
+    return Applied(init, apply, num_classes, cond_dim, cond_channels, optional_cond)
 
 
 def _named(tree: PyTree) -> dict[str, Any]:

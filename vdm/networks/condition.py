@@ -1,73 +1,121 @@
-"""The condition that a network is given for an example: its class, a vector, or none.
+"""A network's checks of the condition that it is given, and the form in which it uses it."""
 
-A class is a whole number from 0, a vector a row of floats. Where a network is built with
-`optional_cond`, an example can come without: class −1, or a row that is not a number. It is
-trained so by dropping conditions, and then gives the two denoisers of classifier-free guidance
-(Ho & Salimans 2022).
-"""
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array
 
-Condition = Int[Array, " b"] | Float[Array, " b c"]
-
-
-def no_condition(size: int, num_classes: int | None, cond_dim: int | None) -> Condition:
-    """Return for each of `size` examples that it has no condition, of a network's kind."""
-    if num_classes is not None:
-        return jnp.full((size,), -1)
-    return jnp.full((size, cond_dim or 0), jnp.nan)
+from vdm.condition import Condition, Conditions
+from vdm.networks.fields import check_positive
 
 
-def drop_condition(key: Key[Array, ""], cond: Condition, rate: float) -> Condition:
-    """Return the conditions with each example's condition dropped with probability `rate`."""
-    dropped = jax.random.bernoulli(key, rate, cond.shape[:1])
-    if jnp.issubdtype(cond.dtype, jnp.integer):
-        return jnp.where(dropped, -1, cond)
-    return jnp.where(dropped[:, None], jnp.nan, cond)
+class Kinds(NamedTuple):
+    """The conditions that a network is built for: classes, a vector, a field; None for not."""
+
+    num_classes: int | None = None
+    cond_dim: int | None = None
+    cond_channels: int | None = None
+    optional: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the parts of `Conditions` that the network is given."""
+        return [name for name, size in zip(Conditions._fields, self, strict=False) if size]
 
 
-def check_condition(
-    cond: Array | None,
-    batch_size: int,
-    num_classes: int | None,
-    cond_dim: int | None,
-    optional_cond: bool,
-) -> None:
-    """Raise TypeError or ValueError unless `cond` is what the network was built for.
+def check_kinds(kinds: Kinds) -> None:
+    """Raise ValueError for sizes below 1, and for a condition that is optional but not there."""
+    for name, size in zip(kinds._fields[:3], kinds, strict=False):
+        if size is not None:
+            check_positive(**{name: size})
+    if kinds.optional and not kinds.names:
+        raise ValueError(
+            "optional_cond needs a condition, num_classes, cond_dim or cond_channels: got neither"
+        )
 
-    That is None without num_classes and cond_dim, integers of shape [b] with
-    num_classes, floats of shape [b, cond_dim] with cond_dim; with optional_cond None too. The
-    integers are 0..num_classes−1, with optional_cond −1 too; under jit, where values cannot be
-    looked at, the network's output for another one is not a number.
+
+def checked(cond: Condition | None, shape: tuple[int, ...], kinds: Kinds) -> Conditions:
+    """Return the parts of the condition of a batch of z's shape [b, *d], each as it must be.
+
+    A label is integers of shape [b] in 0..num_classes−1, a vector floats of shape
+    [b, cond_dim], a field floats of z's shape but with cond_channels channels. An array by itself
+    stands for the only part. With optional conditions a part that is not given is filled with what
+    says so (`vdm.condition.no_condition`), and labels may be −1.
+
+    Raises TypeError or ValueError for anything else; under jit, where values cannot be looked at,
+    the network's output for another label is not a number.
     """
-    if num_classes is None and cond_dim is None:
-        if cond is not None:
+    if not kinds.names:
+        if jax.tree.leaves(cond):
             raise ValueError(
-                "this network is unconditional (num_classes and cond_dim are None), expected "
-                f"cond=None: got cond of shape {jnp.shape(cond)}"
+                "this network is unconditional (num_classes, cond_dim and cond_channels are None), "
+                f"expected cond=None: got {_named(cond)}"
             )
-        return
-    kind: type
-    shape: tuple[int | None, ...]
-    if num_classes is not None:
-        kind, shape, what = jnp.integer, (batch_size,), f"integers in 0..{num_classes - 1}"
-    else:
-        kind, shape, what = jnp.floating, (batch_size, cond_dim), "floats"
-    expected = f"expected cond to be {what} of shape {shape}"
-    if cond is None and optional_cond:
-        return
+        return Conditions()
+    given = _parts(cond, kinds)
+    expected = _expected(shape, kinds)
+    for name, (what, kind, form) in expected.items():
+        part, wanted = getattr(given, name), f"expected {_where(name, cond)} to be {what}"
+        if part is None and kinds.optional:
+            none = jnp.asarray(-1) if name == "label" else jnp.asarray(jnp.nan, float)
+            given = given._replace(**{name: jnp.full(form, none)})
+            continue
+        if part is None:
+            got = "cond=None" if cond is None else f"no {name}"
+            raise ValueError(f"this network is conditional, {wanted} of shape {form}: got {got}")
+        if not jnp.issubdtype(part.dtype, kind):
+            raise TypeError(f"{wanted} of shape {form}: got {part.dtype}")
+        if part.shape != form:
+            raise ValueError(f"{wanted} of shape {form}: got shape {part.shape}")
+        if name == "label":
+            _check_classes(part, kinds, f"{wanted} of shape {form}")
+    return given
+
+
+def _parts(cond: Condition | None, kinds: Kinds) -> Conditions:
+    names = kinds.names
     if cond is None:
-        raise ValueError(f"this network is conditional, {expected}: got cond=None")
-    if not jnp.issubdtype(cond.dtype, kind):
-        raise TypeError(f"{expected}: got {cond.dtype}")
-    if cond.shape != shape:
-        raise ValueError(f"{expected}: got shape {cond.shape}")
-    if num_classes is None or isinstance(cond, jax.core.Tracer) or not cond.size:
+        return Conditions()
+    if not isinstance(cond, Conditions):
+        if len(names) > 1:
+            raise TypeError(
+                f"this network has several conditions, expected Conditions({', '.join(names)}): "
+                f"got {_named(cond)}"
+            )
+        return Conditions(**{names[0]: cond})
+    beside = [name for name, part in cond._asdict().items() if part is not None]
+    if unknown := [name for name in beside if name not in names]:
+        raise ValueError(f"this network is given {' and '.join(names)}: got a {unknown[0]} as well")
+    return cond
+
+
+def _expected(shape: tuple[int, ...], kinds: Kinds) -> dict[str, tuple[str, type, tuple[int, ...]]]:
+    """Return for each part what it is, its type and its shape."""
+    b, classes = shape[0], kinds.num_classes or 0
+    every: dict[str, tuple[str, type, tuple[int, ...]]] = {
+        "label": (f"integers in 0..{classes - 1}", jnp.integer, (b,)),
+        "vector": ("floats", jnp.floating, (b, kinds.cond_dim or 0)),
+        "field": ("floats", jnp.floating, (*shape[:-1], kinds.cond_channels or 0)),
+    }
+    return {name: every[name] for name in kinds.names}
+
+
+def _check_classes(label: Array, kinds: Kinds, expected: str) -> None:
+    if isinstance(label, jax.core.Tracer) or not label.size:
         return
-    values = np.asarray(cond)  # NumPy's: a minimum of JAX would be traced where others are
+    values = np.asarray(label)  # NumPy's: a minimum of JAX would be traced where others are
     for value in (int(values.min()), int(values.max())):
-        if not -1 * optional_cond <= value < num_classes:
+        if not -1 * kinds.optional <= value < (kinds.num_classes or 0):
             raise ValueError(f"{expected}: got {value}")
+
+
+def _where(name: str, cond: Condition | None) -> str:
+    return f"cond.{name}" if isinstance(cond, Conditions) else "cond"
+
+
+def _named(cond: Condition | None) -> str:
+    if isinstance(cond, Conditions):
+        return f"Conditions of {[k for k, part in cond._asdict().items() if part is not None]}"
+    return "None" if cond is None else f"cond of shape {cond.shape}"

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int, Key
 
+from vdm.condition import Condition
 from vdm.networks.applied import Applied
 
 
@@ -25,7 +26,7 @@ def apply(
     variables: Mapping[str, Any],
     z: Float[Array, " b *d"],
     log_snr: Float[Array, " b"],
-    cond: Array | None,
+    cond: Condition | None,
     dropout: Key[Array, ""] | Dropout | None,
 ) -> Array:
     """Return the network's output at z and λ: with a key in training, without one as it is.
@@ -36,7 +37,7 @@ def apply(
     """
 
     def output(
-        z: Array, log_snr: Array, cond: Array | None, key: Key[Array, ""] | None = None
+        z: Array, log_snr: Array, cond: Condition | None, key: Key[Array, ""] | None = None
     ) -> Array:
         rngs = None if key is None else {"dropout": key}
         found: Any = network.apply(variables, z, log_snr, cond, train=key is not None, rngs=rngs)
@@ -51,10 +52,13 @@ def apply(
             return output(z, log_snr, cond, dropout.key)
 
     def one(
-        z: Float[Array, "*d"], log_snr: Float[Array, ""], cond: Array | None, row: Int[Array, ""]
+        z: Float[Array, "*d"],
+        log_snr: Float[Array, ""],
+        cond: Condition | None,
+        row: Int[Array, ""],
     ) -> Array:
         key = jax.random.fold_in(dropout.key, row)
-        return output(z[None], log_snr[None], None if cond is None else cond[None], key)[0]
+        return output(z[None], log_snr[None], jax.tree.map(lambda part: part[None], cond), key)[0]
 
     return jax.vmap(one)(z, log_snr, cond, dropout.rows)
 

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from vdm.networks.condition import no_condition
+from vdm.condition import Conditions
+from vdm.networks.condition import Kinds
 from vdm.networks.fields import DTypeLike
 
 # Fastest and slowest angular frequency of the embedding of t in [0, 1] differ by this
@@ -56,43 +58,53 @@ def fourier_features(
 
 def embed(
     log_snr: Float[Array, " b"],
-    cond: Array | None,
+    given: Conditions,
+    kinds: Kinds,
     *,
     features: int,
     hidden: int,
     log_snr_max: float,
     log_snr_min: float,
-    num_classes: int | None,
-    cond_dim: int | None,
-    optional_cond: bool,
     dtype: DTypeLike,
 ) -> Float[Array, " b hidden"]:
-    """Return the embedding of noise level and condition that every block is given.
+    """Return the embedding of noise level, class and vector that every block is given.
 
     λ is normalised to t = (λ_max − λ)/(λ_max − λ_min), which may leave [0, 1]; its
-    sinusoid and the condition (a learned vector for each class, or the float vector as
-    it is; a learned vector for no condition) are concatenated and go through `dense0` and
-    `dense1`, each with swish (VDM, appendix B). Makes parameters in the calling module.
+    sinusoid and the conditions (a learned vector for each class, and the float vector as
+    it is; a learned vector for none) are concatenated and go through `dense0` and
+    `dense1`, each with swish (VDM, appendix B). `given` has been checked. Makes parameters in the
+    calling module.
     """
     parts = [sinusoidal((log_snr_max - log_snr) / (log_snr_max - log_snr_min), features)]
-    if cond is None and optional_cond:
-        cond = no_condition(log_snr.shape[0], num_classes, cond_dim)
-    if cond is not None and num_classes is not None:
+    if given.label is not None and kinds.num_classes is not None:
         # Unit variance, like the sinusoid that it is concatenated with.
         table = nn.Embed(
-            num_classes + optional_cond,
+            kinds.num_classes + kinds.optional,
             features,
             embedding_init=nn.initializers.normal(1.0),
             name="class_embed",
         )
-        of_class = table(jnp.where(cond < 0, num_classes, cond))
-        known = (cond >= -1 * optional_cond) & (cond < num_classes)
+        label = jnp.asarray(given.label)
+        of_class = table(jnp.where(label < 0, kinds.num_classes, label))
+        known = (label >= -1 * kinds.optional) & (label < kinds.num_classes)
         parts.append(jnp.where(known[:, None], of_class, jnp.nan))
-    elif cond is not None and cond_dim is not None:
-        if optional_cond:
-            none = nn.Embed(1, cond_dim, name="no_cond_embed")(jnp.zeros(cond.shape[:1], int))
-            cond = jnp.where(jnp.all(jnp.isnan(cond), axis=-1, keepdims=True), none, cond)
-        parts.append(cond)
+    if given.vector is not None:
+        parts.append(_or_none(given.vector, kinds, "no_cond_embed"))
     h = jnp.concatenate([part.astype(dtype) for part in parts], axis=-1)
     h = nn.swish(nn.Dense(hidden, dtype=dtype, name="dense0")(h))
     return nn.swish(nn.Dense(hidden, dtype=dtype, name="dense1")(h))
+
+
+def of_field(field: Float[Array | np.ndarray, " b *d c"], kinds: Kinds) -> Float[Array, " b *d c"]:
+    """Return the field to concatenate with z: itself, or learned channels for none."""
+    return _or_none(field, kinds, "no_field_embed")
+
+
+def _or_none(part: Array | np.ndarray, kinds: Kinds, name: str) -> Array:
+    """Return floats [b, ..., c], those of an example of nothing but NaN as what was learned."""
+    part = jnp.asarray(part)
+    if not kinds.optional:
+        return part
+    learned = nn.Embed(1, part.shape[-1], name=name)(jnp.zeros(part.shape[:1], int))
+    absent = jnp.all(jnp.isnan(part), axis=range(1, part.ndim), keepdims=True)
+    return jnp.where(absent, jnp.expand_dims(learned, range(1, part.ndim - 1)), part)

@@ -35,24 +35,11 @@ def check_positive(**sizes: int) -> None:
 
 def check_common(
     *,
-    num_classes: int | None,
-    cond_dim: int | None,
-    optional_cond: bool,
     dropout: float,
     log_snr_max: float,
     log_snr_min: float,
 ) -> None:
     """Raise ValueError unless the fields that all networks share are valid together."""
-    if num_classes is not None and cond_dim is not None:
-        raise ValueError(
-            "a network has one condition, num_classes or cond_dim: got "
-            f"num_classes={num_classes} and cond_dim={cond_dim}"
-        )
-    for name, size in (("num_classes", num_classes), ("cond_dim", cond_dim)):
-        if size is not None:
-            check_positive(**{name: size})
-    if optional_cond and num_classes is None and cond_dim is None:
-        raise ValueError("optional_cond needs a condition, num_classes or cond_dim: got neither")
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must be in [0, 1): got {dropout}")
     if not (math.isfinite(log_snr_max) and math.isfinite(log_snr_min)) or (

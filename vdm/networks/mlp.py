@@ -1,10 +1,12 @@
 """A residual multi-layer perceptron: the network for points, tables and other small vectors."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vdm.networks.condition import check_condition
-from vdm.networks.embeddings import embed
+from vdm.condition import Condition
+from vdm.networks.condition import Kinds, check_kinds, checked
+from vdm.networks.embeddings import embed, of_field
 from vdm.networks.fields import (
     DTypeLike,
     check_common,
@@ -23,11 +25,12 @@ class MLP(nn.Module):
     where `residual` (a fresh ε̂ = z, as in the VDM paper) and 0 otherwise, the better
     start for the x, v, score and edm predictions.
 
-    Fields: `width` of the layers, `num_blocks`, `dropout` (only with train=True),
-    `num_classes` for integer conditions [b] or `cond_dim` for float ones [b, cond_dim],
-    `optional_cond` for examples that come without (see `condition`), `residual`, the range
-    `log_snr_max`, `log_snr_min` on which λ is normalised, the compute `dtype`, parameters
-    being float32 always, and `remat`, which computes every block twice to spare its memory.
+    Fields: `width` of the layers, `num_blocks`, `dropout` (only with train=True), the
+    conditions, any of `num_classes` for integers [b], `cond_dim` for vectors [b, cond_dim] and
+    `cond_channels` for fields of z's shape with that number of channels, `optional_cond` for
+    examples that come without (see `vdm.condition`), `residual`, the range `log_snr_max`,
+    `log_snr_min` on which λ is normalised, the compute `dtype`, parameters being float32
+    always, and `remat`, which computes every block twice to spare its memory.
     Raises ValueError or TypeError for fields or inputs that do not fit together.
     """
 
@@ -36,6 +39,7 @@ class MLP(nn.Module):
     dropout: float = 0.0
     num_classes: int | None = None
     cond_dim: int | None = None
+    cond_channels: int | None = None
     optional_cond: bool = False
     residual: bool = True
     log_snr_max: float = 13.3
@@ -46,42 +50,46 @@ class MLP(nn.Module):
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         check_positive(width=self.width, num_blocks=self.num_blocks)
+        check_kinds(self._kinds)
         check_common(
-            num_classes=self.num_classes,
-            cond_dim=self.cond_dim,
-            optional_cond=self.optional_cond,
             dropout=self.dropout,
             log_snr_max=self.log_snr_max,
             log_snr_min=self.log_snr_min,
         )
         super().__post_init__()
 
+    @property
+    def _kinds(self) -> Kinds:
+        return Kinds(self.num_classes, self.cond_dim, self.cond_channels, self.optional_cond)
+
     @nn.compact
     def __call__(
         self,
         z: Float[Array, " b *d"],
         log_snr: Float[Array, " b"],
-        cond: Array | None = None,
+        cond: Condition | None = None,
         *,
         train: bool = False,
     ) -> Float[Array, " b *d"]:
         """Return the prediction at z and λ; `train` switches dropout on (rng "dropout")."""
         check_log_snr(log_snr, z)
-        check_condition(cond, z.shape[0], self.num_classes, self.cond_dim, self.optional_cond)
+        conditions = checked(cond, z.shape, self._kinds)
         level = embed(
             log_snr,
-            cond,
+            conditions,
+            self._kinds,
             features=self.width,
             hidden=self.width,
             log_snr_max=self.log_snr_max,
             log_snr_min=self.log_snr_min,
-            num_classes=self.num_classes,
-            cond_dim=self.cond_dim,
-            optional_cond=self.optional_cond,
             dtype=self.dtype,
         )
         flat = z.reshape(z.shape[0], -1)
-        h = nn.Dense(self.width, dtype=self.dtype, name="dense_in")(flat)
+        inputs = flat
+        if conditions.field is not None:
+            field = of_field(conditions.field, self._kinds).reshape(z.shape[0], -1)
+            inputs = jnp.concatenate([flat, field.astype(z.dtype)], axis=-1)
+        h = nn.Dense(self.width, dtype=self.dtype, name="dense_in")(inputs)
         # `train`, the third argument counted from the module itself, chooses the computation.
         kind = nn.remat(MLPBlock, static_argnums=(3,)) if self.remat else MLPBlock
         for i in range(self.num_blocks):

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vdm.choices import unknown
+from vdm.condition import Condition
 from vdm.networks import stacked
 from vdm.networks.blocks import AttentionBlock, ResBlock, conv, group_norm
-from vdm.networks.condition import check_condition
-from vdm.networks.embeddings import embed, fourier_features
+from vdm.networks.condition import Kinds, check_kinds, checked
+from vdm.networks.embeddings import embed, fourier_features, of_field
 from vdm.networks.fields import (
     DTypeLike,
     check_common,
@@ -37,9 +38,10 @@ class UNet(nn.Module):
     Fields: `channels` of every block, `num_blocks` a side, `fourier_exponents` n of the
     features sin, cos(2π 2ⁿ z) appended to z (empty for none), `attention` "none",
     "middle" or "everywhere", `num_groups` of GroupNorm, which must divide `channels`,
-    `dropout` (only with train=True), `num_classes` for integer conditions [b] or
-    `cond_dim` for float ones [b, cond_dim], `optional_cond` for examples that come
-    without (see `condition`), `residual`, the range `log_snr_max`,
+    `dropout` (only with train=True), the conditions, any of `num_classes` for integers [b],
+    `cond_dim` for vectors [b, cond_dim] and `cond_channels` for fields [b, h, w, cond_channels],
+    `optional_cond` for examples that come without (see `vdm.condition`), `residual`, the range
+    `log_snr_max`,
     `log_snr_min` on which λ is normalised, the compute `dtype`, parameters being float32
     always, and `remat`, which computes every block twice to spare its memory. Parameters
     that `stacked.stack` has rearranged give the same function, compiled as a scan over equal
@@ -54,6 +56,7 @@ class UNet(nn.Module):
     dropout: float = 0.1
     num_classes: int | None = None
     cond_dim: int | None = None
+    cond_channels: int | None = None
     optional_cond: bool = False
     residual: bool = True
     log_snr_max: float = 13.3
@@ -75,22 +78,24 @@ class UNet(nn.Module):
             )
         if self.attention not in ATTENTION:
             raise ValueError(unknown("attention", self.attention, ATTENTION))
+        check_kinds(self._kinds)
         check_common(
-            num_classes=self.num_classes,
-            cond_dim=self.cond_dim,
-            optional_cond=self.optional_cond,
             dropout=self.dropout,
             log_snr_max=self.log_snr_max,
             log_snr_min=self.log_snr_min,
         )
         super().__post_init__()
 
+    @property
+    def _kinds(self) -> Kinds:
+        return Kinds(self.num_classes, self.cond_dim, self.cond_channels, self.optional_cond)
+
     @nn.compact
     def __call__(
         self,
         z: Float[Array, " b *d"],
         log_snr: Float[Array, " b"],
-        cond: Array | None = None,
+        cond: Condition | None = None,
         *,
         train: bool = False,
     ) -> Float[Array, " b *d"]:
@@ -105,17 +110,15 @@ class UNet(nn.Module):
                 f"UNet expects images z of shape [b, h, w, c]: got shape {z.shape}{hint}"
             )
         check_log_snr(log_snr, z)
-        check_condition(cond, z.shape[0], self.num_classes, self.cond_dim, self.optional_cond)
+        conditions = checked(cond, z.shape, self._kinds)
         level = embed(
             log_snr,
-            cond,
+            conditions,
+            self._kinds,
             features=self.channels,
             hidden=4 * self.channels,
             log_snr_max=self.log_snr_max,
             log_snr_min=self.log_snr_min,
-            num_classes=self.num_classes,
-            cond_dim=self.cond_dim,
-            optional_cond=self.optional_cond,
             dtype=self.dtype,
         )
 
@@ -139,6 +142,9 @@ class UNet(nn.Module):
         if self.fourier_exponents:
             features = fourier_features(z, self.fourier_exponents)
             inputs = jnp.concatenate([z, features], axis=-1)
+        if conditions.field is not None:
+            field = of_field(conditions.field, self._kinds).astype(z.dtype)
+            inputs = jnp.concatenate([inputs, field], axis=-1)
 
         # Parameters of either layout are taken. A fresh network is not scanned: XLA:CPU computes a
         # convolution's weight gradient 20 to 75 times slower inside scan (jax issue 12868).

@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 
 import runs
-from vdm.networks import MLP, UNet, drop_condition, no_condition
+from vdm.condition import Conditions, drop_condition, no_condition
+from vdm.networks import MLP, UNet
 from vdm.run import data
 from vdm.run.errors import UserError
 from vdm.run.training import parts
 from vdm.run.training.batches import make_batch
 from vdm.run.training.step import init_state, train_step
 
+FIELDS = jnp.asarray(np.random.default_rng(5).normal(size=(5, 4, 4, 3)))
 CLASSES = jnp.asarray([0, 2, 1, 2, 0])
 VECTORS = jnp.asarray([[0.5, -1.0], [0.0, 2.0], [1.0, 1.0], [0.0, 0.0], [3.0, -1.0]])
-KINDS = [({"num_classes": 3}, CLASSES), ({"cond_dim": 2}, VECTORS)]
+KINDS = [({"num_classes": 3}, CLASSES), ({"cond_dim": 2}, VECTORS), ({"cond_channels": 3}, FIELDS)]
+ALL = {"num_classes": 3, "cond_dim": 2, "cond_channels": 3}
 NETWORKS = [
     MLP(width=8, num_blocks=1),
     UNet(channels=4, num_blocks=1, num_groups=2, fourier_exponents=(), attention="none"),
@@ -26,7 +29,8 @@ NETWORKS = [
 
 
 def none_of(cond):
-    return no_condition(len(cond), *((3, None) if cond.ndim == 1 else (None, 2)))
+    kinds = {1: (3, None), 2: (None, 2), 4: (None, None, (4, 4, 3))}
+    return no_condition(len(cond), *kinds[cond.ndim])
 
 
 def away(network, z, log_snr, cond):
@@ -54,16 +58,80 @@ def test_no_condition_is_another_one_and_each_examples_own(network, fields, cond
     np.testing.assert_array_equal(np.delete(mixed, 1, 0), np.delete(given, 1, 0))
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_several_conditions_are_each_their_own_part(network):
+    network = network.copy(**ALL, optional_cond=True)
+    z = np.random.default_rng(2).normal(size=(5, 4, 4, 2))
+    log_snr = np.linspace(-3.0, 3.0, 5)
+    cond = Conditions(CLASSES, VECTORS, FIELDS)
+    params, apply = away(network, z, log_snr, cond), jax.jit(network.apply)
+    whole = np.asarray(apply(params, z, log_snr, cond))
+    for name, part in cond._asdict().items():
+        changed = cond._replace(**{name: part.at[1].set(part[2])})
+        found = np.asarray(apply(params, z, log_snr, changed))
+        assert np.any(found[1] != whole[1]), name
+        np.testing.assert_array_equal(np.delete(found, 1, 0), np.delete(whole, 1, 0))
+        # A part that is not given is the part of which nothing is known.
+        absent = apply(params, z, log_snr, cond._replace(**{name: None}))
+        np.testing.assert_array_equal(
+            absent, apply(params, z, log_snr, cond._replace(**{name: none_of(part)}))
+        )
+    nothing = drop_condition(jax.random.key(0), cond, 1.0)
+    np.testing.assert_array_equal(
+        apply(params, z, log_snr, nothing), apply(params, z, log_snr, None)
+    )
+    again = no_condition(5, 3, 2, (4, 4, 3))
+    np.testing.assert_array_equal(apply(params, z, log_snr, again), apply(params, z, log_snr, None))
+
+
+@pytest.mark.parametrize(
+    ("cond", "error", "message"),
+    [
+        (CLASSES, TypeError, r"expected Conditions\(label, vector, field\): got cond of shape"),
+        (
+            Conditions(CLASSES, VECTORS),
+            ValueError,
+            "expected cond.field to be floats.*got no field",
+        ),
+        (
+            Conditions(CLASSES, VECTORS[:, :1], FIELDS),
+            ValueError,
+            r"cond.vector.*got shape \(5, 1\)",
+        ),
+        (
+            Conditions(CLASSES, VECTORS, FIELDS[:, :3]),
+            ValueError,
+            r"cond.field.*\(5, 4, 4, 3\): got",
+        ),
+        (Conditions(CLASSES + 1, VECTORS, FIELDS), ValueError, r"in 0..2 of shape \(5,\): got 3"),
+        (Conditions(VECTORS[:, 0], VECTORS, FIELDS), TypeError, "cond.label.*integers.*got float"),
+        (None, ValueError, "expected cond to be integers.*got cond=None"),
+    ],
+)
+def test_conditions_that_do_not_fit_are_refused(cond, error, message):
+    network = NETWORKS[0].copy(**ALL)
+    with pytest.raises(error, match=message):
+        network.init(jax.random.key(0), jnp.ones((5, 4, 4, 2)), jnp.zeros(5), cond)
+
+
+def test_a_part_that_the_network_is_not_built_for_is_refused():
+    network = NETWORKS[0].copy(cond_dim=2)
+    with pytest.raises(ValueError, match="is given vector: got a label as well"):
+        network.init(
+            jax.random.key(0), jnp.ones((5, 2)), jnp.zeros(5), Conditions(CLASSES, VECTORS)
+        )
+
+
 def test_a_missing_condition_is_learned_and_spoils_no_gradient():
     for fields, cond in KINDS:
         network = NETWORKS[0].copy(**fields, optional_cond=True)
-        z, log_snr = jnp.ones((5, 3)), jnp.zeros(5)
+        z, log_snr = jnp.ones((5, 4, 4, 1)), jnp.zeros(5)
         params = away(network, z, log_snr, cond)
         given = cond.at[1].set(none_of(cond)[1])
         squares = jax.grad(lambda p, *args, f=network.apply: jnp.sum(f(p, *args) ** 2))
         gradient = jax.jit(squares)(params, z, log_snr, given)
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
-        name = "class_embed" if cond.ndim == 1 else "no_cond_embed"
+        name = {1: "class_embed", 2: "no_cond_embed", 4: "no_field_embed"}[cond.ndim]
         table = gradient["params"][name]["embedding"]
         assert table.shape[0] == (4 if cond.ndim == 1 else 1)
         assert np.any(table[-1] != 0)
@@ -74,9 +142,10 @@ def test_the_share_that_is_dropped(fields, cond):
     many = jnp.concatenate([cond] * 2001)
     dropped = drop_condition(jax.random.key(3), many, 0.3)
     missing = np.asarray(dropped < 0 if cond.ndim == 1 else jnp.isnan(dropped))
-    if cond.ndim == 2:
-        np.testing.assert_array_equal(missing[:, 0], missing[:, 1])
-        missing = missing[:, 0] if fields == {"cond_dim": 2} else missing
+    if cond.ndim > 1:
+        flat = missing.reshape(len(many), -1)
+        missing = flat[:, 0]
+        np.testing.assert_array_equal(flat, np.broadcast_to(missing[:, None], flat.shape))
     assert abs(missing.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / len(many))
     np.testing.assert_array_equal(dropped[~missing], many[~missing])
 

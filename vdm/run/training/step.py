@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vdm.condition import Condition, drop_condition
 from vdm.laws import LawState
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, VLB, Params
-from vdm.networks import drop_condition, precision
+from vdm.networks import precision
 from vdm.networks.dropout import Dropout
 from vdm.noise_levels import NoiseLevels
 from vdm.run.config import Config
@@ -46,7 +47,7 @@ class Batch(NamedTuple):
     """Examples and, for a conditional model, their condition."""
 
     x: jax.Array | np.ndarray
-    cond: jax.Array | np.ndarray | None
+    cond: Condition | None
 
 
 def init_key(seed: int) -> jax.Array:
@@ -108,7 +109,7 @@ def train_step(
     )
     if config.train.cond_dropout and batch.cond is not None:
         key_cond = jax.random.split(key, 4)[3]
-        cond = drop_condition(key_cond, jnp.asarray(batch.cond), config.train.cond_dropout)
+        cond = drop_condition(key_cond, batch.cond, config.train.cond_dropout)
         batch = batch._replace(cond=cond)
     loss, terms, gradient, law_state = gradients(trainer, state, batch, noise, division)
     updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
