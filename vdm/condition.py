@@ -44,10 +44,10 @@ def take(cond: T, rows: Int[Array | np.ndarray, " r"] | slice) -> T:
 
 def num_rows(cond: Condition) -> int:
     """Return the number of examples; raises ValueError for parts of several numbers of them."""
-    sizes = {len(part) for part in jax.tree.leaves(cond)}
-    if len(sizes) != 1:
-        raise ValueError(f"the parts of a condition must be of as many examples: got {cond!r:.200}")
-    return sizes.pop()
+    sizes = [len(part) for part in jax.tree.leaves(cond)]
+    if len(set(sizes)) != 1:
+        raise ValueError(f"the parts of a condition must be of as many examples: got {sizes}")
+    return sizes[0]
 
 
 def no_condition(
