@@ -32,9 +32,11 @@ class Conditions(NamedTuple):
 Condition = Array | np.ndarray | Conditions
 
 
-def as_arrays(cond: T) -> T:
+def as_arrays(cond: Condition | None) -> Condition | None:
     """Return the condition with arrays of JAX; None is no condition, here and below."""
-    return jax.tree.map(jnp.asarray, cond)
+    if cond is None or not isinstance(cond, Conditions):
+        return None if cond is None else jnp.asarray(cond)  # a list of classes is one array
+    return Conditions(*(None if part is None else jnp.asarray(part) for part in cond))
 
 
 def take(cond: T, rows: Int[Array | np.ndarray, " r"] | slice) -> T:

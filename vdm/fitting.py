@@ -51,8 +51,8 @@ def fit(
     another number than n; TypeError for data that the likelihood does not model.
     """
     x = jnp.asarray(x)
-    _check(len(x), num_steps, batch_size, cond)
     cond = as_arrays(cond)
+    _check(len(x), num_steps, batch_size, cond)
     key_order, key_steps = jax.random.split(key)
     # One function for all calls: a second one with equal parts is not compiled again.
     step = functools.partial(_step, model=model, optimizer=optimizer, noise_levels=noise_levels)

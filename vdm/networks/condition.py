@@ -32,7 +32,8 @@ def check_kinds(kinds: Kinds) -> None:
             check_positive(**{name: size})
     if kinds.optional and not kinds.names:
         raise ValueError(
-            "optional_cond needs a condition, num_classes, cond_dim or cond_channels: got neither"
+            "optional_cond needs a condition, num_classes, cond_dim or cond_channels: got none of "
+            "them"
         )
 
 

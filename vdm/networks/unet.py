@@ -41,9 +41,8 @@ class UNet(nn.Module):
     `dropout` (only with train=True), the conditions, any of `num_classes` for integers [b],
     `cond_dim` for vectors [b, cond_dim] and `cond_channels` for fields [b, h, w, cond_channels],
     `optional_cond` for examples that come without (see `vdm.condition`), `residual`, the range
-    `log_snr_max`,
-    `log_snr_min` on which λ is normalised, the compute `dtype`, parameters being float32
-    always, and `remat`, which computes every block twice to spare its memory. Parameters
+    `log_snr_max`, `log_snr_min` on which λ is normalised, the compute `dtype`, parameters being
+    float32 always, and `remat`, which computes every block twice to spare its memory. Parameters
     that `stacked.stack` has rearranged give the same function, compiled as a scan over equal
     blocks. Raises ValueError or TypeError for fields or inputs that do not fit.
     """
