@@ -212,7 +212,7 @@ def _check_shape(shape: tuple[int, ...], patches: tuple[int, ...]) -> None:
     if len(shape) != axes + 2:
         hint = " (x[..., None] adds an axis of one channel)" if len(shape) == axes + 1 else ""
         raise ValueError(
-            f"DiT with axes={axes} expects z of shape [b, {'n, ' * axes}c]: got shape {shape}{hint}"
+            f"DiT with axes={axes} expects z of shape [b, {('n', 'h, w', 'd, h, w')[axes - 1]}, c]: got shape {shape}{hint}"
         )
     for axis, (size, p) in enumerate(zip(shape[1:-1], patches, strict=True)):
         if size % p or not size:
