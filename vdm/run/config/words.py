@@ -18,7 +18,7 @@ from vdm import (
 )
 from vdm.laws import LAWS
 from vdm.likelihoods import Likelihood
-from vdm.networks import MLP, UNet
+from vdm.networks import MLP, DiT, UNet
 from vdm.samplers import Sampler
 from vdm.schedules import Schedule
 
@@ -33,7 +33,11 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "edm": schedules.edm,
     "from_betas": schedules.from_betas,
 }
-NETWORKS: Mapping[str, Callable[..., MLP | UNet]] = {"mlp": networks.MLP, "unet": networks.UNet}
+NETWORKS: Mapping[str, Callable[..., DiT | MLP | UNet]] = {
+    "dit": networks.DiT,
+    "mlp": networks.MLP,
+    "unet": networks.UNet,
+}
 LIKELIHOODS: Mapping[str, Callable[..., Likelihood]] = {
     "discretised": likelihoods.discretised,
     "gaussian": likelihoods.gaussian,
