@@ -153,6 +153,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
 def _score(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
     from vdm.run import score, trained
+    from vdm.run.data import chosen
     from vdm.run.scoring import files, scores, summary
 
     out = options.out or _folder(options.workdir) / "scores.csv"
@@ -161,7 +162,8 @@ def _score(options: argparse.Namespace, rest: list[str]) -> int:
     bound = options.bound or split_words(run.config.evaluate.bound)[0]
     settings = overrides.override(scores.settings_of(run, bound, {}), options)
     overrides.check_used(settings, options, integers=run.model.likelihood.bounds is not None)
-    scored = score.score(run, options.source, out, settings, _folder(options.workdir))
+    asked = chosen.of(options)
+    scored = score.score(run, options.source, out, settings, _folder(options.workdir), asked)
     if processes.is_first():
         summary.show(*scored)
     _say(f"written to {out}")
@@ -183,13 +185,16 @@ def _fit_chain(options: argparse.Namespace, rest: list[str]) -> int:
 def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
     from vdm.run import dry_run, figures, sample, trained
+    from vdm.run.data import chosen
     from vdm.run.workdir import chains
 
     _check_topology(options)
     _check_num(arguments.NUM_SAMPLES, options.num)
     run = trained.load(options.workdir)
     settings = overrides.override(run.config.sample, options)
-    chain, classes = None, None
+    asked = chosen.of(options)
+    given = chosen.read(asked, run.condition, options.num, run.shape, "sample (--num)")
+    chain = None
     if options.chain:  # what is not asked for is what a chain takes
         settings = dataclasses.replace(
             settings, sampler=options.sampler or "ancestral", grid=options.grid or "time"
@@ -201,13 +206,11 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
         lines = _dry(options, lambda absent: dry_run.of_sampling(run, settings, absent))
         _print_dry(options, "drawn", lines)
         return 0
-    if options.label is not None:
-        classes = sample.classes_of(run, [options.label] * options.num, options.num, "--label")
     out = options.out or _folder(options.workdir) / "samples.png"
     # An error before the work, not after.
     figures.kind(out, run.shape, run.model.likelihood.levels)
     processes.first_alone(lambda: check_writable(out.parent))
-    drawn = sample.sample(run, options.num, settings, classes=classes, chain=chain)
+    drawn = sample.sample(run, options.num, settings, given=given, chain=chain)
     sample.save(drawn, run, out)
     _say(f"written to {out}")
     return 0
