@@ -176,6 +176,8 @@ def test_computes_in_the_asked_dtype_with_float32_parameters():
         narrow = network.copy(dtype=dtype)
         output = apply(narrow, params, z, log_snr)
         assert output.dtype == z.dtype
+        plain = functools.partial(narrow.copy(residual=False).apply, params)
+        assert jax.eval_shape(plain, z, log_snr).dtype == z.dtype
         assert least < np.max(np.abs(output - exact)) / np.std(exact - z) < most
         cast = {"params": precision.cast(narrow, params["params"])}
         assert jnp.dtype(dtype) in {leaf.dtype for leaf in jax.tree.leaves(cast)}
