@@ -37,7 +37,7 @@ def test_the_rows_of_a_set_take_equal_work(compared, chosen, capsys):
 
 @pytest.mark.parametrize("row", ["unet", "dit@", "dit@fast", "dit+head"])
 def test_a_row_that_is_none_is_one_line(compared, row):
-    with pytest.raises(UserError, match="expected such as dit@0.001"):
+    with pytest.raises(UserError, match="expected such as dit@"):
         compared.make_config(row, "digits", [], 100, 0)
 
 
