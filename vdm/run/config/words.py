@@ -6,7 +6,16 @@ import jax
 import numpy as np
 import optax
 
-from vdm import likelihoods, networks, noise_levels, samplers, schedules, sde, weightings
+from vdm import (
+    likelihoods,
+    networks,
+    noise_levels,
+    optimizers,
+    samplers,
+    schedules,
+    sde,
+    weightings,
+)
 from vdm.laws import LAWS
 from vdm.likelihoods import Likelihood
 from vdm.networks import MLP, DiT, UNet
@@ -38,7 +47,10 @@ SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
     "euler_maruyama": sde.euler_maruyama,
     "exponential": sde.exponential,
 }
-OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {"adamw": optax.adamw}
+OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
+    "adamw": optax.adamw,
+    "muon": optimizers.muon,
+}
 WEIGHTINGS: Mapping[str, Callable[..., jax.Array]] = {
     "elbo": weightings.elbo,
     "simple": weightings.simple,
