@@ -97,6 +97,6 @@ def _fitted(
         return known, data  # classes of a file are passed over, as those of a data set are
     if found.names is not None and found.beside.label is not None:
         conditions.check(known, data)  # another number of folders would be other classes
-    called = Called(*(f"{source} ({name})" for name in OWN))
+    called = Called(*(name if there is None else f"{source} ({name})" for name in OWN))
     _, condition = given.parts(run, there, len(data), called)
     return condition, data
