@@ -37,7 +37,7 @@ def condition(run: Run, num: int, given: Conditions | None) -> Given | None:
     """
     if run.condition.names and given is None:
         raise UserError(
-            f"this model is conditioned on {asked.expected(run.condition, chosen.IN_ALL)}: what is "
+            f"this model is conditioned on {asked.kinds(run.condition, chosen.IN_ALL)}: what is "
             "filled in depends on it, expected these options, or cond in Python"
         )
     return (
