@@ -30,10 +30,11 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, " b *d c"]) -> Float[Array, " b *e features"]:
         shape = (WIDTH,) * len(self.padding) + (h.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         h, kernel, bias = promote_dtype(h, kernel, bias, dtype=self.dtype)
-        return convolve(h, kernel, self.padding, self.stride) + bias
+        y = convolve(h, kernel, self.padding, self.stride)
+        return y + jnp.expand_dims(bias, range(y.ndim - 1))
 
 
 def convolve(

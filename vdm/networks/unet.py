@@ -136,9 +136,7 @@ class UNet(nn.Module):
 
         attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
 
-        def attend(
-            name: str, h: Float[Array, " b *d c"], wanted: bool
-        ) -> Float[Array, " b *d c"]:
+        def attend(name: str, h: Float[Array, " b *d c"], wanted: bool) -> Float[Array, " b *d c"]:
             return attention(self.num_groups, self.dtype, name=name)(h) if wanted else h
 
         everywhere = self.attention == "everywhere"

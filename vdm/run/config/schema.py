@@ -94,7 +94,7 @@ class OptimizerConfig:
 
     method: Mapping[str, Any] = option(
         {"name": "adamw"},
-        "of the network; adamw takes b1, b2 and weight_decay from below",
+        "of the network; adamw and muon take b1, b2 and weight_decay from below",
         Name(words.OPTIMIZERS),
     )
     learning_rate: float = option(2e-4, "of the network, after the warm-up", RATE)
