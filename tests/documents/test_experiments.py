@@ -41,9 +41,7 @@ def test_the_config_fits_its_data(path, monkeypatch, tmp_path):
             raise
         pytest.skip(str(error))
     condition = parts.of(config, dataset).condition
-    conditional = path.stem in (
-        *("cifar10_aug", "digits_conditional", "digits_guided", "conditional_fields"),
-    )
+    conditional = path.stem in ("cifar10_aug", "digits_conditional", "digits_guided")
     assert (condition != Condition()) == conditional
     assert len(make_batch(dataset, condition, config, 0).x) == config.train.batch_size
     text = path.read_text()
