@@ -44,6 +44,7 @@ def make(folder):
 def _configs(folder):
     for name, config in runs.MADE.items():
         runs.write_config_file(folder / f"{name}.py", config())
+    runs.write_config_file(folder / "dit.py", runs.images(runs.DIT))
     for name, config, data in (
         ("real", runs.points(batch_size=2), "arrays"),
         ("counts", runs.images(batch_size=2), "arrays"),

@@ -14,15 +14,8 @@ from vdm.run import cli, config as configs
 from vdm.run.training import layout
 
 pytestmark = [pytest.mark.float32, pytest.mark.usefixtures("unchecked")]
-TINY = {
-    "name": "dit",
-    "patch": [4, 2],  # as JSON has it
-    "channels": 8,
-    "num_blocks": 1,
-    "num_heads": 2,
-    "padding": ["zero", "wrap"],
-    "dropout": 0.1,
-}
+# As JSON has it.
+TINY = runs.DIT | {"patch": [4, 2], "padding": ["zero", "wrap"]}
 
 
 def test_a_run_is_trained_loaded_sampled_and_exported(tmp_path, monkeypatch):
@@ -58,24 +51,3 @@ def test_no_device_scans_its_blocks(asked):
     for platform in ("cpu", "gpu", "tpu"):
         assert not layout.scans(config, DiT(), platform)
     assert configs.from_dict(configs.to_dict(config)) == config
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"patch": 3}, "multiples of 3: got size 8 on axis 1 of z's shape (1, 8, 8, 1); 6 or 9"),
-        ({"axes": 3, "patch": 2, "padding": "zero"}, "axes=3 expects z of shape [b, d, h, w, c]"),
-        ({"padding": "warp"}, "Did you mean 'wrap'"),
-    ],
-)
-def test_what_does_not_fit_the_data_is_one_line_before_any_folder(
-    fields, message, tmp_path, capsys
-):
-    config = dataclasses.replace(runs.images(TINY))
-    values = configs.to_dict(config)
-    values["model"]["network"] |= fields
-    (tmp_path / "dit.py").write_text(runs.CONFIG_FILE.format(values=values))
-    words = ["train", f"--config={tmp_path / 'dit.py'}", f"--workdir={tmp_path / 'run'}"]
-    assert cli.main(words) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

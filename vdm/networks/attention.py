@@ -57,8 +57,12 @@ def _by_example(
     q: Float[Array, " b n c"], k: Float[Array, " b n c"], v: Float[Array, " b n c"]
 ) -> Float[Array, " b n c"]:
     size = _queries(q.shape[1], MAX_LOGITS_OF_AN_EXAMPLE)
-    parts = (part[:, None] for part in (q, k, v))
-    return jax.lax.map(lambda part: _by_queries(*part, size), tuple(parts))[:, 0]
+
+    def one(parts: tuple[Array, Array, Array]) -> Array:
+        q, k, v = parts
+        return _by_queries(q, k, v, size)
+
+    return jax.lax.map(one, (q[:, None], k[:, None], v[:, None]))[:, 0]
 
 
 def _by_queries(

@@ -20,16 +20,16 @@ def each_axis(padding: str | Sequence[str], axes: int) -> tuple[str, ...]:
 
     Raises ValueError for a word other than "zero" and "wrap", and for another number of words.
     """
-    several = isinstance(padding, tuple | list)
-    words = tuple(padding) if several else (padding,) * axes
-    if any(not isinstance(word, str) for word in words) or len(words) != axes:
+    words = (padding,) * axes if isinstance(padding, str) else padding
+    listed = isinstance(words, tuple | list) and all(isinstance(word, str) for word in words)
+    if not listed or len(words) != axes:
         raise ValueError(
             f"padding must be zero or wrap, or one of them for each of {axes} axes: got {padding!r}"
         )
     for word in words:
         if word not in PADDINGS:
             raise ValueError(unknown("padding", word, PADDINGS))
-    return words
+    return tuple(words)
 
 
 def check_rank(network: str, axes: int, shape: tuple[int, ...]) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from vdm.condition import Condition
 from vdm.networks import positions
+from vdm.networks.axes import check_axes, check_rank, each_axis
 from vdm.networks.condition import Kinds, check_kinds, checked
 from vdm.networks.embeddings import embed, fourier_features, of_field
 from vdm.networks.fields import (
@@ -19,8 +20,6 @@ from vdm.networks.fields import (
     dtype_name,
 )
 from vdm.networks.transformer import TransformerBlock, modulated, modulation
-
-MAX_AXES = 3
 
 
 class DiT(nn.Module):
@@ -76,8 +75,7 @@ class DiT(nn.Module):
                 object.__setattr__(self, name, tuple(value))
         object.__setattr__(self, "fourier_exponents", tuple(self.fourier_exponents))
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
-        if self.axes not in range(1, MAX_AXES + 1):
-            raise ValueError(f"axes must be a whole number from 1 to {MAX_AXES}: got {self.axes!r}")
+        check_axes(self.axes)
         check_positive(channels=self.channels, num_blocks=self.num_blocks, num_heads=self.num_heads)
         self._check_heads()
         for size in self._patches:
@@ -122,7 +120,7 @@ class DiT(nn.Module):
 
     @property
     def _padding(self) -> tuple[str, ...]:
-        return positions.paddings(self.padding, self.axes)
+        return each_axis(self.padding, self.axes)
 
     @nn.compact
     def __call__(
@@ -208,12 +206,7 @@ def from_patches(
 
 
 def _check_shape(shape: tuple[int, ...], patches: tuple[int, ...]) -> None:
-    axes = len(patches)
-    if len(shape) != axes + 2:
-        hint = " (x[..., None] adds an axis of one channel)" if len(shape) == axes + 1 else ""
-        raise ValueError(
-            f"DiT with axes={axes} expects z of shape [b, {('n', 'h, w', 'd, h, w')[axes - 1]}, c]: got shape {shape}{hint}"
-        )
+    check_rank("DiT", len(patches), shape)
     for axis, (size, p) in enumerate(zip(shape[1:-1], patches, strict=True)):
         if size % p or not size:
             below = [size // p * p] if size > p else []

@@ -12,24 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vdm.choices import unknown
-
-PADDINGS = ("zero", "wrap")
-
-
-def paddings(padding: str | Sequence[str], axes: int) -> tuple[str, ...]:
-    """Return the padding of every axis, from one word for all of them or one for each.
-
-    Raises ValueError for another word, and for another number of words.
-    """
-    each = (padding,) * axes if isinstance(padding, str) else tuple(padding)
-    for word in each:
-        if word not in PADDINGS:
-            raise ValueError(unknown("padding", word, PADDINGS))
-    if len(each) != axes:
-        raise ValueError(f"padding must be one word or one for each of {axes} axes: got {each}")
-    return each
-
 
 def absolute(
     sizes: Sequence[int], padding: Sequence[str], features: int

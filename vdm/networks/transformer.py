@@ -27,11 +27,7 @@ def multi_head(
     computed in pieces, and again in the backward pass, as `vdm.networks.attention.attend` does.
     """
     if q.shape[1] > PLAIN_TOKENS:
-
-        def head(*parts: Array) -> Array:
-            return attend(*(part[:, :, None] for part in parts))[:, :, 0]
-
-        return jax.vmap(head, in_axes=2, out_axes=2)(q, k, v)
+        return jax.vmap(attend, in_axes=2, out_axes=2)(q, k, v)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=wide)
     weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1)

@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "source",
         metavar="IN",
         type=pathlib.Path,
-        help=".npy, .npz with x (and labels), an image or a folder of images",
+        help=".npy, .npz with x (and labels, cond, cond_field), an image or a folder of images",
     )
     score.add_argument(
         "--params",
@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"the variational bound, or that of the ODE ({Word(words.BOUNDS)}; default: the first "
         "one of the run's config)",
     )
+    _add_conditions(score, "example", " (default: what IN holds)")
     _add_settings(score, EvaluateConfig, left_out=NOT_SCORED)
     score.set_defaults(command="score")
 
@@ -107,11 +108,10 @@ def parser() -> argparse.ArgumentParser:
         help="a .png or .npy file, or a new folder for a .png of each image (default: samples.png "
         "in the workdir)",
     )
-    sample.add_argument(
-        "--label",
-        type=int,
-        help="the class of all samples of a class-conditional model (default: 0, 1, 2, ... in "
-        "order)",
+    _add_conditions(
+        sample,
+        "sample",
+        " (default: the classes 0, 1, 2, ... in order, or conditions of training examples)",
     )
     sample.add_argument(
         "--known",
@@ -254,6 +254,21 @@ def parser() -> argparse.ArgumentParser:
 
 def _command(commands: Any, name: str) -> argparse.ArgumentParser:
     return commands.add_parser(name, help=COMMANDS[name], allow_abbrev=False)
+
+
+def _add_conditions(command: argparse.ArgumentParser, each: str, default: str) -> None:
+    """Give a command the options of `vdm.run.data.chosen`."""
+    command.add_argument("--label", type=int, help=f"the class of every {each}{default}")
+    command.add_argument(
+        "--cond", metavar="NUMBERS", help=f"the vector of every {each}, such as 0.3,0.8"
+    )
+    command.add_argument(
+        "--cond_file",
+        metavar="FILE",
+        type=pathlib.Path,
+        help=f"a row for each {each}, or one for all: .npy vectors, .npz with labels, cond and "
+        "cond_field, or .csv with a header",
+    )
 
 
 def _add_dry_run(command: argparse.ArgumentParser, what: str) -> None:

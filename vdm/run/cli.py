@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +29,7 @@ from vdm.run.system.signals import Terminated, end_by_sigterm, sigterm_leaves
 from vdm.run.training import checks
 
 if TYPE_CHECKING:  # it takes long to import, and not every command needs it
+    from vdm.condition import Conditions
     from vdm.run.trained import Trained
 
 # A full disk, no rights, a name too long, too many files: not our mistakes.
@@ -158,6 +158,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
 def _score(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
     from vdm.run import score, trained
+    from vdm.run.data import chosen
     from vdm.run.scoring import files, scores, summary
 
     out = options.out or _folder(options.workdir) / "scores.csv"
@@ -166,7 +167,8 @@ def _score(options: argparse.Namespace, rest: list[str]) -> int:
     bound = options.bound or split_words(run.config.evaluate.bound)[0]
     settings = overrides.override(scores.settings_of(run, bound, {}), options)
     overrides.check_used(settings, options, integers=run.model.likelihood.bounds is not None)
-    scored = score.score(run, options.source, out, settings, _folder(options.workdir))
+    asked = chosen.of(options)
+    scored = score.score(run, options.source, out, settings, _folder(options.workdir), asked)
     if processes.is_first():
         summary.show(*scored)
     _say(f"written to {out}")
@@ -199,6 +201,7 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     if options.trajectory is not None:
         return _film(options, run, settings)
     num = arguments.USUAL_NUM if options.num is None else options.num
+    given = _given(options, run, num)
     chain = None
     if options.chain:  # what is not asked for is what a chain takes
         settings = dataclasses.replace(
@@ -211,12 +214,11 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
         lines = _dry(options, lambda absent: dry_run.of_sampling(run, settings, absent))
         _print_dry(options, "drawn", lines)
         return 0
-    classes = _classes(options, run, num)
     out = options.out or _folder(options.workdir) / "samples.png"
     # An error before the work, not after.
     figures.kind(out, run.shape, run.model.likelihood.levels)
     processes.first_alone(lambda: check_writable(out.parent))
-    drawn = sample.sample(run, num, settings, classes=classes, chain=chain)
+    drawn = sample.sample(run, num, settings, given=given, chain=chain)
     sample.save(drawn, run, out)
     _say(f"written to {out}")
     return 0
@@ -239,13 +241,12 @@ def _check_ways(options: argparse.Namespace) -> None:
         raise UserError(f"--{ways[0]} does not go with --{ways[1]}: expected one of the two")
 
 
-def _classes(options: argparse.Namespace, run: "Trained", num: int) -> np.ndarray | None:
-    """Return the class of each sample, None where none is asked for."""
-    from vdm.run import sample
+def _given(options: argparse.Namespace, run: "Trained", num: int) -> "Conditions | None":
+    """Return the condition of each sample, in the user's units; None where none is asked for."""
+    from vdm.run.data import chosen
 
-    if options.label is None:
-        return None
-    return sample.classes_of(run, [options.label] * num, num, "--label")
+    asked = chosen.of(options)
+    return chosen.read(asked, run.condition, num, run.shape, "sample (--num)")
 
 
 def _fill(options: argparse.Namespace, run: "Trained", settings: SampleConfig) -> int:
@@ -255,7 +256,7 @@ def _fill(options: argparse.Namespace, run: "Trained", settings: SampleConfig) -
     checks.check_sampling(run.model, settings)
     examples = partly.read(run, options.known, options.mask)
     num = partly.number(examples, options.num, arguments.USUAL_NUM)
-    cond = fill.condition(run, num, _classes(options, run, num))
+    cond = fill.condition(run, num, _given(options, run, num))
     resample = options.resample or RESAMPLE
     if options.dry_run:
         lines = _dry(options, lambda absent: dry_run.of_filling(run, settings, resample, absent))
@@ -281,7 +282,7 @@ def _film(options: argparse.Namespace, run: "Trained", settings: SampleConfig) -
     frames.positions(settings.num_steps, columns)
     out = options.out or _folder(options.workdir) / "film.png"
     num = strip.number(strip.kind(out, run.shape), options.num)
-    cond = frames.condition(run, num, _classes(options, run, num))
+    cond = frames.condition(run, num, _given(options, run, num))
     if options.dry_run:
         lines = _dry(options, lambda absent: dry_run.of_film(run, settings, columns, absent))
         _print_dry(options, "drawn", lines)

@@ -12,11 +12,12 @@ from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
 from vdm import draws, samplers
-from vdm.condition import Condition as Given, take
+from vdm.condition import Condition as Given, Conditions, take
 from vdm.model import VDM, Params
 from vdm.run import keys, mesh as meshes, sample as samples
 from vdm.run.config import SampleConfig
 from vdm.run.config.schema import RESAMPLE, TIMES
+from vdm.run.data import asked, chosen
 from vdm.run.errors import UserError
 from vdm.run.filling import known as partly
 from vdm.run.filling.known import Known
@@ -28,39 +29,38 @@ from vdm.run.training import build, checks
 from vdm.samplers import Sampler
 
 
-def condition(run: Run, num: int, classes: np.ndarray | None) -> Given | None:
+def condition(run: Run, num: int, given: Conditions | None) -> Given | None:
     """Return what the model is given of each of `num` samples.
 
     Raises UserError for a conditional model without a condition: one of its own choice would be
     another example's.
     """
-    if run.condition.num_classes is not None and classes is None:
-        raise UserError(
-            f"this model is conditioned on one of {run.condition.num_classes} classes: what is "
-            "filled in depends on it, expected --label, or cond in Python"
-        )
-    return run.condition.of(num, classes)
+    if given is not None:
+        return run.condition.of_parts(num, given)
+    if run.condition.names:
+        raise asked.missing(run.condition, num, chosen.IN_ALL)
+    return run.condition.of_samples(np.arange(num))
 
 
 def of_keys(
     run: Run,
     known: ArrayLike,
     mask: ArrayLike,
-    cond: ArrayLike | None,
+    cond: ArrayLike | Conditions | None,
     *,
     num: int | None,
     key: Key,
     resample: int,
-    asked: Mapping[str, Any],
+    values: Mapping[str, Any],
 ) -> np.ndarray:
-    """Return what `vdm.run.trained.Trained.inpaint` does; what is `asked` for may be None."""
+    """Return what `vdm.run.trained.Trained.inpaint` does; of `values` any may be None."""
     found = partly.check(run, known, mask)
     num = partly.number(found, num, 1)
     settings = dataclasses.replace(
-        run.config.sample, **{name: value for name, value in asked.items() if value is not None}
+        run.config.sample, **{name: value for name, value in values.items() if value is not None}
     )
-    classes = None if cond is None else samples.classes_of(run, cond, num, "cond")
-    given = condition(run, num, classes)
+    own = None if cond is None else samples.conditions_of(run, cond, num)
+    given = condition(run, num, own)
     return fill(run, found, num, settings, cond=given, resample=resample, key=key)
 
 

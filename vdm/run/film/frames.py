@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vdm import draws, samplers
-from vdm.condition import Condition as Given, take
+from vdm.condition import Condition as Given, Conditions, take
 from vdm.diffusion import alpha, convert
 from vdm.model import VDM, Params
 from vdm.run import keys, mesh as meshes
@@ -50,11 +50,11 @@ def positions(num_steps: int, columns: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.linspace(0, num_steps, columns).round())
 
 
-def condition(run: Run, num: int, classes: np.ndarray | None) -> Given | None:
-    """Return what the model is given of each of `num` samples: its classes in order, or these."""
-    if classes is None:
+def condition(run: Run, num: int, given: Conditions | None) -> Given | None:
+    """Return what the model is given of each of `num` samples: these conditions, or the usual."""
+    if given is None:
         return run.condition.of_samples(np.arange(num))
-    return run.condition.of(num, classes)
+    return run.condition.of_parts(num, given)
 
 
 def draw(
