@@ -1,4 +1,4 @@
-"""Photographs in patches of 64×64 RGB pixels.
+"""Photographs in patches of 64×64 RGB pixels: a U-Net that goes down to coarser resolutions.
 
     vdm train    --config=experiments/patches64.py --workdir=runs/patches64
     vdm evaluate --workdir=runs/patches64 --split=test
@@ -6,8 +6,9 @@
     vdm report   --workdir=runs/patches64
 
 The two photographs of scikit-learn, 427×640 pixels each, are cut up; nothing is downloaded. The
-test split is the right-hand fifth of both, which no patch of training reaches into.
-A code that knows nothing takes 8 bits per dimension.
+test split is the right-hand fifth of both, which no patch of training reaches into. Blocks at the
+full resolution stand at both ends of the network, since the bound is about single pixels; those at
+coarser resolutions see far for little work. A code that knows nothing takes 8 bits per dimension.
 
 Hardware: two CPU cores. What to expect is not known in closed form: vdm train prints the loss, and
 two photographs teach a model little about others.
@@ -49,6 +50,7 @@ def get_config() -> ConfigDict:
                 "name": "unet",
                 "channels": 32,
                 "num_blocks": 1,
+                "levels": (1, 1),
                 "num_groups": 8,
                 "attention": "none",
                 # sin and cos of z with periods of 1 and 2 levels, which are 2/256 apart.

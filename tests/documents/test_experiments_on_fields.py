@@ -2,12 +2,14 @@
 
 import importlib.util
 import io
+import math
 import pathlib
 import re
 import types
 
 import matplotlib.cbook
 import numpy as np
+import pytest
 
 from oracles import within
 
@@ -19,6 +21,17 @@ def module(name):
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     return made
+
+
+def dense(power):
+    """The covariance [d, d] of a periodic field: that of two cells depends on their distance."""
+    of_distance = np.fft.ifftn(power).real
+    cells = np.indices(power.shape).reshape(power.ndim, -1)
+    return of_distance[tuple(cells[:, :, None] - cells[:, None, :])]
+
+
+def log2_det(matrix):
+    return np.linalg.slogdet(matrix)[1] / math.log(2)
 
 
 def documented(made):
@@ -38,6 +51,45 @@ def test_the_expected_bits_of_the_volumes():
     assert within(found.mean((1, 2, 3)), 1.0)
     assert within(found[:, :3, :3, :3].mean((1, 2, 3)), 1.0)
     assert not np.array_equal(x, made.data("train")[:20, ..., 0])
+
+
+def test_the_expected_bits_of_fields_given_their_parameters_and_a_picture(monkeypatch):
+    """Against the dense covariance of x given y, Σ_xx − Σ_xy Σ_yy⁻¹ Σ_yx, of one θ."""
+    made = module("conditional_fields")
+    expected = [made.bits("test"), made.bits("test", observed=False)]
+    assert documented(made) == [round(number, 4) for number in expected]
+    monkeypatch.setitem(made.NUM_EXAMPLES, "test", 1)
+    theta = made._parameters(np.random.default_rng(1), "test")
+    waves = np.fft.fftfreq(32, 1 / 32)
+    squares = waves[:, None] ** 2 + waves[None, :] ** 2
+    smooth = (1 + squares / theta[0, 0] ** 2) ** -theta[0, 1]
+    cov = dense(0.98 * smooth / smooth.mean() + 0.02)
+    blur = dense(np.exp(-squares / 32))
+    of_y = blur @ cov @ blur.T + 0.01 * np.eye(1024)
+    given = cov - cov @ blur.T @ np.linalg.solve(of_y, blur @ cov)
+    for covariance, observed in ((given, True), (cov, False)):
+        bits = 0.5 * log2_det(2 * np.pi * np.e * covariance) / 1024
+        assert made.bits("test", observed) == pytest.approx(bits, abs=1e-9)
+
+
+def test_fields_and_their_pictures_have_the_documented_law():
+    """The mean of −log p(x|y, θ), from the formula of the document, is the expected number."""
+    made = module("conditional_fields")
+    x, given = made.data("test")
+    assert set(given) == {"cond", "cond_field"}
+    theta, y = given["cond"].astype(float), given["cond_field"][..., 0]
+    squares = np.fft.fftfreq(32, 1 / 32)[:, None] ** 2 + np.fft.fftfreq(32, 1 / 32) ** 2
+    blur = np.exp(-squares / 32)
+    smooth = (1 + squares / theta[:, :1, None] ** 2) ** -theta[:, 1:, None]
+    power = 0.98 * smooth / smooth.mean((1, 2), keepdims=True) + 0.02
+    variance = 1 / (1 / power + blur**2 / 0.01)
+    x_k, y_k = (np.fft.fft2(array) / 32 for array in (x[..., 0], y))
+    errors = np.abs(x_k - variance * blur / 0.01 * y_k) ** 2 / variance
+    nats = 0.5 * np.mean(np.log(2 * np.pi * variance) + errors, axis=(1, 2))
+    # θ is the same on both sides: its scatter does not count.
+    expected = 0.5 * np.mean(np.log(2 * np.pi * np.e * variance), axis=(1, 2))
+    assert within(nats - expected, 0.0)
+    assert expected.mean() / math.log(2) == pytest.approx(made.bits("test"), abs=1e-4)
 
 
 def test_no_patch_of_training_has_a_pixel_of_the_test_split(monkeypatch):
