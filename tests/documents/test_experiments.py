@@ -41,8 +41,8 @@ def test_the_config_fits_its_data(path, monkeypatch, tmp_path):
             raise
         pytest.skip(str(error))
     condition = parts.of(config, dataset).condition
-    conditional = path.stem in ("cifar10_aug", "digits_conditional", "digits_guided")
-    assert (condition != Condition()) == conditional
+    conditional = ("cifar10_aug", "conditional_fields", "digits_conditional", "digits_guided")
+    assert (condition != Condition()) == (path.stem in (*conditional, "relief"))
     assert len(make_batch(dataset, condition, config, 0).x) == config.train.batch_size
     text = path.read_text()
     assert f"vdm train    --config=experiments/{path.name} --workdir=runs/{path.stem}" in text
