@@ -35,6 +35,7 @@ def make(folder):
     _configs(folder)
     _broken_runs(folder)
     _arrays(folder / "arrays")
+    _masks(folder / "masks")
     _pictures(folder / "pictures")
     _compressed(folder / "compressed", folder)
     _official(folder / "official")
@@ -44,6 +45,7 @@ def _configs(folder):
     for name, config in runs.MADE.items():
         runs.write_config_file(folder / f"{name}.py", config())
     runs.write_config_file(folder / "unet.py", runs.images(runs.UNET))
+    runs.write_config_file(folder / "dit.py", runs.images(runs.DIT))
     for name, config, data in (
         ("real", runs.points(batch_size=2), "arrays"),
         ("counts", runs.images(batch_size=2), "arrays"),
@@ -265,6 +267,24 @@ def _arrays(folder):
     np.savez(folder / "split_twice/train.npz", x=COUNTS)
     os.mkfifo(folder / "pipe.npy")
     (folder / "folder.npy").mkdir()
+
+
+def _masks(folder):
+    folder.mkdir()
+    half, but_one = np.zeros((8, 8), bool), np.ones((8, 8), bool)
+    half[:4], but_one[7, 7] = True, False
+    masks = {
+        "half": half,
+        "all_but_one": but_one,
+        "grey": 0.5 * half,
+        "words": np.where(half, "1", "0"),
+        "all": half | ~half,
+        "nothing": half & ~half,
+        "three": np.stack([half] * 3),
+        "first": np.stack([[True, True]] * 39 + [[True, False]]),
+    }
+    for name, mask in masks.items():
+        np.save(folder / f"{name}.npy", mask)
 
 
 def _pictures(folder):

@@ -21,6 +21,16 @@ UNET = {
     "fourier_exponents": (),
     "attention": "none",
 }
+DIT = {
+    "name": "dit",
+    "axes": 2,
+    "patch": 4,
+    "channels": 8,
+    "num_blocks": 1,
+    "num_heads": 2,
+    "padding": "wrap",
+    "dropout": 0.1,
+}
 
 
 def points(**train):

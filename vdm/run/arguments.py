@@ -14,12 +14,15 @@ from vdm.run.config import (
     words,
 )
 from vdm.run.config.rules import Number, Word, Words
+from vdm.run.config.schema import COLUMNS, RESAMPLE, TIMES
 from vdm.run.outline import COMMANDS, outline
 
 OF_THE_CONFIG = (
     "An option that is not given takes its value from the run's config; the defaults in brackets "
     "are those of a config without it."
 )
+USUAL_NUM = 64
+USUAL_COLUMNS = 10
 NUM_SAMPLES = Number(1, 2**31 - 1)  # sample i is drawn from i, a number of 32 bits
 # One score for an example leaves no choice of these, and of one bound only.
 NOT_SCORED = ("num_steps", "num_paths", "clip_denoised", "bound")
@@ -61,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "source",
         metavar="IN",
         type=pathlib.Path,
-        help=".npy, .npz with x (and labels), an image or a folder of images",
+        help=".npy, .npz with x (and labels, cond, cond_field), an image or a folder of images",
     )
     score.add_argument(
         "--params",
@@ -78,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"the variational bound, or that of the ODE ({Word(words.BOUNDS)}; default: the first "
         "one of the run's config)",
     )
+    _add_conditions(score, "example", " (default: what IN holds)")
     _add_settings(score, EvaluateConfig, left_out=NOT_SCORED)
     score.set_defaults(command="score")
 
@@ -93,7 +97,10 @@ def parser() -> argparse.ArgumentParser:
 
     sample = _command(commands, "sample")
     sample.add_argument(
-        "--num", type=int, default=64, help=f"number of samples ({NUM_SAMPLES}; default 64)"
+        "--num",
+        type=int,
+        help=f"number of samples ({NUM_SAMPLES}; default {USUAL_NUM}; with several examples in "
+        "--known a multiple of their number, default each once; of a film strip 8, of points 500)",
     )
     sample.add_argument(
         "--out",
@@ -101,11 +108,40 @@ def parser() -> argparse.ArgumentParser:
         help="a .png or .npy file, or a new folder for a .png of each image (default: samples.png "
         "in the workdir)",
     )
+    _add_conditions(
+        sample,
+        "sample",
+        " (default: the classes 0, 1, 2, ... in order, or conditions of training examples)",
+    )
     sample.add_argument(
-        "--label",
+        "--known",
+        metavar="FILE",
+        type=pathlib.Path,
+        help="fill in what is missing of this example, or of several: .npy, an image or a folder "
+        "of images; its known entries are kept",
+    )
+    sample.add_argument(
+        "--mask",
+        metavar="FILE",
+        type=pathlib.Path,
+        help="a .npy with 1 where --known is known and 0 elsewhere, of the shape of an example, "
+        "without or with channels, or one such mask for each",
+    )
+    sample.add_argument(
+        "--resample",
+        metavar="TIMES",
         type=int,
-        help="the class of all samples of a class-conditional model (default: 0, 1, 2, ... in "
-        "order)",
+        help=f"take each step so often, so that what is filled in fits what is known ({TIMES}; "
+        f"default {RESAMPLE})",
+    )
+    sample.add_argument(
+        "--trajectory",
+        metavar="COLUMNS",
+        type=int,
+        nargs="?",
+        const=True,
+        help="a film strip: a row for each sample, and x̂ at so many noise levels, from noise to "
+        f"data ({COLUMNS}; default {USUAL_COLUMNS}, or all where the steps are fewer)",
     )
     sample.add_argument(
         "--chain",
@@ -218,6 +254,21 @@ def parser() -> argparse.ArgumentParser:
 
 def _command(commands: Any, name: str) -> argparse.ArgumentParser:
     return commands.add_parser(name, help=COMMANDS[name], allow_abbrev=False)
+
+
+def _add_conditions(command: argparse.ArgumentParser, each: str, default: str) -> None:
+    """Give a command the options of `vdm.run.data.chosen`."""
+    command.add_argument("--label", type=int, help=f"the class of every {each}{default}")
+    command.add_argument(
+        "--cond", metavar="NUMBERS", help=f"the vector of every {each}, such as 0.3,0.8"
+    )
+    command.add_argument(
+        "--cond_file",
+        metavar="FILE",
+        type=pathlib.Path,
+        help=f"a row for each {each}, or one for all: .npy vectors, .npz with labels, cond and "
+        "cond_field, or .csv with a header",
+    )
 
 
 def _add_dry_run(command: argparse.ArgumentParser, what: str) -> None:

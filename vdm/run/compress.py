@@ -24,7 +24,7 @@ from vdm.run.compression.files import Contents
 from vdm.run.compression.format import Block, Header
 from vdm.run.compression.outcome import Compressed, Restored
 from vdm.run.config import CompressConfig
-from vdm.run.data import condition as conditions
+from vdm.run.data import asked, condition as conditions
 from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.system.files import replacing
@@ -193,6 +193,11 @@ def _condition(run: Trained) -> Condition:
     """Return the condition of the examples in a file: none, or not augmented."""
     if conditions.is_optional(run.model.network):
         return Condition()
+    if kinds := [asked.WORDS[kind] for kind in run.condition.names if kind != "label"]:
+        raise UserError(
+            f"this model is conditioned on {' and '.join(kinds)}: expected a model without "
+            "conditions, or with classes alone, to compress with"
+        )
     if run.condition.num_classes is None:
         return run.condition
     raise UserError(

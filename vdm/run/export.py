@@ -28,6 +28,7 @@ from vdm.losses import bits_per_dim
 from vdm.networks import stacked
 from vdm.run import config as configs, data, sample
 from vdm.run.config.words import PROGRAMS
+from vdm.run.data import asked
 from vdm.run.errors import UserError
 from vdm.run.evaluation import bound
 from vdm.run.evaluation.files import RESULT_FILE, examples_file
@@ -77,6 +78,12 @@ def write(
     # Of a relative data.path, seen from the new folder.
     if kept.path is not None:
         kept = dataclasses.replace(kept, path=os.path.relpath(workdir / kept.path, out))
+    kinds = [asked.WORDS[kind] for kind in run.condition.names if kind != "label"]
+    if names and kinds:
+        raise UserError(
+            f"a model conditioned on {' and '.join(kinds)} has no programs: expected "
+            "--programs=none, or a .safetensors file"
+        )
     with new_folder(out) as folder:
         exported.write(folder / exported.MODEL_FILE, _alone(run, kept))
         configs.keep(run.config, folder)
@@ -166,6 +173,7 @@ PROGRAM = dict(zip(PROGRAMS, (_denoiser, _sample, _score), strict=True))
 def _alone(run: Trained, kept: data.Kept) -> Exported:
     arrays = exported.named(stacked.unstack(run.params), exported.PARAMS)
     arrays |= exported.named(run.law_state, exported.LAW)
+    arrays |= exported.of_condition(run.condition)
     return Exported(run.config, kept, run.step, run.kind, arrays)
 
 

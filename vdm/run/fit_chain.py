@@ -36,7 +36,7 @@ def fit(run: Run, settings: FewStepsConfig, workdir: pathlib.Path) -> list[tuple
     chains.index(workdir)
     some = np.linspace(0, len(found) - 1, min(settings.num_examples, len(found)))
     part = found.take(some.round().astype(int))
-    cond = run.condition.of(len(part.x), part.labels)
+    cond = run.condition.of_examples(part)
     # In full, as the codec is that the chain will serve.
     with jax.default_matmul_precision("highest"), _bars() as advance:
         fitted = few_steps.fit(

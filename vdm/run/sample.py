@@ -11,11 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
+from vdm.condition import Condition, Conditions, take
 from vdm.few_steps import Chain
 from vdm.model import VDM, Params
 from vdm.run import figures, keys, mesh as meshes
 from vdm.run.config import SampleConfig
-from vdm.run.data import condition as conditions
+from vdm.run.data import asked
+from vdm.run.data.beside import Called
 from vdm.run.errors import UserError
 from vdm.run.keys import Key
 from vdm.run.run import Run, dataset
@@ -34,7 +36,7 @@ def sample(
     num: int,
     settings: SampleConfig,
     *,
-    classes: np.ndarray | None = None,
+    given: Conditions | None = None,
     chain: Chain | None = None,
 ) -> np.ndarray:
     """Return `num` samples as data, with a bar; the rest and UserError are as in `chunks`."""
@@ -42,7 +44,7 @@ def sample(
     if abs(settings.guidance) > USUAL_GUIDANCE:
         say(f"guidance {settings.guidance:g} is far beyond what is usual, from 1 to about 8")
     with bar("sample", num) as advance:
-        for chunk in chunks(trained, num, settings, classes=classes, chain=chain):
+        for chunk in chunks(trained, num, settings, given=given, chain=chain):
             drawn.append(chunk)
             done = min(num, sum(map(len, drawn)))
             advance(
@@ -54,7 +56,7 @@ def sample(
 def of_keys(
     trained: Run,
     num: int,
-    cond: ArrayLike | None,
+    cond: ArrayLike | Conditions | None,
     *,
     key: Key,
     asked: Mapping[str, Any],
@@ -62,27 +64,28 @@ def of_keys(
 ) -> np.ndarray:
     """Return samples of a key; what is `asked` for and not None replaces values of config.sample.
 
-    `cond` is the class of each sample of a class-conditional model. A `chain` takes the place of
-    sampler, grid and number of steps. Raises UserError for another class, for any of these beside
-    a chain, and as `chunks`.
+    `cond` is the condition of each sample of a conditional model, in the user's units. A `chain`
+    takes the place of sampler, grid and number of steps. Raises UserError for a condition of
+    another kind, for any of these beside a chain, and as `chunks`.
     """
-    given = {name: value for name, value in asked.items() if value is not None}
+    new = {name: value for name, value in asked.items() if value is not None}
     if chain is not None:
-        if beside := [name for name in ("sampler", "grid", "num_steps") if name in given]:
+        if beside := [name for name in ("sampler", "grid", "num_steps") if name in new]:
             raise UserError(f"a chain has steps of its own: got {beside[0]} beside it")
-        given |= {"sampler": "ancestral", "grid": "time", "num_steps": chain.num_steps}
-    settings = dataclasses.replace(trained.config.sample, **given)
-    classes = None if cond is None else classes_of(trained, cond, num, "cond")
-    drawn = list(chunks(trained, num, settings, key=key, classes=classes, chain=chain))
+        new |= {"sampler": "ancestral", "grid": "time", "num_steps": chain.num_steps}
+    settings = dataclasses.replace(trained.config.sample, **new)
+    given = None if cond is None else conditions_of(trained, cond, num)
+    drawn = list(chunks(trained, num, settings, key=key, given=given, chain=chain))
     return np.concatenate(drawn)[:num]
 
 
-def classes_of(trained: Run, cond: ArrayLike, num: int, what: str) -> np.ndarray:
-    """Return the class of each of `num` samples; raises UserError for one the model has not."""
-    known = trained.condition.num_classes
-    if known is None:
-        raise UserError(f"{what} is given, but this model has no classes: expected none")
-    return conditions.checked(cond, known, num, what)
+def conditions_of(trained: Run, cond: ArrayLike | Conditions, num: int) -> Conditions:
+    """Return the condition of each of `num` samples; raises UserError for another kind or form."""
+    called = Called("cond", "cond", "cond")
+    if isinstance(cond, Conditions):
+        called = Called("cond.label", "cond.vector", "cond.field")
+    found = asked.parts(cond, trained.condition, called)
+    return asked.checked(found, trained.condition, num, trained.shape, called)
 
 
 def write(trained: Run, num: int, settings: SampleConfig, path: pathlib.Path) -> None:
@@ -118,14 +121,15 @@ def chunks(
     settings: SampleConfig,
     *,
     key: Key | None = None,
-    classes: np.ndarray | None = None,
+    given: Conditions | None = None,
     chain: Chain | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield `num` samples or a few more, as data; sample i depends only on the key and i.
 
-    The key is that of the settings' seed where none is given. A class-conditional model draws the
-    `classes` [num], or its classes in order: 0, 1, 2, ...; one that was trained with
-    augmentation draws examples that are not augmented. A `chain` has the steps of its own that the
+    The key is that of the settings' seed where none is given. A conditional model draws with the
+    conditions that are `given`, one for each sample in the user's units, or with those of
+    `Condition.samples`; one that was trained with augmentation draws examples that are not
+    augmented. A `chain` has the steps of its own that the
     settings ask for (`check_chain`). Raises UserError for an unknown sampler,
     grid or final, for fewer than one sample or step, for guidance or clipping that does not fit
     the model, and for samples that are not finite.
@@ -145,8 +149,9 @@ def chunks(
         for start in range(0, num, size):
             index = start + here
             cond = trained.condition.of_samples(index)
-            if classes is not None:
-                cond = trained.condition.of(len(index), classes[np.minimum(index, num - 1)])
+            if given is not None:
+                own = take(given, np.minimum(index, num - 1))
+                cond = trained.condition.of_parts(len(index), own)
             batch = meshes.put(mesh, size, here, (index, cond))
             yield _draw(trained.params, numbers, *batch, chain, **fixed)
 
@@ -213,7 +218,7 @@ def _draw(
     params: Params,
     key: jax.Array | np.ndarray,
     index: jax.Array,
-    cond: jax.Array | None,
+    cond: Condition | None,
     chain: Chain | None,
     *,
     model: VDM,
@@ -241,7 +246,7 @@ def draw(
     params: Params,
     key: jax.Array | np.ndarray,
     index: jax.Array,
-    cond: jax.Array | None,
+    cond: Condition | None,
     chain: Chain | None = None,
     *,
     model: VDM,

@@ -4,10 +4,15 @@ import dataclasses
 import pathlib
 from typing import NamedTuple
 
+from vdm.condition import Conditions
 from vdm.run.config import EvaluateConfig
-from vdm.run.data import condition as conditions, whole
+from vdm.run.data import chosen, condition as conditions, whole
+from vdm.run.data.beside import Called
 from vdm.run.data.condition import Condition
+from vdm.run.data.dataset import Dataset, with_parts
+from vdm.run.data.stores.names import OWN
 from vdm.run.data.whole import Whole
+from vdm.run.errors import UserError
 from vdm.run.evaluation import ode
 from vdm.run.run import Run
 from vdm.run.scoring import files, given, ranks, scores
@@ -17,6 +22,8 @@ from vdm.run.system import processes
 from vdm.run.system.files import check_writable
 from vdm.run.system.progress import say
 from vdm.run.training import checks
+
+NONE = chosen.Options()
 
 
 class Scored(NamedTuple):
@@ -37,10 +44,12 @@ def score(
     out: pathlib.Path,
     settings: EvaluateConfig,
     workdir: pathlib.Path,
+    asked: chosen.Options = NONE,
 ) -> Scored:
     """Score all examples of a file or a folder of images, and write a row for each to `out`.
 
-    The noise follows from the settings' seed. Raises UserError for what is not of the kind that the
+    The noise follows from the settings' seed. Conditions are those that are `asked` for, or of the
+    file. Raises UserError for what is not of the kind that the
     run models, and for a file that cannot be read or written.
     """
     files.check_target(out, source)
@@ -48,10 +57,10 @@ def score(
     processes.first_alone(lambda: check_writable(out.parent))
     checks.check_unconditional(run.model, settings.unconditional)
     found = whole.load(source)
-    condition = _fitted(run, found, source, settings)
+    condition, data = _fitted(run, found, source, settings, asked)
     settings = dataclasses.replace(settings, unconditional=condition != run.condition)
     made = scores.of_dataset(
-        run, found.data, condition, settings, settings.seed, what=f"score {source.name}"
+        run, data, condition, settings, settings.seed, what=f"score {source.name}"
     )
     among, missing = ranks.of_splits(made, run, settings, workdir)
     for line in missing:
@@ -61,16 +70,33 @@ def score(
     return Scored(made, found.names, among, precision)
 
 
-def _fitted(run: Run, found: Whole, source: pathlib.Path, settings: EvaluateConfig) -> Condition:
-    """Return what the model is given of the examples; raises UserError where they do not fit."""
-    data = found.data
+def _fitted(
+    run: Run, found: Whole, source: pathlib.Path, settings: EvaluateConfig, asked: chosen.Options
+) -> tuple[Condition, Dataset]:
+    """Return what the model is given of the examples, and these with their conditions.
+
+    Raises UserError where they do not fit.
+    """
+    data, known = found.data, run.condition
     given.check_type(run, data.examples.dtype, str(source))
     checks.check_data(run.model, run.shape, Condition(), data)
     if settings.unconditional:
-        return Condition()
-    if run.condition.num_classes is None:
-        return run.condition  # classes of a file are passed over, as those of a data set are
-    if found.names is not None and found.labels is not None:
-        conditions.check(run.condition, data)  # another number of folders would be other classes
-    _, condition = given.classes(run, found.labels, len(data), "labels")
-    return condition
+        if asked.first is not None:
+            raise UserError(f"{asked.first} is given beside --unconditional: expected one of them")
+        return Condition(), data
+    parts = {kind: part for kind, part in found.beside._asdict().items() if kind in known.names}
+    there = Conditions(**parts) if any(part is not None for part in parts.values()) else None
+    typed = chosen.read(asked, known, len(data), run.shape, f"example of {source}")
+    if typed is not None:
+        if there is not None:
+            raise UserError(
+                f"{asked.first} is given, and {source} has conditions too: expected one of them"
+            )
+        return known, with_parts(data, typed)
+    if not known.names:
+        return known, data  # classes of a file are passed over, as those of a data set are
+    if found.names is not None and found.beside.label is not None:
+        conditions.check(known, data)  # another number of folders would be other classes
+    called = Called(*(name if there is None else f"{source} ({name})" for name in OWN))
+    _, condition = given.parts(run, there, len(data), called)
+    return condition, data

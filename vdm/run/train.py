@@ -15,8 +15,9 @@ import orbax.checkpoint as ocp
 from vdm.run import config as configs, data, figures, mesh as meshes, sample, validate
 from vdm.run.config import Config
 from vdm.run.config.words import VALIDATION
-from vdm.run.data import validation
-from vdm.run.data.dataset import Dataset, settle
+from vdm.run.data import condition as conditions, kept_conditions, validation
+from vdm.run.data.dataset import settle
+from vdm.run.data.kept_conditions import CONDITIONS_FILE
 from vdm.run.errors import UserError
 from vdm.run.system import disk, lock, processes, signals
 from vdm.run.system.ahead import made_ahead
@@ -49,6 +50,11 @@ def train(
     every, began, asked = config.train, time.perf_counter(), config
     made = processes.together(lambda: parts.prepare(asked))
     dataset, trainer, condition, mesh, example = made
+    if (workdir / CONDITIONS_FILE).exists():
+        kept = kept_conditions.read(workdir, trainer.model.network)
+        own = not every.init_from
+        condition = kept_conditions.resumed(condition, kept, workdir, own=own)
+        made = made._replace(condition=condition)
     config = trainer.config
     program = programs.build(trainer, mesh, example)
     source = None
@@ -68,9 +74,10 @@ def train(
         step, stop = int(state.step), terminated()
         if step == 0:
             if source is not None:
-                say(initial.words(source, config))
+                say(initial.words(source, config, condition))
                 source = None  # it is as large as the state itself
-            for line in (dataset.taken, *advice.lines(trainer.model, dataset)):
+            unused = conditions.unused(trainer.model.network, dataset)
+            for line in (dataset.taken, *unused, *advice.lines(trainer.model, dataset)):
                 if line:
                     say(line)
         dataset = processes.together(lambda: settle(dataset, config.data.in_memory))
@@ -80,7 +87,7 @@ def train(
         upcoming = made_ahead(put(step), per_dispatch + 1)
         processes.first_alone(lambda: writer.start(step))
         # Not before: a run that was refused must leave nothing that the next one has to match.
-        processes.first_alone(functools.partial(_keep, config, workdir, dataset, step))
+        processes.first_alone(functools.partial(_keep, config, workdir, made, step))
         watch = _watch(stack, workdir, made, config, state, program.layout.release)
         over = None if watch is None else watch.over()
         new_session = functools.partial(sessions.Session, workdir, mesh, step, began)
@@ -201,14 +208,15 @@ def _claim(
     return writer
 
 
-def _keep(config: Config, workdir: pathlib.Path, dataset: Dataset, step: int) -> None:
+def _keep(config: Config, workdir: pathlib.Path, made: Parts, step: int) -> None:
     """Write what the run is made of from a step on, as a new phase where that has changed."""
     phases.back_to(workdir, step)
     if changes := configs.changes(config, workdir):
         say(f"a new phase from step {step} on: {'; '.join(changes)}")
         phases.begin(workdir, configs.load(workdir), config, step)
     configs.keep(config, workdir)
-    data.keep(dataset, workdir, data.seen_from(workdir, config.data.path))
+    data.keep(made.dataset, workdir, data.seen_from(workdir, config.data.path))
+    kept_conditions.write(workdir, made.condition)
 
 
 def _watch(

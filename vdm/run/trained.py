@@ -1,7 +1,7 @@
 """A trained run, read back from its workdir: to score, to sample, to evaluate and to code.
 
 Nothing here but `dataset` needs the data set: the shape of an example is kept in the workdir, and
-its condition follows from the config.
+the scales of its conditions too.
 """
 
 import pathlib
@@ -14,16 +14,19 @@ from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
 from vdm.choices import unknown
+from vdm.condition import Conditions
 from vdm.few_steps import Chain
 from vdm.laws import Law, LawState, ScheduleLaw
 from vdm.losses import VLB
 from vdm.model import VDM, Params
 from vdm.run import config as configs, data, mesh as meshes, sample as samples
 from vdm.run.config import Config
+from vdm.run.config.schema import RESAMPLE
 from vdm.run.config.words import PARAMS as PARAMS
-from vdm.run.data import condition as conditions
+from vdm.run.data import condition as conditions, kept_conditions
 from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError
+from vdm.run.filling import fill
 from vdm.run.keys import Key
 from vdm.run.run import dataset as dataset
 from vdm.run.scoring import scores
@@ -50,7 +53,7 @@ class Trained(NamedTuple):
     def score(
         self,
         x: ArrayLike,
-        cond: ArrayLike | None = None,
+        cond: ArrayLike | Conditions | None = None,
         *,
         key: Key,
         bound: str = "vlb",
@@ -66,9 +69,11 @@ class Trained(NamedTuple):
         position: the `batch_size` and the number of devices have no influence. Both numbers and
         all other options are by default those of config.evaluate, but two levels at least. With its
         seed as the key the scores of a split are the columns that `vdm evaluate` keeps. `cond` is
-        the class of each example of a class-conditional model; without it a model that was trained
-        with and without classes gives its unconditional bound. `progress` shows a bar. No data set
-        is needed. Raises UserError for examples, classes or options that do not fit the run.
+        the condition of each example of a conditional model in the user's units: an array of
+        classes [n], vectors [n, c] or fields [n, *d, c], or `vdm.condition.Conditions` of several;
+        without it a model that was trained with and without gives its unconditional bound.
+        `progress` shows a bar. No data set is needed. Raises UserError for examples, conditions or
+        options that do not fit the run.
         """
         return scores.score(
             self,
@@ -84,7 +89,7 @@ class Trained(NamedTuple):
     def sample(
         self,
         num: int,
-        cond: ArrayLike | None = None,
+        cond: ArrayLike | Conditions | None = None,
         *,
         key: Key,
         sampler: str | None = None,
@@ -100,8 +105,10 @@ class Trained(NamedTuple):
 
         What is not given is as in config.sample. A `chain` of `vdm.few_steps`, such as
         `few_steps.chain` makes and `vdm.run.workdir.chains.find` reads, takes the place of
-        sampler, grid and number of steps. `cond` is the class of each sample of a
-        class-conditional model, by default 0, 1, 2, ... in order. Raises UserError as `vdm sample`.
+        sampler, grid and number of steps. `cond` is the condition of each sample, as
+        in `score`: by default the classes 0, 1, 2, ... in order, or where there are vectors or
+        fields those of training examples that are kept with the run, one after the other. Raises
+        UserError as `vdm sample`.
         """
         asked = {
             "sampler": sampler,
@@ -114,12 +121,53 @@ class Trained(NamedTuple):
         }
         return samples.of_keys(self, num, cond, key=key, asked=asked, chain=chain)
 
-    def vlb(self, x: ArrayLike, cond: ArrayLike | None = None, *, key: Key) -> VLB:
+    def inpaint(
+        self,
+        known: ArrayLike,
+        mask: ArrayLike,
+        cond: ArrayLike | Conditions | None = None,
+        *,
+        key: Key,
+        num: int | None = None,
+        resample: int = RESAMPLE,
+        sampler: str | None = None,
+        num_steps: int | None = None,
+        grid: str | None = None,
+        guidance: float | None = None,
+        clip_denoised: bool | None = None,
+        final: str | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Return partly known examples with the rest drawn by the model, [num, *shape].
+
+        `known` is one example of the run's shape or several, and `mask` is True or 1 where it is
+        known: of the shape of an example, without its channels, or one such mask for each example.
+        What is known comes back as it is; what is not may hold anything, NaN too. Sample i is of
+        example i modulo their number, and `num` is a multiple of that number, once each by default.
+        Every step is taken `resample` times (`vdm.samplers.inpaint`): with 1 the rest hardly
+        fits what is known. What else is not given is as in config.sample. `cond` is the
+        condition of each sample, as in `score`, which a conditional model needs. Raises UserError
+        as `vdm sample --known`.
+        """
+        asked = {
+            "sampler": sampler,
+            "num_steps": num_steps,
+            "grid": grid,
+            "guidance": guidance,
+            "clip_denoised": clip_denoised,
+            "final": final,
+            "batch_size": batch_size,
+        }
+        return fill.of_keys(
+            self, known, mask, cond, num=num, key=key, resample=resample, values=asked
+        )
+
+    def vlb(self, x: ArrayLike, cond: ArrayLike | Conditions | None = None, *, key: Key) -> VLB:
         """Return one estimate of the bound's terms for every example x [n, *shape], in nats.
 
         It is `vdm.VDM.vlb` with the run's parameters: one noise level for each example, spread
         evenly over the batch under the run's law of λ. `score` tells more of a single example.
-        Classes and errors are as in `score`.
+        Conditions and errors are as in `score`.
         """
         return scores.vlb(self, x, cond, key=key)
 
@@ -151,9 +199,12 @@ def load(
         config = data.located(config, workdir)
     trainer = build.trainer(config)
     shape = data.kept_shape(workdir) if alone is None else alone.data.shape
-    condition = conditions.build(
-        conditions.classes_of(trainer.model.network), shape, config.data.augment
-    )
+    network = trainer.model.network
+    if alone is None:
+        kept = kept_conditions.read(workdir, network)
+    else:
+        kept = exported.condition(alone, network, workdir)
+    condition = conditions.build(network, shape, config.data.augment, kept)
     mesh = meshes.for_results(config, devices)
     example = Batch(build.blank(trainer.model, shape), condition.of_samples(np.arange(1)))
     template = programs.template(trainer, mesh, example)

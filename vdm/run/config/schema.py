@@ -30,6 +30,9 @@ ROWS = Number(1, LAST_STEP)  # of which no array has to be that long
 RATE = Number(above=0, at_most=1000)
 SHARE = Number(0, below=1)
 SEED = Number(0, 2**32 - 1)
+RESAMPLE = 8  # what `vdm.samplers.inpaint` says of 1 is why
+TIMES = Number(1, 1000)  # that a step is taken
+COLUMNS = Number(2, 1000)  # of a film strip
 # For texts that hold several numbers.
 NUM_STEPS = Counts(1, MAX_STEPS, or_inf=True, or_chain=True)
 NUM_SAMPLES = Counts(1, 1_000_000)
@@ -49,6 +52,8 @@ class DataConfig:
     path: str = option("", "file or folder of the user's own examples")
     key: str = option("", "of arrays: the name of the examples, where it is another than x")
     label_key: str = option("", "of arrays: the name of the classes, beside data.key")
+    cond_key: str = option("", "of arrays: the name of the vectors, beside data.key")
+    cond_field_key: str = option("", "of arrays: the name of the fields, beside data.key")
     augment: str = option(
         "none",
         "of images: every element of the group equally likely, or each kind with probability ½ "
@@ -91,7 +96,7 @@ class OptimizerConfig:
 
     method: Mapping[str, Any] = option(
         {"name": "adamw"},
-        "of the network; adamw takes b1, b2 and weight_decay from below",
+        "of the network; adamw and muon take b1, b2 and weight_decay from below",
         Name(words.OPTIMIZERS),
     )
     learning_rate: float = option(2e-4, "of the network, after the warm-up", RATE)
@@ -141,7 +146,7 @@ class TrainConfig:
     num_steps: int = needed("training steps in all", TRAINING_STEPS)
     batch_size: int = option(128, "examples per step, over all devices and processes", BATCH)
     cond_dropout: float = option(
-        0.0, "share of examples shown without their class, for guidance", SHARE
+        0.0, "share of examples shown without their condition, for guidance", SHARE
     )
     accumulation_steps: int = option(
         1, "micro-batches, one after the other, that make a batch", BATCH
@@ -252,7 +257,7 @@ class EvaluateConfig:
     )
     unconditional: bool = option(
         False,
-        "without the class of each example, for a model that was trained with train.cond_dropout",
+        "without the condition of each example, for a model trained with train.cond_dropout",
     )
     precision: str = option(
         "highest",
@@ -306,7 +311,7 @@ class SampleConfig:
     )
     grid: str = option("time", "grid of noise levels", Word(GRIDS))
     guidance: float = option(
-        1.0, "above 1 exaggerates the class, 0 ignores it", Number(-1000, 1000)
+        1.0, "above 1 exaggerates the condition, 0 ignores it", Number(-1000, 1000)
     )
     clip_denoised: bool = option(False, "keep x̂ in the range of integer data")
     final: str = option(

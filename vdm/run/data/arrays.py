@@ -8,70 +8,98 @@
     x.h5, x.zarr                  the names of an .npz, also in groups: train/x and test/x
     folder of Hugging Face        the columns of a Dataset; those of a DatasetDict are split/column
 
+As labels, so cond and cond_field: the vectors and fields that the model is conditioned on (see
+`vdm.run.data.beside`).
+
 An array of another name is refused, since nothing would be done with it, unless a key names it.
 Integers go with a discretised likelihood, real numbers with a Gaussian one. All but a .npz may be
 larger than the memory.
 """
 
+import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vdm.condition import Conditions
 from vdm.run.data import moments
-from vdm.run.data.dataset import Dataset, Examples, Largest, Stored, held_out
+from vdm.run.data.beside import Beside, Called, field, measured, vector
+from vdm.run.data.dataset import Dataset, Examples, Largest, Stored, held_out, with_parts
 from vdm.run.data.moments import Moments
-from vdm.run.data.stores import Store, names, stores
-from vdm.run.data.stores.names import Pair
+from vdm.run.data.stores import Store, Stores, names, stores
+from vdm.run.data.stores.names import Keys, Named
 from vdm.run.errors import UserError
 
 CHUNK_BYTES = 2**26  # of an array that are checked together
+DOCUMENTED = Keys()
 
 
-def load(path: str, split: str, key: str = "", label_key: str = "") -> Dataset:
+def load(path: str, split: str, keys: Keys = DOCUMENTED) -> Dataset:
     """Return a split of the arrays at a path; real numbers of any width become float32.
 
-    `key` and `label_key` name the arrays of the examples and of their classes, where these are not
-    the documented ones. Raises UserError for files that are missing, damaged or of another layout,
-    for a key that is not there, for real numbers that are not finite and for negative integers.
+    The `keys` name the arrays, where these are not the documented ones. Raises UserError for files
+    that are missing, damaged or of another layout, for a key that is not there, for real numbers
+    that are not finite and for negative integers.
     """
     file = pathlib.Path(path)
     found = stores(file)
-    pairs = names.pairs(found.names, key, label_key, file)
-    arrays = {pair.x: found.open(pair.x) for pair in pairs.values()}
+    forms = names.splits(found.names, keys, file)
+    arrays = {form.x: found.open(form.x) for form in forms.values()}
     for name, x in arrays.items():
         _check(x, f"{path} ({name})")
     if len({(_is_real(x), x.shape[1:]) for x in arrays.values()}) > 1:
         both = " and ".join(f"{x.dtype} {list(x.shape[1:])}" for x in arrays.values())
         raise UserError(f"{path}: training and test examples differ in kind: {both}")
     classes = {
-        part: check_labels(found.open(pair.labels), len(arrays[pair.x]), f"{path} ({pair.labels})")
-        for part, pair in pairs.items()
-        if pair.labels is not None
+        part: check_labels(found.open(form.labels), len(arrays[form.x]), f"{path} ({form.labels})")
+        for part, form in forms.items()
+        if form.labels is not None
     }
-    if classes and len(classes) < len(pairs):
+    if classes and len(classes) < len(forms):
         raise UserError(f"{path}: only one of train and test has labels: expected both or none")
+    beside = {
+        part: _beside(found, form, arrays[form.x].shape, path) for part, form in forms.items()
+    }
+    for kind in names.OWN[1:]:
+        shapes = [b[kind].shape if kind in b else None for b in beside.values()]
+        if len(set(shapes)) > 1:
+            said = " and ".join("none" if s is None else str(list(s)) for s in shapes)
+            raise UserError(f"{path}: training and test {kind} differ in shape: {said}")
 
-    part = "x" if "x" in pairs else split
-    x, labels = arrays[pairs[part].x], classes.get(part)
+    part = "x" if "x" in forms else split
+    x, labels, others = arrays[forms[part].x], classes.get(part), beside[part]
     rows = held_out(len(x), split) if part == "x" else np.arange(len(x))
-    dtype, largest, moments_found = _numbers(x, rows, f"{path} ({pairs[part].x})")
+    dtype, largest, moments_found = _numbers(x, rows, f"{path} ({forms[part].x})")
+    scales = {
+        kind: measured(one, rows, f"{path} ({getattr(forms[part], kind)})")
+        for kind, one in others.items()
+    }
 
     def take(index: np.ndarray) -> Examples:
         chosen = rows[index]
-        some = None if labels is None else labels[chosen].astype(np.int32)
-        return Examples(np.asarray(x[chosen]).astype(dtype, copy=False), some)
+        return Examples(
+            np.asarray(x[chosen]).astype(dtype, copy=False),
+            None if labels is None else labels[chosen].astype(np.int32),
+            vector=others["cond"].take(chosen) if "cond" in others else None,
+            field=others["cond_field"].take(chosen) if "cond_field" in others else None,
+        )
 
+    num_bytes = sum(one.num_bytes for one in others.values())
     return Dataset(
         "arrays",
         split,
-        Stored(len(rows), x.shape[1:], dtype, take),
-        version=f"arrays/{file.name}{':' if key else ''}{key}",
+        Stored(len(rows), x.shape[1:], dtype, take, num_bytes),
+        version=f"arrays/{file.name}{':' if keys.key else ''}{keys.key}",
         num_classes=1 + max(int(some.max()) for some in classes.values()) if classes else None,
         largest=largest,
         moments=moments_found,
-        taken=_taken(path, arrays, pairs, len(rows), split),
+        taken=_taken(
+            path, arrays, beside, forms, len(rows), split, names.unused(found.names, keys)
+        ),
+        vector=scales.get("cond"),
+        field=scales.get("cond_field"),
     )
 
 
@@ -91,20 +119,61 @@ def given(x: Store, labels: np.ndarray | None, what: str) -> Dataset:
     return Dataset("arrays", "all", stored, version=what, largest=largest, moments=found)
 
 
+def conditioned(data: Dataset, parts: Conditions, called: Called) -> Dataset:
+    """Return a data set with these vectors and fields of its examples, `called` so in messages.
+
+    Raises UserError for another number of them, for fields of another spatial shape, and for
+    numbers that are not finite.
+    """
+    size, scales = len(data), {}
+    if parts.vector is not None:
+        own = vector(np.asarray(parts.vector), size, called.vector)
+        scales["vector"] = measured(own, None, called.vector)
+        parts = parts._replace(vector=own.take(slice(None)))
+    if parts.field is not None:
+        own = field(np.asarray(parts.field), size, data.shape, called.field)
+        scales["field"] = measured(own, None, called.field)
+        parts = parts._replace(field=own.take(slice(None)))
+    there = with_parts(data, Conditions(None, parts.vector, parts.field)) if scales else data
+    return dataclasses.replace(there, vector=scales.get("vector"), field=scales.get("field"))
+
+
+def _beside(found: Stores, form: Named, shape: tuple[int, ...], path: str) -> dict[str, Beside]:
+    """Return the vectors and fields of a split by the names that they have in an .npz."""
+    made = {}
+    if form.cond is not None:
+        made["cond"] = vector(found.open(form.cond), shape[0], f"{path} ({form.cond})")
+    if form.cond_field is not None:
+        what = f"{path} ({form.cond_field})"
+        made["cond_field"] = field(found.open(form.cond_field), shape[0], shape[1:], what)
+    return made
+
+
 def _taken(
-    path: str, arrays: Mapping[str, Store], pairs: Mapping[str, Pair], size: int, split: str
+    path: str,
+    arrays: Mapping[str, Store],
+    beside: Mapping[str, Mapping[str, Beside]],
+    forms: Mapping[str, Named],
+    size: int,
+    split: str,
+    unused: Sequence[str],
 ) -> str:
     """Return a line that says what every array of the files is taken for."""
     parts = []
-    for pair in pairs.values():
-        x = arrays[pair.x]
-        with_labels = "" if pair.labels is None else f" with the classes {pair.labels}"
+    for part, form in forms.items():
+        x, others = arrays[form.x], beside[part]
+        said = [] if form.labels is None else [f"the classes {form.labels}"]
+        if "cond" in others:
+            said.append(f"the vectors {form.cond} {list(others['cond'].shape)}")
+        if "cond_field" in others:
+            said.append(f"the fields {form.cond_field} {list(others['cond_field'].shape)}")
+        with_others = f" with {' and '.join(said)}" if said else ""
         shape = list(x.shape[1:])
-        parts.append(f"{pair.x} is {len(x):,} examples {shape} of {x.dtype}{with_labels}")
-    if "x" in pairs:
+        parts.append(f"{form.x} is {len(x):,} examples {shape} of {x.dtype}{with_others}")
+    if "x" in forms:
         held = "the held-out tenth" if split == "test" else "all but a held-out tenth"
         parts.append(f"the split {split} is {held}, {size:,} examples")
-    return f"{path}: {'; '.join(parts)}"
+    return f"{path}: {'; '.join((*parts, *unused))}"
 
 
 def _check(x: Store, what: str) -> None:

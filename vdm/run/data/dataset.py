@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vdm.condition import Conditions
 from vdm.run.data.moments import Moments
 
 # Sets up to this size are decoded once, into one array: that of 32×32 ImageNet is 3.7 GiB.
@@ -19,11 +20,17 @@ READERS = 8  # threads that decode
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """Examples in memory: x has the batch axis first; classes and ids where there are any."""
+    """Examples in memory: x has the batch axis first; classes and ids where there are any.
+
+    So are the vectors [n, c] and fields [n, *d, c] that they are conditioned on, in the user's
+    units.
+    """
 
     x: np.ndarray
     labels: np.ndarray | None = None
     ids: np.ndarray | None = None  # texts
+    vector: np.ndarray | None = None
+    field: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,8 +47,8 @@ class Examples:
 
     def take(self, index: np.ndarray) -> "Examples":
         """Return the examples of an index, in its order."""
-        labels = None if self.labels is None else self.labels[index]
-        return Examples(self.x[index], labels, None if self.ids is None else self.ids[index])
+        others = (self.labels, self.ids, self.vector, self.field)
+        return Examples(self.x[index], *(None if part is None else part[index] for part in others))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +59,7 @@ class Stored:
     shape: tuple[int, ...]
     dtype: np.dtype
     take: Callable[[np.ndarray], Examples]
+    beside: int = 0  # bytes of an example's vector and field
 
     def __len__(self) -> int:
         return self.size
@@ -77,6 +85,8 @@ class Dataset:
     largest: Largest | None = None  # of integer data, where nothing defines the levels
     moments: Moments | None = None  # of real numbers
     taken: str = ""  # what the user's files were taken for, in a line
+    vector: Moments | None = None  # of the vectors that examples are conditioned on, if any
+    field: Moments | None = None  # of the fields, for each channel
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,6 +132,24 @@ class Dataset:
         return dataclasses.replace(self, examples=part)
 
 
+def with_parts(dataset: Dataset, parts: Conditions) -> Dataset:
+    """Return a data set whose examples have these conditions, in the user's units."""
+    label, vector, field = (None if part is None else np.asarray(part) for part in parts)
+
+    def take(index: np.ndarray) -> Examples:
+        own = {
+            name: part[index]
+            for name, part in (("labels", label), ("vector", vector), ("field", field))
+            if part is not None
+        }
+        return dataclasses.replace(dataset.take(index), **own)
+
+    examples = dataset.examples
+    sizes = (part.nbytes // len(part) for part in (vector, field) if part is not None)
+    stored = Stored(len(examples), examples.shape, examples.dtype, take, sum(sizes))
+    return dataclasses.replace(dataset, examples=stored)
+
+
 def settle(dataset: Dataset, where: str) -> Dataset:
     """Return the data set with its examples in memory ("yes") or as they are stored ("no").
 
@@ -133,7 +161,11 @@ def settle(dataset: Dataset, where: str) -> Dataset:
 
 def num_bytes(examples: Examples | Stored) -> int:
     """Return the size of all examples when decoded."""
-    return len(examples) * math.prod(examples.shape) * examples.dtype.itemsize
+    of_x = len(examples) * math.prod(examples.shape) * examples.dtype.itemsize
+    if isinstance(examples, Stored):
+        return of_x + len(examples) * examples.beside
+    others = (examples.vector, examples.field)
+    return of_x + sum(part.nbytes for part in others if part is not None)
 
 
 def in_memory(examples: Examples | Stored) -> Examples:
@@ -142,10 +174,15 @@ def in_memory(examples: Examples | Stored) -> Examples:
         return examples
     # Filled in place: a list of parts to join would need the memory twice.
     x = np.empty((len(examples), *examples.shape), examples.dtype)
+    one = examples.take(np.arange(1)) if examples.beside else Examples(x[:1])
+    vector, field = (_as_many(part, len(examples)) for part in (one.vector, one.field))
 
     def fill(index: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         part = examples.take(index)
         x[index] = part.x
+        for whole, some in ((vector, part.vector), (field, part.field)):
+            if whole is not None and some is not None:
+                whole[index] = some
         return part.labels, part.ids
 
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
@@ -155,7 +192,7 @@ def in_memory(examples: Examples | Stored) -> Examples:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return Examples(x, _join(labels), _join(ids))
+    return Examples(x, _join(labels), _join(ids), vector, field)
 
 
 def ids_checksum(dataset: Dataset) -> str:
@@ -202,6 +239,11 @@ def chunks(examples: Examples | Stored) -> Iterator[np.ndarray]:
     step = max(1, CHUNK_BYTES * size // max(1, num_bytes(examples)))
     for start in range(0, size, step):
         yield np.arange(start, min(start + step, size))
+
+
+def _as_many(part: np.ndarray | None, size: int) -> np.ndarray | None:
+    """Return an empty array of `size` rows like those of a part."""
+    return None if part is None else np.empty((size, *part.shape[1:]), part.dtype)
 
 
 def _join(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -11,6 +11,7 @@ from vdm.run.config import Config, DataConfig, own as names
 from vdm.run.config.words import SPLITS
 from vdm.run.data import arrays, images, own, synthetic, tfds as tfds_images
 from vdm.run.data.dataset import Dataset
+from vdm.run.data.stores.names import Keys
 from vdm.run.errors import UserError
 from vdm.run.system import document
 from vdm.run.system.document import Count, Whole
@@ -38,7 +39,7 @@ def load(config: DataConfig, split: str) -> Dataset:
         raise UserError(
             f"data.path is for the data sets {' and '.join(FILES)}: got name={config.name!r}"
         )
-    for field, key in (("key", config.key), ("label_key", config.label_key)):
+    for field, key in _keys(config)._asdict().items():
         if key and config.name != "arrays":
             raise UserError(f"data.{field} is for the data set arrays: got name={config.name!r}")
     if config.name not in (*DATASETS, *FILES):
@@ -127,13 +128,17 @@ def located(config: Config, workdir: pathlib.Path) -> Config:
     return config
 
 
+def _keys(config: DataConfig) -> Keys:
+    return Keys(config.key, config.label_key, config.cond_key, config.cond_field_key)
+
+
 DATASETS: Mapping[str, Callable[[str], Dataset]] = {
     "digits": synthetic.digits,
     "swirl": synthetic.swirl,
     "mixture": synthetic.mixture,
 }
 FILES: Mapping[str, Callable[[DataConfig, str], Dataset]] = {
-    "arrays": lambda config, split: arrays.load(config.path, split, config.key, config.label_key),
+    "arrays": lambda config, split: arrays.load(config.path, split, _keys(config)),
     "images": lambda config, split: images.load(config.path, split),
 }
 # A few of them, for messages.

@@ -5,6 +5,7 @@ The test split is left for the end: whoever chooses a checkpoint by it has no te
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from vdm.run.config import Config, own
 from vdm.run.config.words import VALIDATION
 from vdm.run.data import moments
 from vdm.run.data.dataset import Dataset, chunks
+from vdm.run.data.moments import Moments
 from vdm.run.errors import UserError
 
 
@@ -41,12 +43,24 @@ def load(config: Config, split: str) -> Dataset:
     found = whole.subset(positions(len(whole), num, held_out=split == VALIDATION))
     if split == VALIDATION:
         return found.named(VALIDATION)
-    if whole.moments is None:
+    if whole.moments is None and whole.vector is None and whole.field is None:
         return found
-    # What is held out has no part in the scale that training finds.
-    parts = (moments.of(found.take(index).x) for index in chunks(found.examples))
-    own_moments = functools.reduce(moments.join, parts)._replace(rounding=whole.moments.rounding)
-    return dataclasses.replace(found, moments=own_moments)
+    # What is held out has no part in the scales that training finds.
+    real = whole.moments is not None
+    parts = [
+        [None if values is None else moments.of(values) for values in columns]
+        for one in map(found.take, chunks(found.examples))
+        for columns in [(one.x if real else None, one.vector, one.field)]
+    ]
+    own_x, vector, field = (_joined(column) for column in zip(*parts, strict=True))
+    if whole.moments is not None and own_x is not None:
+        own_x = own_x._replace(rounding=whole.moments.rounding)
+    return dataclasses.replace(found, moments=own_x, vector=vector, field=field)
+
+
+def _joined(parts: Sequence[Moments | None]) -> Moments | None:
+    there = [part for part in parts if part is not None]
+    return functools.reduce(moments.join, there) if there else None
 
 
 def positions(size: int, num: int, *, held_out: bool) -> np.ndarray:

@@ -1,7 +1,7 @@
 """All examples of the user's files, with none held out: what a trained run is to score.
 
 x.npy      examples, the batch axis first
-x.npz      x and, if there are classes, labels
+x.npz      x and, if there are any, labels, cond and cond_field
 x.png      one image, or of any other kind that a folder may hold
 folder/    images of one size, in subfolders too; where all lie in one, these are their classes
 """
@@ -11,19 +11,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vdm.condition import Conditions
 from vdm.run.data import arrays, images
+from vdm.run.data.beside import Called
 from vdm.run.data.dataset import Dataset, Examples, Stored
 from vdm.run.data.images import Folder
 from vdm.run.data.stores import numpy_files
-from vdm.run.data.stores.names import check_names
+from vdm.run.data.stores.names import OWN, check_names
 from vdm.run.errors import UserError
 
 
 class Whole(NamedTuple):
-    """Examples, the class of each and the name of each, where there are any."""
+    """Examples, what each is conditioned on and the name of each, where there are any."""
 
     data: Dataset
-    labels: np.ndarray | None
+    beside: Conditions
     names: tuple[str, ...] | None  # of images: their paths in the folder
 
 
@@ -44,15 +46,17 @@ def load(path: pathlib.Path) -> Whole:
 
 def _arrays(path: pathlib.Path) -> Whole:
     found = numpy_files.read_file(path)
-    check_names(found, ("x", "labels"), path)
+    check_names(found, ("x", *OWN), path)
     if "x" not in found:
         raise UserError(f"{path} has no array 'x', the examples")
-    x, labels = found["x"], found.get("labels")
+    x, beside = found["x"], Conditions(*(found.get(name) for name in OWN))
     what = f"{path} (x)" if path.suffix == ".npz" else str(path)
+    labels = found.get("labels")
     data = arrays.given(x, labels, what)
     if labels is not None:
         arrays.check_labels(labels, len(x), f"{path} (labels)")
-    return Whole(data, labels, None)
+    called = Called(*(f"{path} ({name})" for name in OWN))
+    return Whole(arrays.conditioned(data, beside, called), beside, None)
 
 
 def _images(path: pathlib.Path) -> Whole:
@@ -85,4 +89,4 @@ def _images(path: pathlib.Path) -> Whole:
         levels=256 if largest is None else None,
         largest=largest,
     )
-    return Whole(data, labels, tuple(files))
+    return Whole(data, Conditions(labels), tuple(files))

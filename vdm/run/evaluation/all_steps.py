@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt32
 
+from vdm.condition import Condition as Given
 from vdm.few_steps import Chain
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
@@ -61,7 +62,7 @@ def _row(
     example: Int[Array, " r"],
     row: Int[Array, " r"],
     x: Num[Array, " r *d"],
-    cond: Int[Array, " r"] | None,
+    cond: Given | None,
     *,
     model: VDM,
 ) -> tuple[Float[Array, " r"], ...]:

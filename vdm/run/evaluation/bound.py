@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Num, PyTree, UInt32
 
+from vdm.condition import Condition as Given
 from vdm.laws import Law
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
@@ -117,7 +118,7 @@ def row(
     example: Int[Array, " r"],
     level: Int[Array, " r"],
     x: Num[Array, " r *d"],
-    cond: Int[Array, " r"] | None,
+    cond: Given | None,
     *,
     model: VDM,
     law: Law,

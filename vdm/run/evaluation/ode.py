@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Num, UInt32
 
 from vdm import ode
+from vdm.condition import Condition as Given
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
 from vdm.ode.options import Divergence, Steps
@@ -60,7 +61,7 @@ def check_rows(fn: RowFn, trained: Run, dataset: Dataset, condition: Condition) 
     part = dataset.take(first)
     with as_user_error("evaluation by the ODE"):
         shared = state(trained, keys.data(0))
-        jax.eval_shape(fn, shared, first, first, part.x, condition.of(1, part.labels))
+        jax.eval_shape(fn, shared, first, first, part.x, condition.of_examples(part))
 
 
 def measure(
@@ -186,7 +187,7 @@ def _row(
     example: Int[Array, " r"],
     row: Int[Array, " r"],
     x: Num[Array, " r *d"],
-    cond: Int[Array, " r"] | None,
+    cond: Given | None,
     *,
     model: VDM,
     settings: EvaluateConfig,

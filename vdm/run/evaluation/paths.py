@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from vdm import few_steps
+from vdm.condition import Condition as Given
 from vdm.few_steps import Chain
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
@@ -93,7 +94,7 @@ def _row(
     example: Int[Array, " r"],
     path: Int[Array, " r"],
     x: Num[Array, " r *d"],
-    cond: Int[Array, " r"] | None,
+    cond: Given | None,
     *,
     model: VDM,
 ) -> tuple[Float[Array, " r"]]:

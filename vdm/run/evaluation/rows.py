@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from vdm.condition import take
 from vdm.run import mesh as meshes
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
@@ -73,8 +74,7 @@ def of_examples(
             # Every example is read once, however many of its rows are in the batch.
             distinct, where = np.unique(example, return_inverse=True)
             part = dataset.take(distinct)
-            cond = condition.of(len(distinct), part.labels)
-            cond = None if cond is None else cond[where]
+            cond = take(condition.of_examples(part), where)
             batch = (example, row % per_example, part.x[where], cond)
             yield start, fn(state, *meshes.put(mesh, size, here, batch))
 

@@ -1,21 +1,25 @@
-"""Examples and classes given to a trained run, checked before anything is computed."""
+"""Examples and conditions given to a trained run, checked before anything is computed."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vdm.run.data import arrays, condition as conditions
+from vdm.condition import Conditions
+from vdm.run.data import arrays, asked, condition as conditions
+from vdm.run.data.beside import Called
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.run import Run
 from vdm.run.training import checks
 
+Cond = ArrayLike | Conditions | None
 
-def batch(run: Run, x: ArrayLike, cond: ArrayLike | None) -> tuple[Dataset, Condition]:
+
+def batch(run: Run, x: ArrayLike, cond: Cond) -> tuple[Dataset, Condition]:
     """Return an array of examples as a data set, and what the model is given of each.
 
     Raises UserError for another shape or type than the run's, for what is not finite, for integers
-    that are no levels, and as `classes`.
+    that are no levels, and as `parts`.
     """
     with as_user_error("x"):
         x = np.asarray(x)
@@ -27,8 +31,12 @@ def batch(run: Run, x: ArrayLike, cond: ArrayLike | None) -> tuple[Dataset, Cond
             f"got shape {list(x.shape)}"
         )
     check_type(run, x.dtype, "x")
-    labels, condition = classes(run, cond, len(x))
-    found = arrays.given(x, labels, "x")
+    called = Called("cond.label", "cond.vector", "cond.field")
+    if not isinstance(cond, Conditions):
+        called = Called("cond", "cond", "cond")
+    beside, condition = parts(run, cond, len(x), called)
+    labels = None if beside.label is None else np.asarray(beside.label)
+    found = arrays.conditioned(arrays.given(x, labels, "x"), beside, called)
     checks.check_values(run.model, found)
     return found, condition
 
@@ -42,24 +50,18 @@ def check_type(run: Run, dtype: np.dtype, what: str) -> None:
         raise UserError(f"{what} must be real numbers, such as float32: got {dtype}")
 
 
-def classes(
-    run: Run, cond: ArrayLike | None, size: int, what: str = "cond"
-) -> tuple[np.ndarray | None, Condition]:
-    """Return the classes of examples, and what the model is given of them.
+def parts(run: Run, cond: Cond, size: int, called: Called) -> tuple[Conditions, Condition]:
+    """Return the conditions of examples, and what the model is given of them.
 
-    Without classes the bound is the unconditional one, for a model that was trained with and
-    without them. Raises UserError where the model needs classes, knows none, or not these.
+    Without them the bound is the unconditional one, for a model that was trained with and without.
+    Raises UserError where the model needs conditions, knows none, or not these.
     """
-    known = run.condition.num_classes
-    if known is None:
-        if cond is not None:
-            raise UserError(f"{what} is given, but this model has no classes: expected none")
-        return None, run.condition
+    condition = run.condition
     if cond is not None:
-        return conditions.checked(cond, known, size, what), run.condition
+        found = asked.parts(cond, condition, called)
+        return asked.checked(found, condition, size, run.shape, called), condition
+    if not condition.names:
+        return Conditions(), condition
     if conditions.is_optional(run.model.network):
-        return None, Condition()
-    raise UserError(
-        f"this model is conditioned on one of {known} classes: expected {what}, a class from 0 to "
-        f"{known - 1} for each of the {size} examples"
-    )
+        return Conditions(), Condition()
+    raise asked.missing(condition, size, called)

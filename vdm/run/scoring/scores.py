@@ -12,6 +12,7 @@ from jaxtyping import Array, Num, PyTree, UInt32
 from numpy.typing import ArrayLike
 
 from vdm import noise_levels
+from vdm.condition import Condition as Given
 from vdm.laws import Law
 from vdm.losses import VLB, bits_per_dim
 from vdm.model import VDM, Params
@@ -48,7 +49,7 @@ class Scores(NamedTuple):
 def score(
     run: Run,
     x: ArrayLike,
-    cond: ArrayLike | None = None,
+    cond: given.Cond = None,
     *,
     key: Key,
     bound: str = "vlb",
@@ -185,7 +186,7 @@ def ode_draws(run: Run, settings: EvaluateConfig) -> tuple[int, str | None]:
     return ode.most_draws(settings), split_words(settings.dequantisation)[0]
 
 
-def vlb(run: Run, x: ArrayLike, cond: ArrayLike | None = None, *, key: Key) -> VLB:
+def vlb(run: Run, x: ArrayLike, cond: given.Cond = None, *, key: Key) -> VLB:
     """Return one estimate of the bound's terms; see `vdm.run.trained.Trained.vlb`."""
     data, condition = given.batch(run, x, cond)
     return _estimate(
@@ -193,7 +194,7 @@ def vlb(run: Run, x: ArrayLike, cond: ArrayLike | None = None, *, key: Key) -> V
         run.law_state,
         keys.data(key),
         data.x,
-        condition.of(len(data), data.labels),
+        condition.of_examples(data.take(np.arange(len(data)))),
         model=run.model,
         law=run.law,
         mesh=run.mesh,
@@ -207,7 +208,7 @@ def _estimate(
     law_state: PyTree,
     key: UInt32[Array | np.ndarray, " k"],
     x: Num[Array, " b *d"],
-    cond: Array | None,
+    cond: Given | None,
     *,
     model: VDM,
     law: Law,

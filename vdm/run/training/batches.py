@@ -62,7 +62,7 @@ def make_batch(
         x, flags = augment.apply(x, which), augment.flags(config.data.augment, which)
     chex.assert_shape(x, (len(np.arange(size)[rows]), *dataset.shape))
     chex.assert_type(x, dataset.examples.dtype)
-    return Batch(x, condition.of(len(x), examples.labels, flags))
+    return Batch(x, condition.of_examples(examples, flags))
 
 
 def batches(

@@ -44,16 +44,16 @@ def check_clip(vdm: VDM, clip_denoised: bool) -> None:
 
 
 def check_unconditional(vdm: VDM, unconditional: bool) -> None:
-    """Raise UserError if the class is to be left out of a model that was not trained without it."""
+    """Raise UserError if the condition is to be left out of a model that never was without it."""
     if unconditional and not conditions.is_optional(vdm.network):
         raise UserError(
-            "unconditional is for a model that was trained with and without its class: "
+            "unconditional is for a model that was trained with and without its condition: "
             "model.network.optional_cond=True and train.cond_dropout above 0"
         )
 
 
 def check_fit(vdm: VDM, condition: Condition, data: Dataset) -> None:
-    """Raise UserError unless the model can take this data: levels, dtype, shape, classes."""
+    """Raise UserError unless the model can take this data: levels, dtype, shape, conditions."""
     conditions.check(condition, data)
     check_values(vdm, data)
     x = data.take(np.arange(1)).x
@@ -63,7 +63,10 @@ def check_fit(vdm: VDM, condition: Condition, data: Dataset) -> None:
 
 
 def check_data(vdm: VDM, shape: tuple[int, ...], condition: Condition, data: Dataset) -> None:
-    """Raise UserError unless the data are like those that a model of this shape was trained on."""
+    """Raise UserError unless the data are like those that a model of this shape was trained on.
+
+    Of their conditions only those of `condition` are looked at.
+    """
     if data.shape != shape:
         raise UserError(
             f"the model expects examples of shape {list(shape)}: got {data.version} of shape "
@@ -96,11 +99,6 @@ def check_dropped(network: Any, config: Config) -> None:
     """Raise UserError unless conditions are dropped exactly if the network works without them."""
     rate = config.train.cond_dropout
     optional = conditions.is_optional(network)
-    if optional and conditions.classes_of(network) is None:
-        raise UserError(
-            "model.network.optional_cond=True needs model.network.num_classes: training gives "
-            "classes, not vectors"
-        )
     if rate and not optional:
         raise UserError(
             f"train.cond_dropout={rate} needs model.network.optional_cond=True: a network that "

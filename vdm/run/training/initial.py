@@ -1,5 +1,6 @@
 """A run that begins with what another run has learned, on other data or with another recipe."""
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ from vdm.run.config import Config
 from vdm.run.config.blocks import parameters
 from vdm.run.config.own import find
 from vdm.run.config.words import NETWORKS
-from vdm.run.data import condition as conditions
+from vdm.run.data import condition as conditions, kept_conditions
+from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError
 from vdm.run.training import build, program as programs
 from vdm.run.training.step import Batch, Trainer, TrainState
@@ -62,8 +64,8 @@ def read(config: Config, trainer: Trainer, mesh: Mesh, example: Batch) -> Source
     file = exported.found(workdir)
     alone = None if file is None else exported.read(file)
     shape = data.kept_shape(workdir) if alone is None else alone.data.shape
-    num_classes = conditions.classes_of(other.model.network)
-    condition = conditions.build(num_classes, shape, there.data.augment)
+    network = other.model.network
+    condition = conditions.build(network, shape, there.data.augment, _kept(workdir, alone, network))
     blank = Batch(build.blank(other.model, shape), condition.of_samples(np.arange(1)))
     template = programs.template(other, mesh, blank)
     own = programs.template(trainer, mesh, example)
@@ -95,6 +97,27 @@ def read(config: Config, trainer: Trainer, mesh: Mesh, example: Batch) -> Source
     return Source(workdir, alone.step, params, None, same)
 
 
+def kept_condition(config: Config, network: object) -> Condition | None:
+    """Return the scales of vectors and fields of the run to begin with, None where there are none.
+
+    What its network has learned of a condition is in these units. None too where that run cannot
+    be read, or has other conditions, which `read` refuses before a run begins with it.
+    """
+    if not (config.train.init_from and conditions.needs_scale(network)):
+        return None
+    workdir = pathlib.Path(config.train.init_from)
+    with contextlib.suppress(UserError):
+        file = exported.found(workdir)
+        return _kept(workdir, None if file is None else exported.read(file), network)
+    return None
+
+
+def _kept(workdir: pathlib.Path, alone: exported.Exported | None, network: object) -> Condition:
+    if alone is None:
+        return kept_conditions.read(workdir, network)
+    return exported.condition(alone, network, workdir)
+
+
 def applied(first: TrainState, source: Source, config: Config) -> TrainState:
     """Return the first state of a run with what it takes from the source.
 
@@ -117,8 +140,15 @@ def applied(first: TrainState, source: Source, config: Config) -> TrainState:
     return first._replace(params=params, ema=ema)
 
 
-def words(source: Source, config: Config) -> str:
+def words(source: Source, config: Config, condition: Condition) -> str:
     """Return what a run begins with, in a line."""
+    line = _words(source, config)
+    if condition.vector is None and condition.field is None:
+        return line
+    return f"{line}; conditions are standardised as there"
+
+
+def _words(source: Source, config: Config) -> str:
     where = f"{source.workdir} at step {source.step:,}"
     if config.train.init_optimizer == "kept":
         return (

@@ -138,7 +138,7 @@ def check_network(name: str, vdm: VDM, condition: Condition, shape: tuple[int, .
     log_snr = np.array([*ends, 0.5 * (ends[0] + ends[1])], dtype)
     cond, other_cond = (condition.of_samples(np.arange(3) + i) for i in (0, 1))
 
-    def init() -> Any:
+    def init(z: Any, log_snr: Any, cond: Any) -> Any:
         return network.init(jax.random.key(0), z, log_snr, cond, train=False)
 
     # Both ways in which it is called, in one program.
@@ -150,7 +150,7 @@ def check_network(name: str, vdm: VDM, condition: Condition, shape: tuple[int, .
         )
 
     with errors("model.network", name):
-        shapes = jax.eval_shape(init)
+        shapes = jax.eval_shape(init, z, log_snr, cond)
         _check_variables(what, shapes)
         for out in jax.eval_shape(outputs, shapes.get("params", {}), z, log_snr, cond):
             if out.shape != z.shape or not jnp.issubdtype(out.dtype, jnp.floating):
@@ -159,7 +159,7 @@ def check_network(name: str, vdm: VDM, condition: Condition, shape: tuple[int, .
                     f"returns {out.dtype} {list(out.shape)}"
                 )
         quick = functools.partial(jax.jit, compiler_options=QUICK)
-        params, compute = quick(init)().get("params", {}), quick(outputs)
+        params, compute = quick(init)(z, log_snr, cond).get("params", {}), quick(outputs)
         fresh = compute(params, z, log_snr, cond)
         moved = jax.tree.map(lambda p: _moved(rng, np.asarray(p)), params)
         before = compute(moved, z, log_snr, cond)

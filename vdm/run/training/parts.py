@@ -1,5 +1,6 @@
 """The parts of a training run, checked together before anything is computed."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -86,7 +87,10 @@ def fitted(config: Config, dataset: Dataset) -> tuple[Trainer, Condition]:
     Raises UserError where they do not fit.
     """
     trainer = build.trainer(config)
-    num_classes = conditions.classes_of(trainer.model.network)
-    condition = conditions.build(num_classes, dataset.shape, config.data.augment)
+    network = trainer.model.network
+    own = conditions.learned(network, dataset)
+    if (kept := initial.kept_condition(config, network)) is not None:
+        own = dataclasses.replace(own, vector=kept.vector, field=kept.field)
+    condition = conditions.build(network, dataset.shape, config.data.augment, own)
     _check(trainer, condition, dataset)
     return trainer, condition

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from vdm.condition import Condition
 from vdm.model import VDM, Params
 from vdm.run.compiled import chips
 from vdm.run.training import flops
@@ -30,7 +31,7 @@ def network_flops(model: VDM, params: Params, example: Batch, size: int) -> floa
         lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), tuple(example)
     )
 
-    def forward(params: Params, x: jax.Array, cond: jax.Array | None) -> jax.Array:
+    def forward(params: Params, x: jax.Array, cond: Condition | None) -> jax.Array:
         z = model.likelihood.encode(x)
         return model.denoiser(params, cond)(z, jnp.zeros(z.shape[:1], z.dtype))
 

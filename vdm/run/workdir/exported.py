@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from vdm.run.config import Config, from_dict, own, to_dict
-from vdm.run.data import Kept
+from vdm.run.data import Kept, kept_conditions
+from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError
 from vdm.run.system import document, tensors
 from vdm.run.system.document import Place, Whole
@@ -22,7 +23,7 @@ MODEL_FILE = "model.safetensors"
 ENDING = ".safetensors"
 FORMAT = "vdm run 1"
 # The trees that a file holds.
-PARAMS, LAW = "params", "law_state"
+PARAMS, LAW, CONDITIONS = "params", "law_state", "conditions"
 
 T = TypeVar("T")
 
@@ -84,6 +85,23 @@ def read(path: pathlib.Path) -> Exported:
         kind=numbers.params,
         arrays=arrays,
     )
+
+
+def of_condition(condition: Condition) -> dict[str, np.ndarray]:
+    """Return the arrays of a run's scales and conditions, by their names in a file."""
+    return {f"{CONDITIONS}/{k}": v for k, v in kept_conditions.to_arrays(condition).items()}
+
+
+def condition(run: Exported, network: object, path: pathlib.Path) -> Condition:
+    """Return the scales and conditions of a run; raises UserError where a network lacks one."""
+    prefix = f"{CONDITIONS}/"
+    own = {k.removeprefix(prefix): v for k, v in run.arrays.items() if k.startswith(prefix)}
+    try:
+        found = kept_conditions.from_arrays(own)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    kept_conditions.check_sizes(found, network, str(path))
+    return found
 
 
 def fill(template: T, run: Exported, prefix: str, path: pathlib.Path) -> T:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vdm.run.data.stores.names import SPLIT_NAMES, check_names
+from vdm.run.data.stores.names import OWN, SPLIT_NAMES, check_names
 from vdm.run.data.stores.store import Stores, reading
 from vdm.run.errors import UserError
 from vdm.run.system.files import check_is_file
@@ -57,9 +57,9 @@ def _folder(path: pathlib.Path) -> Mapping[str, np.ndarray]:
         if file.suffix == ".npz":
             if file.stem not in ("train", "test"):
                 raise UserError(f"{path} is read as {file.stem}.npy: got {file.name}")
-            check_names(found, ("x", "labels"), file)
+            check_names(found, ("x", *OWN), file)
         for key, value in found.items():
-            name = file.stem if key == "x" else f"{file.stem}_labels"
+            name = file.stem if key == "x" else f"{file.stem}_{key}"
             if name in joined:
                 raise UserError(f"{path} has {name} twice: in {file.name} and in another file")
             joined[name] = value
