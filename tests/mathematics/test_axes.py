@@ -13,7 +13,7 @@ from vdm.condition import Conditions, no_condition
 from vdm.networks import UNet, stacked
 
 SMALL = {"channels": 8, "num_blocks": 1, "num_groups": 4, "fourier_exponents": (0,)}
-SHAPES = {1: (2, 8, 1), 2: (2, 6, 4, 1), 3: (2, 2, 6, 4, 1)}
+SHAPES = {1: (2, 12, 1), 2: (2, 6, 4, 1), 3: (2, 2, 6, 4, 1)}
 LOG_SNR = np.asarray([-2.0, 5.0])
 
 

@@ -7,6 +7,7 @@ import pytest
 
 import runs
 from vdm.run import config as configs
+from vdm.run.config import flags
 from vdm.run.errors import UserError
 
 
@@ -102,6 +103,33 @@ def test_a_list_of_arguments_is_the_same_config_after_its_file(tmp_path):
     configs.keep(config, tmp_path)
     configs.keep(config, tmp_path)
     assert configs.load(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        (["axes=3", "padding=wrap"], {"axes": 3, "padding": "wrap"}),
+        (["padding=('wrap','zero')"], {"padding": ("wrap", "zero")}),
+        (["levels=[2, 1]"], {"levels": (2, 1)}),
+        (["levels=(2,)", "levels=(1,)"], {"levels": (1,)}),  # the last one, as of other keys
+        (["fourier_exponents=(6,7)"], {"fourier_exponents": (6, 7)}),  # in the file, as ()
+        (["remat=True", "dtype=bfloat16"], {"remat": True, "dtype": "bfloat16"}),
+    ],
+)
+def test_a_command_sets_any_argument_of_a_part(tmp_path, words, changes):
+    file = runs.write_config_file(tmp_path / "unet.py", runs.images(runs.UNET))
+    overrides = [f"--config.model.network.{word}" for word in words]
+    config = flags.config(str(file), tmp_path, overrides)
+    assert config.model.network == {**runs.UNET, "num_classes": None, **changes}
+
+
+def test_an_argument_is_that_of_the_part_that_the_command_names(tmp_path):
+    file = runs.write_config_file(tmp_path / "points.py", runs.points())
+    name, argument = "--config.model.likelihood.name=discretised", "likelihood.levels=(9)"
+    network = flags.config(str(file), tmp_path, [name, f"--config.model.{argument}"])
+    assert network.model.likelihood["levels"] == 9
+    with pytest.raises(UserError, match=r"unknown config key 'model.likelihood.levels'"):
+        flags.config(str(file), tmp_path, [f"--config.model.{argument}"])
 
 
 def test_an_integer_is_a_fine_float():

@@ -57,7 +57,7 @@ def default_values() -> ml_collections.ConfigDict:
     """Return every key that has a default value, as the start of a config file.
 
     A file adds `data.name`, the model's blocks and `train.num_steps`. A command cannot override a
-    key that the file lacks.
+    key that the file lacks, but for the arguments of those blocks.
     """
     values = _defaults(Config)
     for name, block in typing.get_type_hints(Config).items():
