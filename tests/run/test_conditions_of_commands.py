@@ -59,7 +59,7 @@ def test_samples_are_given_what_the_command_line_says(workdir, tmp_path, capsys)
     # By default conditions of the training split, each sample with its own, which a line says.
     capsys.readouterr()
     usual = drawn()
-    assert "conditions of 60 training examples are taken" in capsys.readouterr().err
+    assert "samples have the conditions of 60 training examples" in capsys.readouterr().err
     _, others = exact.pixels("train")
     kept = Conditions(*(others[name][:6] for name in ("labels", "cond", "cond_field")))
     np.testing.assert_array_equal(usual, expected(kept))

@@ -88,8 +88,8 @@ def usual(condition: Condition) -> tuple[str, ...]:
         return ()
     assert condition.some is not None
     return (
-        f"the conditions of {num_rows(condition.some)} training examples are taken, one after the "
-        f"other: expected {asked.kinds(condition, IN_ALL)} for others",
+        f"samples have the conditions of {num_rows(condition.some)} training examples, one after "
+        f"the other; for others give {asked.kinds(condition, IN_ALL)}",
     )
 
 
