@@ -1,5 +1,6 @@
 """Small runs for the tests of the machinery: configs that compile in seconds."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -69,11 +70,23 @@ def images(network=MLP, num_classes=None, **train):
     )
 
 
+def conditions(**train):
+    """Images that are conditioned on a class, a vector and a field, all three."""
+    config = images(num_classes=3, **train)
+    network = {**config.model.network, "cond_dim": 2, "cond_channels": 1}
+    return dataclasses.replace(
+        config,
+        data=configs.DataConfig("exact_conditions:pixels"),
+        model=dataclasses.replace(config.model, network=network),
+    )
+
+
 # Runs that many tests begin with, by their names.
 MADE = {
     "points": points,
     "images": images,
     "classes": lambda: images(num_classes=10),
+    "conditions": conditions,
 }
 
 

@@ -1,4 +1,4 @@
-"""The VDM U-Net: many residual blocks at full resolution, no down-sampling."""
+"""The VDM U-Net: many residual blocks at full resolution, and where asked some at coarser ones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,23 +31,36 @@ ATTENTION = ("none", "middle", "everywhere")
 class UNet(nn.Module):
     """The network of the VDM paper (appendix B); the defaults are its CIFAR-10 one.
 
-    Takes z of shape [b, h, w, c], any size and number of channels, and returns an array
-    of z's shape and dtype. There is no down-sampling: the bound is about single pixels.
-    `num_blocks` residual blocks go down, each output is kept, the middle is block,
-    attention, block, and `num_blocks` + 1 go up, each on what came before and the last
-    output kept. A fresh network returns z where `residual` (ε̂ = z, as in the paper; made
-    for the eps prediction) and 0 otherwise, the better start for x, v, score and edm.
+    Takes z of shape [b, *size, c], with `axes` spatial axes of any size and any number of channels,
+    and returns an array of z's shape and dtype. `num_blocks` residual blocks go down, each output
+    is kept, the middle is block, attention, block, and `num_blocks` + 1 go up, each on what came
+    before and the last output kept. A fresh network returns z where `residual` (ε̂ = z, as in the
+    paper; made for the eps prediction) and 0 otherwise, the better start for x, v, score and edm.
+
+    In the paper there is no down-sampling: the bound is about single pixels. With `levels`, of as
+    many blocks as each number says, the middle is one or more resolutions further down: a strided
+    convolution halves every axis, blocks go down, what follows is the next resolution or the
+    middle, blocks go up, one more of them, and the nearest neighbour and a convolution double every
+    axis, all between the blocks down and up at full resolution. The number of channels is the same
+    everywhere, so that a block costs 2^axes times less at each resolution, and so do the weights of
+    attention, its square: the blocks at full resolution remain most of the work.
+
+    `padding` says what a convolution finds beyond the ends of an axis: "zero" for zeros, "wrap" for
+    the other end, as in a periodic field, or a tuple of one of them for each axis. Wrapped, the
+    network commutes with every shift along the axis; with levels only with shifts by multiples of
+    2^len(levels), which sizes must be multiples of.
 
     Fields: `channels` of every block, `num_blocks` a side, `fourier_exponents` n of the
     features sin, cos(2π 2ⁿ z) appended to z (empty for none), `attention` "none",
     "middle" or "everywhere", `num_groups` of GroupNorm, which must divide `channels`,
     `dropout` (only with train=True), the conditions, any of `num_classes` for integers [b],
-    `cond_dim` for vectors [b, cond_dim] and `cond_channels` for fields [b, h, w, cond_channels],
+    `cond_dim` for vectors [b, cond_dim] and `cond_channels` for fields [b, *size, cond_channels],
     `optional_cond` for examples that come without (see `vdm.condition`), `residual`, the range
     `log_snr_max`, `log_snr_min` on which λ is normalised, the compute `dtype`, parameters being
-    float32 always, and `remat`, which computes every block twice to spare its memory. Parameters
-    that `stacked.stack` has rearranged give the same function, compiled as a scan over equal
-    blocks. Raises ValueError or TypeError for fields or inputs that do not fit.
+    float32 always, `remat`, which computes every block twice to spare its memory, `axes` from 1 to
+    3, `padding` and `levels`. Parameters that `stacked.stack` has rearranged give the same
+    function, compiled as a scan over equal blocks, those at full resolution. Raises ValueError or
+    TypeError for fields or inputs that do not fit.
     """
 
     channels: int = 128
@@ -111,8 +124,9 @@ class UNet(nn.Module):
     ) -> Float[Array, " b *d"]:
         """Return the prediction at z and λ; `train` switches dropout on (rng "dropout").
 
-        Raises ValueError unless z has shape [b, h, w, c] and λ shape [b], and ValueError
-        or TypeError for a condition that the network was not built for.
+        Raises ValueError unless z has shape [b, *size, c] with sizes that the levels can halve
+        and λ shape [b], and ValueError or TypeError for a condition that the network was not built
+        for.
         """
         check_rank("UNet", self.axes, z.shape)
         check_size("UNet", self.levels, z.shape[1:-1])

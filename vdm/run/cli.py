@@ -244,9 +244,13 @@ def _check_ways(options: argparse.Namespace) -> None:
 def _given(options: argparse.Namespace, run: "Trained", num: int) -> "Conditions | None":
     """Return the condition of each sample, in the user's units; None where none is asked for."""
     from vdm.run.data import chosen
+    from vdm.run.system.progress import say
 
-    asked = chosen.of(options)
-    return chosen.read(asked, run.condition, num, run.shape, "sample (--num)")
+    given = chosen.read(chosen.of(options), run.condition, num, run.shape, "sample (--num)")
+    if given is None and options.known is None:
+        for line in chosen.usual(run.condition):
+            say(line)
+    return given
 
 
 def _fill(options: argparse.Namespace, run: "Trained", settings: SampleConfig) -> int:

@@ -196,7 +196,7 @@ def _condition(run: Trained) -> Condition:
     if kinds := [asked.WORDS[kind] for kind in run.condition.names if kind != "label"]:
         raise UserError(
             f"this model is conditioned on {' and '.join(kinds)}: expected a model without "
-            "conditions, or with classes alone, to compress with"
+            "conditions, or one that was trained with and without them (train.cond_dropout)"
         )
     if run.condition.num_classes is None:
         return run.condition

@@ -1,15 +1,20 @@
 """The config of a command: from a file with the command's own values, or from the workdir."""
 
+import ast
+import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vdm.choices import unknown
-from vdm.run.config import kept, own, parse
+from vdm.run.config import blocks, fields, kept, own, parse
+from vdm.run.config.rules import Name
 from vdm.run.config.schema import Config
 from vdm.run.errors import UserError
 
@@ -43,9 +48,14 @@ def config(
     values = _parse_flags(file, None if file else default)
     if not isinstance(values, ConfigDict):
         raise UserError(f"config file {path!r}: get_config() must return a ConfigDict")
+    texts = dict(word.removeprefix("--config.").partition("=")[::2] for word in overrides)
+    arguments = {key: text for key, text in texts.items() if _is_added(values, key, texts)}
+    overrides = [word for word in overrides if _key(word) not in arguments]
     for word in overrides:
-        _check_key(values, word.removeprefix("--config.").split("=")[0])
+        _check_key(values, _key(word), texts)
     values = _parse_flags([*file, *overrides], None if file else default)
+    for key, text in arguments.items():
+        _set(values, key, text)
     made = parse.from_dict(values.to_dict())
     if path is not None and not made.train.own_parts and kept.names_own_parts(made):
         folder = str(pathlib.Path(path).resolve().parent)
@@ -88,14 +98,68 @@ def _parse_flags(arguments: list[str], default: ConfigDict | None = None) -> Con
         ) from error
 
 
-def _check_key(values: ConfigDict, key: str) -> None:
+def _key(word: str) -> str:
+    return word.removeprefix("--config.").partition("=")[0]
+
+
+def _is_added(values: ConfigDict, key: str, texts: Mapping[str, str]) -> bool:
+    """Return whether a key is an argument that a block of the file lacks, or one with a list.
+
+    The flags of ml_collections set only what is there, and to a value of the type that is there.
+    """
+    of_block, _, word = key.rpartition(".")
+    listed = texts[key].startswith(("(", "["))
+    there = _block(values, of_block)
+    return word in _arguments(there, of_block, texts) and (listed or word not in there)
+
+
+def _block(values: ConfigDict, key: str) -> Collection[str]:
+    """Return the block of a key in the config, an empty one where there is none."""
+    block: object = values
+    for name in key.split("."):
+        block = block[name] if isinstance(block, ConfigDict) and name in block else None
+    return block if isinstance(block, ConfigDict) else ()
+
+
+def _arguments(block: Any, key: str, texts: Mapping[str, str]) -> Collection[str]:
+    """Return the arguments of the part of this package that a block names, with the overrides."""
+    if not isinstance(block, ConfigDict):
+        return ()
+    outer, _, name = key.partition(".")
+    kinds = typing.get_type_hints(Config)
+    rules = {field.name: field.rule for field in fields.of(kinds[outer])} if outer in kinds else {}
+    rule = rules.get(name)
+    chosen = texts.get(f"{key}.name", block.get("name"))
+    if not isinstance(rule, Name) or chosen not in rule.options:
+        return ()
+    return blocks.parameters(rule.options[chosen])
+
+
+def _set(values: ConfigDict, key: str, text: str) -> None:
+    """Set an argument of a block to a literal of Python, or to the text that is none."""
+    *path, word = key.split(".")
+    block = values
+    for name in path:
+        block = block[name]
+    value: object = text
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        value = ast.literal_eval(text)
+    with block.unlocked(), block.ignore_type():
+        block[word] = value
+
+
+def _check_key(values: ConfigDict, key: str, texts: Mapping[str, str]) -> None:
     """Raise UserError, with the nearest valid key, unless the config has the key."""
     block: object = values
     prefix = ""
     for name in key.split("."):
         if not isinstance(block, ConfigDict) or name not in block:
             names = list(block) if isinstance(block, ConfigDict) else []
+            names += [word for word in _arguments(block, prefix[:-1], texts) if word not in names]
             known = unknown("config key", prefix + name, [prefix + n for n in names])
-            raise UserError(f"{known} (a command can set only keys that the config file has)")
+            raise UserError(
+                f"{known} (a command can set only keys that the config file has, and arguments of "
+                "its blocks)"
+            )
         block = block[name]
         prefix += f"{name}."

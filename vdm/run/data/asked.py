@@ -47,6 +47,7 @@ def checked(
         vector = np.asarray(vector)
         c = _size(condition, "vector")
         _check_numbers(vector, called.vector)
+        vector = vector[:, None] if c == 1 and vector.ndim == 1 else vector
         if vector.ndim == 2 and vector.shape[1] != c:
             count = f"{vector.shape[1]} number{'s' * (vector.shape[1] != 1)}"
             raise UserError(f"{called.vector} has {count}, expected {c} (cond_dim)")
@@ -73,13 +74,15 @@ def classes(given: ArrayLike, known: int, size: int, what: str) -> np.ndarray:
     return found.astype(np.int32)
 
 
-def kinds(condition: Condition) -> str:
-    """Return in words what a run is conditioned on."""
+def kinds(condition: Condition, called: Called | None = None) -> str:
+    """Return in words what a run is conditioned on, and what each kind is called."""
     said = {
         "label": f"one of {condition.num_classes} classes",
         "vector": f"a vector of {_size(condition, 'vector')} numbers",
         "field": f"a field of {_size(condition, 'field')} channels",
     }
+    if called is not None:
+        said = {kind: f"{text} ({getattr(called, kind)})" for kind, text in said.items()}
     return " and ".join(said[name] for name in condition.names)
 
 

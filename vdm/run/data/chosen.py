@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vdm.condition import Conditions
+from vdm.condition import Conditions, num_rows
 from vdm.run.data import asked, table
 from vdm.run.data.beside import Called
 from vdm.run.data.condition import KINDS, Condition
@@ -82,6 +82,17 @@ def read(
     return asked.checked(Conditions(**every), condition, size, shape, names)
 
 
+def usual(condition: Condition) -> tuple[str, ...]:
+    """Return a line on the conditions that samples have by default, where they are kept ones."""
+    if condition.vector is None and condition.field is None:
+        return ()
+    assert condition.some is not None
+    return (
+        f"the conditions of {num_rows(condition.some)} training examples are taken, one after the "
+        f"other: expected {asked.kinds(condition, IN_ALL)} for others",
+    )
+
+
 def _vector(text: str) -> np.ndarray:
     try:
         return np.array([float(word) for word in text.split(",")])
@@ -108,8 +119,7 @@ def _file(path: pathlib.Path, condition: Condition) -> dict[str, np.ndarray]:
             raise UserError(f"{path} holds no arrays: expected one of {', '.join(OWN)}")
         return {kind: arrays[name] for kind, _, name in KINDS if name in arrays}
     kind = "vector" if "vector" in condition.names else next(iter(condition.names), "vector")
-    x = arrays["x"]
-    return {kind: x[:, None] if kind == "vector" and x.ndim == 1 else x}
+    return {kind: arrays["x"]}
 
 
 def _csv(path: pathlib.Path) -> dict[str, np.ndarray]:

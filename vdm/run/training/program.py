@@ -86,5 +86,21 @@ def build(trainer: Trainer, mesh: Mesh, example: Batch) -> Program:
             compiler_options={"xla_backend_optimization_level": 0},
         ),
         layout=layout,
-        step=jax.jit(steps, donate_argnums=0, out_shardings=(held, meshes.whole(mesh))),
+        step=jax.jit(
+            steps,
+            donate_argnums=0,
+            out_shardings=(held, meshes.whole(mesh)),
+            compiler_options=_options(trainer, meshes.platform(mesh)),
+        ),
     )
+
+
+def _options(trainer: Trainer, platform: str) -> dict[str, str] | None:
+    """Return the options that a step is compiled with for devices of a kind.
+
+    A CPU's compiler begins all work as soon as it can, and keeps what comes of it: blocks that are
+    computed again would be so at once, and spare nothing.
+    """
+    if platform == "cpu" and getattr(trainer.model.network, "remat", False):
+        return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    return None
