@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vdm.run.compression import files
-from vdm.run.compression.format import Header
+from vdm.run.compression.header import Header
 from vdm.run.errors import UserError
 
 RANDOM = np.random.default_rng(0)

@@ -11,8 +11,9 @@ import msgpack
 import numpy as np
 import pytest
 
-from vdm.run.compression import format as file_format
-from vdm.run.compression.format import Block, Header
+from vdm.run.compression import format as file_format, header as headers
+from vdm.run.compression.format import Block
+from vdm.run.compression.header import Header
 from vdm.run.errors import UserError
 
 HEADER = Header(
@@ -60,8 +61,8 @@ def is_same(block, other):
 def test_what_was_written_is_read(tmp_path, header):
     found, blocks = survey(tmp_path, written(header))
     assert found.header == header and found.damage is None
-    assert all(map(is_same, blocks, BLOCKS)) and len(blocks) == file_format.num_blocks(HEADER) == 3
-    assert [list(file_format.examples_of(HEADER, i)) for i in range(3)] == [[0, 1], [2, 3], [4]]
+    assert all(map(is_same, blocks, BLOCKS)) and len(blocks) == headers.num_blocks(HEADER) == 3
+    assert [list(headers.examples_of(HEADER, i)) for i in range(3)] == [[0, 1], [2, 3], [4]]
     without = header._replace(names=(), kind="npy")
     assert survey(tmp_path, written(without))[0].header == without
 
