@@ -57,7 +57,7 @@ def mean(given):
 
 def bits(arrays):
     """−log2 P(x | its conditions) of every example, per dimension, in closed form."""
-    low = 2 * arrays["x"][..., 0] / LEVELS - 1.0
+    low = 2.0 * arrays["x"][..., 0] / LEVELS - 1.0
     law = stats.norm(mean(parts_of(arrays)), S)
     return -np.log2(law.cdf(low + 2 / LEVELS) - law.cdf(low)).mean(1)
 
@@ -71,7 +71,7 @@ def covariance(kinds):
 def bits_without(arrays):
     """−log2 P(x) of every example per dimension, of a density that is even in a cell."""
     kinds = [kind for kind in KINDS if NAMES[kind] in arrays]
-    v = (2 * arrays["x"][..., 0] + 1) / LEVELS - 1.0
+    v = (2.0 * arrays["x"][..., 0] + 1) / LEVELS - 1.0
     law = stats.multivariate_normal(np.zeros(LENGTH), covariance(kinds))
     return -law.logpdf(v) / LENGTH / np.log(2.0) - np.log2(2 / LEVELS)
 

@@ -1,4 +1,4 @@
-"""Files that are compressed with conditions: what comes back, how long they are, what is refused."""
+"""Files that are compressed with conditions: what comes back, how long, what is refused."""
 
 import re
 
