@@ -35,6 +35,7 @@ from matplotlib.figure import Figure
 
 import short_runs
 from vdm.run import config as configs, data
+from vdm.run.data import validation
 from vdm.run.data.dataset import settle
 from vdm.run.errors import UserError
 from vdm.run.evaluation import bound
@@ -107,11 +108,16 @@ def make_config(row, flags, steps, seed):
     )
 
 
-def learn(config, seeds):
+def splits(config):
+    """Return what to train on, what to watch along a run, and by name what to evaluate last."""
+    return validation.load(config, "train"), data.load(config.data, "test"), {}
+
+
+def learn(config, seeds, load=splits):
     """Train for each seed, all by one compilation; yield the bpd and seconds along each run."""
-    dataset, trainer, condition, mesh, example = parts.prepare(config)
-    dataset = settle(dataset, config.data.in_memory)
-    test = settle(data.load(config.data, "test"), config.data.in_memory)
+    training, watched, last = load(config)
+    dataset, trainer, condition, mesh, example = parts.of(config, training)
+    dataset, watched = (settle(part, config.data.in_memory) for part in (dataset, watched))
     template = programs.template(trainer, mesh, example)
     places = jax.tree.map(lambda leaf: leaf.sharding, template)
 
@@ -140,9 +146,9 @@ def learn(config, seeds):
     )
     fn = bound.row_fn(run, config.evaluate, clip_denoised=False)
 
-    def bpd(params, state):
+    def bpd(params, state, examples=watched):
         now = run._replace(params=params, law_state=state.law_state)
-        terms = bound.measure(fn, now, test, config.evaluate, None).terms
+        terms = bound.measure(fn, now, examples, config.evaluate, None).terms
         return float(terms.sum(-1).mean())
 
     # Two processes on one core would see each other's seconds; not those of its own work.
@@ -164,17 +170,18 @@ def learn(config, seeds):
                 points.append({"step": done, "seconds": seconds, "ema": bpd(state.ema, state)})
                 started = clock()
         points[-1]["raw"] = bpd(state.params, state)
+        points[-1] |= {name: bpd(state.ema, state, part) for name, part in last.items()}
         yield points
 
 
-def measure(row, seeds, options, flags):
+def measure(row, config, seeds, options, load=splits):
     """Train the runs of a row that are not there yet; return the points of each seed."""
-    config = make_config(row, flags, options.steps, seeds[0])
     values = configs.to_dict(config)
     del values["seed"]
     paths = {seed: folder_of(options) / f"{row}_{seed}.json" for seed in seeds}
     missing = [seed for seed in seeds if not paths[seed].exists()]
-    for seed, points in zip(missing, learn(config, missing) if missing else (), strict=True):
+    found = learn(config, missing, load) if missing else ()
+    for seed, points in zip(missing, found, strict=True):
         write_json(paths[seed], {"config": values, "points": points})
         print(f"{row}, seed {seed}: {points[-1]}", flush=True)
     kept = {seed: read_json(path) for seed, path in paths.items()}
@@ -217,8 +224,8 @@ def table(runs, against):
         print(f"| {row} | {len(ends)} | {' | '.join(cells)} |")
 
 
-def draw(runs, out):
-    """Draw the rows over steps and over seconds, each seed a line."""
+def draw(runs, out, what="test"):
+    """Draw the rows over steps and over seconds, each seed a line; `what` is the split."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for axes, key in zip(figure.subplots(1, 2, sharey=True), ("step", "seconds"), strict=True):
         for number, (row, of_seeds) in enumerate(runs.items()):
@@ -227,7 +234,9 @@ def draw(runs, out):
                 axes.plot(x, y, color=f"C{number}", lw=1, label=row if i == 0 else None)
         axes.set(xlabel=key, xlim=(0, None))
     lowest = min(points[-1]["ema"] for of_seeds in runs.values() for points in of_seeds.values())
-    figure.axes[0].set(ylabel="test bits per dimension (EMA)", ylim=(lowest - 0.05, lowest + 1.2))
+    figure.axes[0].set(
+        ylabel=f"{what} bits per dimension (EMA)", ylim=(lowest - 0.05, lowest + 1.2)
+    )
     figure.axes[1].legend()
     figure.savefig(out, dpi=120)
     print(f"written to {out}")
@@ -252,7 +261,10 @@ def main():
             make_config(row, flags, options.steps, 0)
     except UserError as error:
         parser.error(str(error))
-    runs = {row: measure(row, seeds, options, flags) for row in rows}
+    runs = {}
+    for row in rows:
+        config = make_config(row, flags, options.steps, seeds[0])
+        runs[row] = measure(row, config, seeds, options)
     print(f"\n{options.steps} steps")
     table(runs, against)
     if options.picture:

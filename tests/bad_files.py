@@ -35,6 +35,8 @@ def make(folder):
     _configs(folder)
     _broken_runs(folder)
     _arrays(folder / "arrays")
+    _masks(folder / "masks")
+    _conditions(folder / "given")
     _pictures(folder / "pictures")
     _compressed(folder / "compressed", folder)
     _official(folder / "official")
@@ -43,17 +45,21 @@ def make(folder):
 def _configs(folder):
     for name, config in runs.MADE.items():
         runs.write_config_file(folder / f"{name}.py", config())
+    runs.write_config_file(folder / "dit.py", runs.images(runs.DIT))
     for name, config, data in (
         ("real", runs.points(batch_size=2), "arrays"),
         ("counts", runs.images(batch_size=2), "arrays"),
         ("labelled", runs.images(num_classes=3, batch_size=2), "arrays"),
         ("pictures", runs.images(batch_size=2), "images"),
+        ("vectors", runs.images(batch_size=2), "arrays"),
         ("standard", runs.points(batch_size=2), "arrays"),
     ):
         values = configs.to_dict(config)
         values["data"] |= {"name": data, "path": "none"}
         if name == "pictures":
             values["model"]["likelihood"]["levels"] = 256
+        if name == "vectors":
+            values["model"]["network"]["cond_dim"] = 2
         if name == "standard":
             values["data"]["standardise"] = "all"
             values["model"]["likelihood"]["mean"] = 5.0
@@ -235,6 +241,7 @@ def _arrays(folder):
         "negative_labels": {"x": COUNTS, "labels": labels - 1},
         "short_labels": {"x": COUNTS, "labels": labels[:-1]},
         "wide_labels": {"x": COUNTS, "labels": labels[:, None]},
+        "three_classes": {"x": COUNTS, "labels": np.arange(40) % 3},
         "four_classes": {"x": COUNTS, "labels": np.arange(40) % 4},
         "one_side": {"train": COUNTS, "test": COUNTS, "test_labels": labels},
         "more": {"x": COUNTS, "y": COUNTS},
@@ -264,6 +271,59 @@ def _arrays(folder):
     np.savez(folder / "split_twice/train.npz", x=COUNTS)
     os.mkfifo(folder / "pipe.npy")
     (folder / "folder.npy").mkdir()
+
+
+def _conditions(folder):
+    folder.mkdir()
+    labels, cond, field = np.arange(4) % 3, RNG.normal(size=(4, 2)), RNG.normal(size=(4, 8, 8, 1))
+    many = RNG.normal(size=(40, 2))
+    broken = many.copy()
+    broken[7, 1] = np.nan
+    for name, found in {
+        "some": {"labels": labels, "cond": cond, "cond_field": field},
+        "field": {"cond_field": field[:1]},
+        "wide_field": {"cond_field": np.zeros((1, 8, 9, 1))},
+        "nan_field": {"cond_field": np.full((1, 8, 8, 1), np.nan)},
+        "real_labels": {"labels": labels / 2, "cond": cond, "cond_field": field},
+        "other": {"conds": cond},
+        "empty": {},
+        "bad_score": {"x": COUNTS, "cond": broken},
+        "short_score": {"x": COUNTS, "cond": many[:39]},
+        "good": {"x": COUNTS, "cond": many},
+        "nan_cond": {"x": COUNTS, "cond": broken},
+        "short_cond": {"x": COUNTS, "cond": many[:39]},
+        "wide_cond": {"x": COUNTS, "cond": np.zeros((40, 3))},
+        "shape_field": {"x": COUNTS, "cond": many, "cond_field": np.zeros((40, 8, 7, 1))},
+    }.items():
+        np.savez(folder / f"{name}.npz", **found)
+    np.save(folder / "vectors.npy", cond)
+    (folder / "vectors.txt").write_text("1,2")
+    for name, text in {
+        "word": "temperature,pressure\n1,2\nwarm,3\n",
+        "nan": "temperature,pressure\n1,nan\n",
+        "twice": "temperature,temperature\n1,2\n",
+        "short": "temperature,pressure\n1,2\n3\n",
+        "header": "temperature,pressure\n",
+    }.items():
+        (folder / f"{name}.csv").write_text(text)
+
+
+def _masks(folder):
+    folder.mkdir()
+    half, but_one = np.zeros((8, 8), bool), np.ones((8, 8), bool)
+    half[:4], but_one[7, 7] = True, False
+    masks = {
+        "half": half,
+        "all_but_one": but_one,
+        "grey": 0.5 * half,
+        "words": np.where(half, "1", "0"),
+        "all": half | ~half,
+        "nothing": half & ~half,
+        "three": np.stack([half] * 3),
+        "first": np.stack([[True, True]] * 39 + [[True, False]]),
+    }
+    for name, mask in masks.items():
+        np.save(folder / f"{name}.npy", mask)
 
 
 def _pictures(folder):

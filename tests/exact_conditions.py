@@ -115,3 +115,14 @@ def _without(flat, alpha2, sigma2):
     values, vectors = np.linalg.eigh(covariance())
     along = flat @ vectors.astype(flat.dtype) / (alpha2 * values[None].astype(flat.dtype) + sigma2)
     return jnp.sqrt(sigma2) * (along @ vectors.T.astype(flat.dtype))
+
+
+def pixels(split):
+    """Images [n, 8, 8, 1] of 17 levels, with all three kinds of conditions."""
+    num = {"train": 60, "test": 20}[split]
+    rng = np.random.default_rng(num)
+    label, vector = np.arange(num) % 3, rng.normal([290.0, 1000.0], [5.0, 20.0], (num, 2))
+    field = rng.normal(-2.0, 1.0, (num, 8, 8, 1))
+    x = 4 + 3 * label[:, None, None, None] + (vector[:, :1, None, None] - 290) / 5 + 2 * field + 4
+    x = np.clip(np.round(x + rng.normal(size=x.shape)), 0, 16).astype(np.uint8)
+    return x, {"labels": label, "cond": vector, "cond_field": field}

@@ -2,8 +2,8 @@
 
 v_i = μ_class + a u + w f_i + S n_i at each of six positions i, with u and f_i the conditions less
 their mean and over their standard deviation, is rounded to 256 levels of [−1, 1]. So the bits of an
-example, given its conditions or not, are those of Gaussian cells; and the denoiser is exact but for
-the rounding, whose variance Δ²/12 is added to S².
+example are those of Gaussian cells. The denoiser is the mean of the levels given z, of a law whose
+cells are a density of variance S² + Δ²/12, which costs less than 0.001 bits.
 """
 
 import functools
@@ -62,23 +62,19 @@ def bits(arrays):
     return -np.log2(law.cdf(low + 2 / LEVELS) - law.cdf(low)).mean(1)
 
 
-def covariance(kinds):
-    """The covariance [6, 6] of v with a vector and a field that are not known."""
-    common, own = A**2 * ("vector" in kinds), VARIANCE + W**2 * ("field" in kinds)
-    return common * np.ones((LENGTH, LENGTH)) + own * np.eye(LENGTH)
-
-
-def bits_without(arrays):
-    """−log2 P(x) of every example per dimension, of a density that is even in a cell."""
-    kinds = [kind for kind in KINDS if NAMES[kind] in arrays]
-    v = (2.0 * arrays["x"][..., 0] + 1) / LEVELS - 1.0
-    law = stats.multivariate_normal(np.zeros(LENGTH), covariance(kinds))
-    return -law.logpdf(v) / LENGTH / np.log(2.0) - np.log2(2 / LEVELS)
+def bits_without_field(arrays):
+    """−log2 P(x) of every example, per dimension, where only the law of the field is known."""
+    low = 2.0 * arrays["x"][..., 0] / LEVELS - 1.0
+    law = stats.norm(0.0, np.sqrt(S**2 + W**2))
+    return -np.log2(law.cdf(low + 2 / LEVELS) - law.cdf(low)).mean(1)
 
 
 @functools.lru_cache
 def network(kinds=(), vector=((), ()), field=((), ()), optional=False):
-    """The denoiser, given standardised vectors and fields: their (means, deviations)."""
+    """The denoiser, given standardised vectors and fields: their (means, deviations).
+
+    An optional one is of the field alone, without which the positions are independent, too.
+    """
 
     def init(key, z, log_snr, cond):
         return {"none": jnp.zeros(1)}
@@ -99,14 +95,16 @@ def network(kinds=(), vector=((), ()), field=((), ()), optional=False):
         if parts.field is not None:
             user = parts.field[..., 0] * field[1][0] + (field[0][0] - FIELD[0])
             middle += W * user / FIELD[1]
-        gap = flat - jnp.sqrt(alpha2) * middle
-        found = jnp.sqrt(sigma2) * gap / (alpha2 * VARIANCE + sigma2)
+        variance = VARIANCE + jnp.zeros_like(flat)
         if optional:
-            values, vectors = np.linalg.eigh(covariance(kinds))
-            along = flat @ vectors.astype(np.float32)
-            along /= alpha2 * values[None].astype(np.float32) + sigma2
-            without = jnp.sqrt(sigma2) * (along @ vectors.T.astype(np.float32))
-            found = without if cond is None else jnp.where(jnp.isnan(middle), without, found)
+            variance = variance + W**2 * (jnp.isnan(middle) if cond is not None else 1.0)
+            middle = jnp.nan_to_num(middle)
+        v = (2 * jnp.arange(LEVELS, dtype=z.dtype) + 1) / LEVELS - 1
+        near = -((flat[..., None] - jnp.sqrt(alpha2)[..., None] * v) ** 2)
+        logits = near / (2 * sigma2[..., None])
+        logits -= (v - middle[..., None]) ** 2 / (2 * variance[..., None])
+        x_hat = jnp.sum(jax.nn.softmax(logits, axis=-1) * v, axis=-1)
+        found = (flat - jnp.sqrt(alpha2) * x_hat) / jnp.sqrt(sigma2)
         return (found + zero)[..., None].astype(z.dtype)
 
     sizes = {

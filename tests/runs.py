@@ -1,5 +1,6 @@
 """Small runs for the tests of the machinery: configs that compile in seconds."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -20,6 +21,16 @@ UNET = {
     "num_groups": 4,
     "fourier_exponents": (),
     "attention": "none",
+}
+DIT = {
+    "name": "dit",
+    "axes": 2,
+    "patch": 4,
+    "channels": 8,
+    "num_blocks": 1,
+    "num_heads": 2,
+    "padding": "wrap",
+    "dropout": 0.1,
 }
 
 
@@ -59,11 +70,23 @@ def images(network=MLP, num_classes=None, **train):
     )
 
 
+def conditions(**train):
+    """Images that are conditioned on a class, a vector and a field, all three."""
+    config = images(num_classes=3, **train)
+    network = {**config.model.network, "cond_dim": 2, "cond_channels": 1}
+    return dataclasses.replace(
+        config,
+        data=configs.DataConfig("exact_conditions:pixels"),
+        model=dataclasses.replace(config.model, network=network),
+    )
+
+
 # Runs that many tests begin with, by their names.
 MADE = {
     "points": points,
     "images": images,
     "classes": lambda: images(num_classes=10),
+    "conditions": conditions,
 }
 
 

@@ -230,7 +230,7 @@ def float64(tree):
 def test_residual_block_against_numpy():
     h = jax.random.normal(jax.random.key(0), (2, 3, 5, 12))
     level = jax.random.normal(jax.random.key(1), (2, 7))
-    block = ResBlock(channels=8, num_groups=4, dropout=0.5, dtype="float32")
+    block = ResBlock(8, ("zero", "zero"), num_groups=4, dropout=0.5, dtype="float32")
     params = moved(block, h, level, train=False)
     p = float64(params["params"])
     x, e = float64((h, level))
@@ -270,7 +270,27 @@ def in_one_piece(q, k, v):
     return on_an_accelerator(q, k, v, size=10)
 
 
-@pytest.mark.parametrize("attend", [attend, over_devices, on_an_accelerator, in_one_piece])
+def in_uneven_pieces(q, k, v):
+    return on_an_accelerator(q, k, v, size=4)
+
+
+def of_long_examples(q, k, v):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "MAX_LOGITS_OF_AN_EXAMPLE", 30)  # so three queries a piece
+        return attend(q, k, v)
+
+
+@pytest.mark.parametrize(
+    "attend",
+    [
+        attend,
+        over_devices,
+        on_an_accelerator,
+        in_one_piece,
+        in_uneven_pieces,
+        of_long_examples,
+    ],
+)
 def test_attention_in_pieces_is_attention_and_so_are_its_derivatives(attend):
     q, k, v, dq = jax.random.normal(jax.random.key(0), (4, 3, 2, 5, 4))
 
@@ -292,10 +312,16 @@ def test_attention_in_pieces_is_attention_and_so_are_its_derivatives(attend):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 1024), (64, 64, 256), (48, 7, 336)])
-def test_a_piece_of_attention_has_whole_rows_and_a_bounded_number_of_logits(height, width, size):
-    assert attention._queries(height, width) == size
-    assert size * height * width <= attention.MAX_LOGITS
+@pytest.mark.parametrize(
+    ("positions", "size", "pieces"),
+    [(32 * 32, 1024, 1), (64 * 64, 256, 16), (48 * 7, 336, 1), (1031, 516, 2), (2**21, 1, 2**21)],
+)
+def test_pieces_of_attention_are_few_and_even_with_a_bounded_number_of_logits(
+    positions, size, pieces
+):
+    assert attention._queries(positions) == size
+    assert (pieces - 1) * size < positions <= pieces * size
+    assert size * positions <= max(positions, attention.MAX_LOGITS)
 
 
 def test_the_platform_compiled_for_decides_how_attention_is_computed():
@@ -442,7 +468,7 @@ def test_refuses_fields_that_do_not_fit(build, message):
 
 
 def test_unet_refuses_what_is_not_a_batch_of_images():
-    with pytest.raises(ValueError, match=r"\[b, h, w, c\]: got shape \(3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"\(axes=2\) .*\[b, h, w, c\]: got shape \(3, 8, 8\)"):
         UNet(**SMALL).init(jax.random.key(0), jnp.zeros((3, 8, 8)), jnp.zeros(3))
 
 

@@ -24,6 +24,8 @@ from vdm.run import (
 )
 from vdm.run.config import fields
 from vdm.run.errors import UserError
+from vdm.run.filling import fill
+from vdm.run.film import frames
 from vdm.run.report import write
 
 pytestmark = [pytest.mark.float32, pytest.mark.usefixtures("unchecked", "no_work")]
@@ -102,6 +104,7 @@ def no_work(folder, monkeypatch):
     for module, name in (
         *((train, "train"), (evaluate, "measure"), (sample, "sample"), (write, "write")),
         *((compress, "compress"), (compress, "decompress"), (score, "score")),
+        *((fill, "fill"), (frames, "draw")),
         *((export, "write"), (packaged, "write"), (fit_chain, "fit")),
     ):
         monkeypatch.setattr(module, name, begin)
@@ -134,6 +137,7 @@ def test_the_commands_would_begin():
         ["evaluate", "--workdir=run", "--batch_size=7"],
         ["fit-chain", "--workdir=run", "--steps=3"],
         ["sample", "--workdir=run", "--num=3", "--seed=5"],
+        ["sample", "--workdir=run", "--trajectory"],
         ["report", "run", "--num=0"],
         ["decompress", "x.vdm", "out.npy", "--workdir=run"],
     ):

@@ -246,7 +246,7 @@ def test_one_image(tmp_path, capsys):
     assert cli.main(["score", str(tmp_path / "[b]one.png"), f"--workdir={workdir}"]) == 2
     assert "levels is 17, but images has 256 levels" in capsys.readouterr().err
     found = whole.load(tmp_path / "[b]one.png")
-    assert found.names == ("[b]one.png",) and found.labels is None
+    assert found.names == ("[b]one.png",) and found.beside.label is None
     np.testing.assert_array_equal(found.data.x, np.zeros((1, 8, 8, 1), np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""Self-attention with one head over all pixels, as it suits the devices it is compiled for."""
+"""Self-attention with one head over all positions, as it suits the devices it is compiled for."""
 
 import math
 from collections.abc import Callable
@@ -10,31 +10,34 @@ from jaxtyping import Array, Float
 
 # Of one example and one piece; a piece of all 1,024 pixels of CIFAR-10 has as many.
 MAX_LOGITS = 2**20
+# On CPUs, of one example; 4,096 positions have as many, in float32 64 MiB.
+MAX_LOGITS_OF_AN_EXAMPLE = 2**24
 
 
 def attend(
-    q: Float[Array, " b h w c"], k: Float[Array, " b h w c"], v: Float[Array, " b h w c"]
-) -> Float[Array, " b h w c"]:
-    """Return softmax(q kᵀ/√c) v over the h·w pixels (Vaswani et al. 2017, eq. 1).
+    q: Float[Array, " b *d c"], k: Float[Array, " b *d c"], v: Float[Array, " b *d c"]
+) -> Float[Array, " b *d c"]:
+    """Return softmax(q kᵀ/√c) v over all n positions of *d (Vaswani et al. 2017, eq. 1).
 
     Logits and softmax are float32 at least. The queries are taken a piece at a time, and the
-    backward pass computes a piece's weights again: b·(h·w)² of them are never kept. A piece is as
+    backward pass computes a piece's weights again: b·n² of them are never kept. A piece is as
     large as `MAX_LOGITS` allows; on CPUs it is small, so that its weights stay in the caches.
     The platform is that of the devices compiled for, and their number that of the mesh that
     tracing takes place under (`jax.sharding.use_abstract_mesh`), one without a mesh.
     """
     shape = q.shape
+    size = _queries(math.prod(shape[1:-1]))
 
     def on_cpu(q: Array, k: Array, v: Array) -> Array:
         # An example is a piece: nothing has to be added over pieces. But examples are what a
         # batch is cut along over devices.
-        return _by_queries(q, k, v, shape[2]) if _several() else _by_example(q, k, v)
+        return _by_queries(q, k, v, min(size, shape[-2])) if _several() else _by_example(q, k, v)
 
     def elsewhere(q: Array, k: Array, v: Array) -> Array:
-        return _by_queries(q, k, v, _queries(shape[1], shape[2]))
+        return _by_queries(q, k, v, size)
 
-    of_pixels = (_pixels(part) for part in (q, k, v))
-    return jax.lax.platform_dependent(*of_pixels, cpu=on_cpu, default=elsewhere).reshape(shape)
+    of_positions = (part.reshape(shape[0], -1, shape[-1]) for part in (q, k, v))
+    return jax.lax.platform_dependent(*of_positions, cpu=on_cpu, default=elsewhere).reshape(shape)
 
 
 def _several() -> bool:
@@ -44,30 +47,36 @@ def _several() -> bool:
     return any(size > 1 for size, kind in sizes if kind is not AxisType.Manual)
 
 
-def _queries(height: int, width: int) -> int:
-    """Return how many queries a piece has: whole rows of pixels that divide the image."""
-    rows = [n for n in range(1, height + 1) if height % n == 0]
-    fitting = [n for n in rows if n * width * height * width <= MAX_LOGITS]
-    return width * max(fitting, default=1)
+def _queries(positions: int, most: int = MAX_LOGITS) -> int:
+    """Return how many queries a piece has: as few pieces as there can be, of even size."""
+    pieces = -(-positions // min(positions, max(1, most // positions)))
+    return -(-positions // pieces)
 
 
 def _by_example(
     q: Float[Array, " b n c"], k: Float[Array, " b n c"], v: Float[Array, " b n c"]
 ) -> Float[Array, " b n c"]:
-    piece = _piece(q.shape[-1])
-    parts = (part[:, None] for part in (q, k, v))
-    return jax.lax.map(lambda part: piece(*part), tuple(parts))[:, 0]
+    size = _queries(q.shape[1], MAX_LOGITS_OF_AN_EXAMPLE)
+
+    def one(parts: tuple[Array, Array, Array]) -> Array:
+        q, k, v = parts
+        return _by_queries(q, k, v, size)
+
+    return jax.lax.map(one, (q[:, None], k[:, None], v[:, None]))[:, 0]
 
 
 def _by_queries(
     q: Float[Array, " b n c"], k: Float[Array, " b n c"], v: Float[Array, " b n c"], size: int
 ) -> Float[Array, " b n c"]:
-    piece = _piece(q.shape[-1])
-    if size == q.shape[1]:
+    """Return the attention of `size` queries at a time, the last piece filled up with zeros."""
+    batch, positions, channels = q.shape
+    piece = _piece(channels)
+    if size == positions:
         return piece(q, k, v)
-    pieces = jnp.moveaxis(q.reshape(q.shape[0], -1, size, q.shape[2]), 1, 0)
+    filled = jnp.pad(q, ((0, 0), (0, -positions % size), (0, 0)))
+    pieces = jnp.moveaxis(filled.reshape(batch, -1, size, channels), 1, 0)
     mixed = jax.lax.map(lambda queries: piece(queries, k, v), pieces)
-    return jnp.moveaxis(mixed, 0, 1).reshape(q.shape)
+    return jnp.moveaxis(mixed, 0, 1).reshape(filled.shape)[:, :positions]
 
 
 def _piece(channels: int) -> Callable[[Array, Array, Array], Array]:
@@ -91,8 +100,3 @@ def _piece(channels: int) -> Callable[[Array, Array, Array], Array]:
         return (mixed / total).astype(queries.dtype)
 
     return piece
-
-
-def _pixels(image: Float[Array, " b h w c"]) -> Float[Array, " b n c"]:
-    batch, height, width, channels = image.shape
-    return image.reshape(batch, height * width, channels)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from vdm.networks.applied import Applied
+from vdm.networks.dit import DiT
 from vdm.networks.mlp import MLP
 from vdm.networks.unet import UNet
 
@@ -19,7 +20,7 @@ def cast(network: nn.Module | Applied, params: Mapping[str, Any]) -> Any:
     biases stay as they are, which normalisation uses in float32, and so do the parameters of other
     networks.
     """
-    if not isinstance(network, MLP | UNet):
+    if not isinstance(network, DiT | MLP | UNet):
         return params
 
     def one(path: Any, leaf: jax.Array) -> jax.Array:

@@ -11,8 +11,10 @@ from jaxtyping import Array, Float
 from vdm.choices import unknown
 from vdm.condition import Condition
 from vdm.networks import stacked
-from vdm.networks.blocks import AttentionBlock, ResBlock, conv, group_norm
+from vdm.networks.axes import check_axes, check_rank, each_axis
+from vdm.networks.blocks import AttentionBlock, ResBlock, group_norm
 from vdm.networks.condition import Kinds, check_kinds, checked
+from vdm.networks.convolution import Conv
 from vdm.networks.embeddings import embed, fourier_features, of_field
 from vdm.networks.fields import (
     DTypeLike,
@@ -62,9 +64,14 @@ class UNet(nn.Module):
     log_snr_min: float = -5.0
     dtype: DTypeLike = "float32"
     remat: bool = False
+    axes: int = 2
+    padding: str | Sequence[str] = "zero"
 
     def __post_init__(self) -> None:
+        check_axes(self.axes)
         # A list, as JSON gives it, would make the module unhashable.
+        each = each_axis(self.padding, self.axes)
+        object.__setattr__(self, "padding", self.padding if isinstance(self.padding, str) else each)
         object.__setattr__(self, "fourier_exponents", tuple(self.fourier_exponents))
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         check_positive(
@@ -103,11 +110,8 @@ class UNet(nn.Module):
         Raises ValueError unless z has shape [b, h, w, c] and λ shape [b], and ValueError
         or TypeError for a condition that the network was not built for.
         """
-        if z.ndim != 4:
-            hint = " (x[..., None] adds an axis of one channel)" if z.ndim == 3 else ""
-            raise ValueError(
-                f"UNet expects images z of shape [b, h, w, c]: got shape {z.shape}{hint}"
-            )
+        check_rank("UNet", self.axes, z.shape)
+        padding = each_axis(self.padding, self.axes)
         check_log_snr(log_snr, z)
         conditions = checked(cond, z.shape, self._kinds)
         level = embed(
@@ -124,15 +128,15 @@ class UNet(nn.Module):
         # `train`, the third argument counted from the module itself, chooses the computation.
         kind = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
 
-        def block(name: str, h: Float[Array, " b h w c"]) -> Float[Array, " b h w channels"]:
-            module = kind(self.channels, self.num_groups, self.dropout, self.dtype, name=name)
+        def block(name: str, h: Float[Array, " b *d c"]) -> Float[Array, " b *d channels"]:
+            module = kind(
+                self.channels, padding, self.num_groups, self.dropout, self.dtype, name=name
+            )
             return module(h, level, train)
 
         attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
 
-        def attend(
-            name: str, h: Float[Array, " b h w c"], wanted: bool
-        ) -> Float[Array, " b h w c"]:
+        def attend(name: str, h: Float[Array, " b *d c"], wanted: bool) -> Float[Array, " b *d c"]:
             return attention(self.num_groups, self.dtype, name=name)(h) if wanted else h
 
         everywhere = self.attention == "everywhere"
@@ -148,7 +152,7 @@ class UNet(nn.Module):
         # Parameters of either layout are taken. A fresh network is not scanned: XLA:CPU computes a
         # convolution's weight gradient 20 to 75 times slower inside scan (jax issue 12868).
         scanned = self.has_variable("params", stacked.name("down", "block"))
-        h = conv(self.channels, self.dtype, "conv_in")(inputs)
+        h = Conv(self.channels, padding, self.dtype, name="conv_in")(inputs)
         kept: list[Array] = []  # what each block down was given
         given = None  # the same, all in one
         if scanned:
@@ -168,22 +172,28 @@ class UNet(nn.Module):
             h = block(f"up_block_{i}", jnp.concatenate([h, kept.pop()], axis=-1))
             h = attend(f"up_attn_{i}", h, everywhere)
         h = nn.swish(group_norm(self.num_groups, self.dtype, "norm_out")(h))
-        h = conv(z.shape[-1], self.dtype, "conv_out", zero=True)(h).astype(z.dtype)
+        out = Conv(
+            z.shape[-1], padding, self.dtype, kernel_init=nn.initializers.zeros, name="conv_out"
+        )
+        h = out(h).astype(z.dtype)
         return z + h if self.residual else h
 
     def _scan(
         self,
         side: str,
-        h: Float[Array, " b h w c"],
-        given: Float[Array, " n b h w c"] | None,
+        h: Float[Array, " b *d c"],
+        given: Float[Array, " n b *d c"] | None,
         level: Float[Array, " b e"],
         train: bool,
-    ) -> tuple[Float[Array, " b h w c"], Float[Array, " n b h w c"]]:
+    ) -> tuple[Float[Array, " b *d c"], Float[Array, " n b *d c"]]:
         """Return what all stacked blocks of a side make of h, and what each of them was given.
 
         Those up also take what their blocks down were `given`.
         """
-        block = ResBlock(self.channels, self.num_groups, self.dropout, self.dtype, parent=None)
+        padding = each_axis(self.padding, self.axes)
+        block = ResBlock(
+            self.channels, padding, self.num_groups, self.dropout, self.dtype, parent=None
+        )
         attention = AttentionBlock(self.num_groups, self.dtype, parent=None)
         kinds = stacked.KINDS if self.attention == "everywhere" else ("block",)
         params: dict[str, Any] = {

@@ -14,12 +14,15 @@ from vdm.run.config import (
     words,
 )
 from vdm.run.config.rules import Number, Word, Words
+from vdm.run.config.schema import COLUMNS, RESAMPLE, TIMES
 from vdm.run.outline import COMMANDS, outline
 
 OF_THE_CONFIG = (
     "An option that is not given takes its value from the run's config; the defaults in brackets "
     "are those of a config without it."
 )
+USUAL_NUM = 64
+USUAL_COLUMNS = 10
 NUM_SAMPLES = Number(1, 2**31 - 1)  # sample i is drawn from i, a number of 32 bits
 # One score for an example leaves no choice of these, and of one bound only.
 NOT_SCORED = ("num_steps", "num_paths", "clip_denoised", "bound")
@@ -94,7 +97,10 @@ def parser() -> argparse.ArgumentParser:
 
     sample = _command(commands, "sample")
     sample.add_argument(
-        "--num", type=int, default=64, help=f"number of samples ({NUM_SAMPLES}; default 64)"
+        "--num",
+        type=int,
+        help=f"number of samples ({NUM_SAMPLES}; default {USUAL_NUM}; with several examples in "
+        "--known a multiple of their number, default each once; of a film strip 8, of points 500)",
     )
     sample.add_argument(
         "--out",
@@ -106,6 +112,36 @@ def parser() -> argparse.ArgumentParser:
         sample,
         "sample",
         " (default: the classes 0, 1, 2, ... in order, or conditions of training examples)",
+    )
+    sample.add_argument(
+        "--known",
+        metavar="FILE",
+        type=pathlib.Path,
+        help="fill in what is missing of this example, or of several: .npy, an image or a folder "
+        "of images; its known entries are kept",
+    )
+    sample.add_argument(
+        "--mask",
+        metavar="FILE",
+        type=pathlib.Path,
+        help="a .npy with 1 where --known is known and 0 elsewhere, of the shape of an example, "
+        "without or with channels, or one such mask for each",
+    )
+    sample.add_argument(
+        "--resample",
+        metavar="TIMES",
+        type=int,
+        help=f"take each step so often, so that what is filled in fits what is known ({TIMES}; "
+        f"default {RESAMPLE})",
+    )
+    sample.add_argument(
+        "--trajectory",
+        metavar="COLUMNS",
+        type=int,
+        nargs="?",
+        const=True,
+        help="a film strip: a row for each sample, and x̂ at so many noise levels, from noise to "
+        f"data ({COLUMNS}; default {USUAL_COLUMNS}, or all where the steps are fewer)",
     )
     sample.add_argument(
         "--chain",

@@ -9,7 +9,7 @@ import io
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,12 +20,17 @@ from vdm.run.compression import outcome
 from vdm.run.config import flags, words as known
 from vdm.run.config.flags import read_config as read_config  # for scripts
 from vdm.run.config.rules import Number, Words, split_words
+from vdm.run.config.schema import RESAMPLE, TIMES, SampleConfig
 from vdm.run.errors import UserError, one_line
 from vdm.run.outline import COMMANDS
 from vdm.run.system import lost, processes
 from vdm.run.system.files import check_writable
 from vdm.run.system.signals import Terminated, end_by_sigterm, sigterm_leaves
 from vdm.run.training import checks
+
+if TYPE_CHECKING:  # it takes long to import, and not every command needs it
+    from vdm.condition import Conditions
+    from vdm.run.trained import Trained
 
 # A full disk, no rights, a name too long, too many files: not our mistakes.
 OF_THE_MACHINE = {
@@ -185,15 +190,18 @@ def _fit_chain(options: argparse.Namespace, rest: list[str]) -> int:
 def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
     from vdm.run import dry_run, figures, sample, trained
-    from vdm.run.data import chosen
     from vdm.run.workdir import chains
 
     _check_topology(options)
-    _check_num(arguments.NUM_SAMPLES, options.num)
+    _check_ways(options)
     run = trained.load(options.workdir)
     settings = overrides.override(run.config.sample, options)
-    asked = chosen.of(options)
-    given = chosen.read(asked, run.condition, options.num, run.shape, "sample (--num)")
+    if options.known is not None:
+        return _fill(options, run, settings)
+    if options.trajectory is not None:
+        return _film(options, run, settings)
+    num = arguments.USUAL_NUM if options.num is None else options.num
+    given = _given(options, run, num)
     chain = None
     if options.chain:  # what is not asked for is what a chain takes
         settings = dataclasses.replace(
@@ -210,8 +218,82 @@ def _sample(options: argparse.Namespace, rest: list[str]) -> int:
     # An error before the work, not after.
     figures.kind(out, run.shape, run.model.likelihood.levels)
     processes.first_alone(lambda: check_writable(out.parent))
-    drawn = sample.sample(run, options.num, settings, given=given, chain=chain)
+    drawn = sample.sample(run, num, settings, given=given, chain=chain)
     sample.save(drawn, run, out)
+    _say(f"written to {out}")
+    return 0
+
+
+def _check_ways(options: argparse.Namespace) -> None:
+    """Raise UserError for options of `vdm sample` that do not go together, or have no use."""
+    if options.num is not None:
+        _check_num(arguments.NUM_SAMPLES, options.num)
+    if (options.known is None) != (options.mask is None):
+        there, absent = ("mask", "known") if options.known is None else ("known", "mask")
+        raise UserError(f"--{there} needs --{absent}: what is known of examples, and where")
+    if options.resample is not None and options.known is None:
+        raise UserError("--resample is for filling in: it needs --known and --mask")
+    if options.resample is not None:
+        _check_num(TIMES, options.resample, "--resample")
+    asked = {"known": options.known, "trajectory": options.trajectory, "chain": options.chain}
+    ways = [name for name, value in asked.items() if value is not None and value is not False]
+    if len(ways) > 1:
+        raise UserError(f"--{ways[0]} does not go with --{ways[1]}: expected one of the two")
+
+
+def _given(options: argparse.Namespace, run: "Trained", num: int) -> "Conditions | None":
+    """Return the condition of each sample, in the user's units; None where none is asked for."""
+    from vdm.run.data import chosen
+    from vdm.run.system.progress import say
+
+    given = chosen.read(chosen.of(options), run.condition, num, run.shape, "sample (--num)")
+    if given is None and options.known is None:
+        for line in chosen.usual(run.condition):
+            say(line)
+    return given
+
+
+def _fill(options: argparse.Namespace, run: "Trained", settings: SampleConfig) -> int:
+    from vdm.run import dry_run, figures, sample
+    from vdm.run.filling import fill, known as partly
+
+    checks.check_sampling(run.model, settings)
+    examples = partly.read(run, options.known, options.mask)
+    num = partly.number(examples, options.num, arguments.USUAL_NUM)
+    cond = fill.condition(run, num, _given(options, run, num))
+    resample = options.resample or RESAMPLE
+    if options.dry_run:
+        lines = _dry(options, lambda absent: dry_run.of_filling(run, settings, resample, absent))
+        _print_dry(options, "filled in", lines)
+        return 0
+    out = options.out or _folder(options.workdir) / "samples.png"
+    figures.kind(out, run.shape, run.model.likelihood.levels)
+    processes.first_alone(lambda: check_writable(out.parent))
+    drawn = fill.fill(run, examples, num, settings, cond=cond, resample=resample, progress=True)
+    sample.save(drawn, run, out)
+    _say(f"written to {out}")
+    return 0
+
+
+def _film(options: argparse.Namespace, run: "Trained", settings: SampleConfig) -> int:
+    from vdm.run import dry_run
+    from vdm.run.film import frames, strip
+
+    checks.check_sampling(run.model, settings)
+    columns = min(arguments.USUAL_COLUMNS, settings.num_steps + 1)
+    if options.trajectory is not True:  # the option without a number
+        columns = options.trajectory
+    frames.positions(settings.num_steps, columns)
+    out = options.out or _folder(options.workdir) / "film.png"
+    num = strip.number(strip.kind(out, run.shape), options.num)
+    cond = frames.condition(run, num, _given(options, run, num))
+    if options.dry_run:
+        lines = _dry(options, lambda absent: dry_run.of_film(run, settings, columns, absent))
+        _print_dry(options, "drawn", lines)
+        return 0
+    processes.first_alone(lambda: check_writable(out.parent))
+    film = frames.draw(run, num, columns, settings, cond=cond)
+    processes.first_alone(lambda: strip.write(film, out, levels=run.model.likelihood.levels))
     _say(f"written to {out}")
     return 0
 
@@ -385,8 +467,8 @@ def _check_split(options: argparse.Namespace) -> None:
         )
 
 
-def _check_num(rule: Number, num: int) -> None:
-    problem = rule.problem("--num", num)
+def _check_num(rule: Number, num: int, named: str = "--num") -> None:
+    problem = rule.problem(named, num)
     if problem is not None:
         raise UserError(problem)
 

@@ -14,6 +14,8 @@ from vdm.run.compiled.chips import Chip
 from vdm.run.compiled.cost import Cost, DoesNotFit
 from vdm.run.config import EvaluateConfig, SampleConfig
 from vdm.run.evaluation import bound as bounds
+from vdm.run.filling import fill
+from vdm.run.film import frames
 from vdm.run.system.disk import num_bytes, readable
 from vdm.run.trained import Trained
 from vdm.run.training import build, layout, program as programs, throughput
@@ -114,6 +116,26 @@ def of_sampling(run: Trained, settings: SampleConfig, devices: Devices = None) -
     lowered = sample.lowered(there, settings, size, *_rows(there, size, (ROW,)))
     what = f"{size:,} samples by {settings.num_steps:,} steps of {settings.sampler}"
     return _of_call(there, lowered, size, what, settings.precision)
+
+
+def of_filling(
+    run: Trained, settings: SampleConfig, resample: int, devices: Devices = None
+) -> Lines:
+    """Return the cost of a call that fills in settings.batch_size examples; as above."""
+    there = _placed(run, devices)
+    size = meshes.padded(there.mesh, settings.batch_size)
+    lowered = fill.lowered(there, settings, resample, _rows(there, size, fill.rows(there)))
+    what = f"{size:,} partly known samples by {settings.num_steps:,} × {resample:,} steps of "
+    return _of_call(there, lowered, size, what + settings.sampler, settings.precision)
+
+
+def of_film(run: Trained, settings: SampleConfig, columns: int, devices: Devices = None) -> Lines:
+    """Return the cost of a call that draws settings.batch_size samples with their way; as above."""
+    there = _placed(run, devices)
+    size = meshes.padded(there.mesh, settings.batch_size)
+    lowered = frames.lowered(there, settings, columns, size, _rows(there, size, (ROW,)))
+    what = f"{size:,} samples by {settings.num_steps:,} steps of {settings.sampler}, "
+    return _of_call(there, lowered, size, f"{what}{columns} shown", settings.precision)
 
 
 def _placed(run: Trained, devices: Devices) -> Trained:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from vdm.laws import Law, LawState
 from vdm.model import VDM, Params
 from vdm.run.config import Config, EvaluateConfig
-from vdm.run.data import validation
+from vdm.run.data import side_file, validation
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.training import checks
@@ -85,5 +85,6 @@ def dataset(run: Run, split: str) -> Dataset:
     Raises UserError where the data set is not at hand, or holds examples of another kind by now.
     """
     found = validation.load(run.config, split)
+    found = side_file.joined(found, run.config.data.path, run.model.network)
     checks.check_data(run.model, run.shape, run.condition, found)
     return found

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from vdm.condition import Conditions
 from vdm.run.config import EvaluateConfig
-from vdm.run.data import chosen, condition as conditions, whole
+from vdm.run.data import chosen, condition as conditions, side_file, whole
 from vdm.run.data.beside import Called
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset, with_parts
@@ -84,7 +84,13 @@ def _fitted(
         if asked.first is not None:
             raise UserError(f"{asked.first} is given beside --unconditional: expected one of them")
         return Condition(), data
-    parts = {kind: part for kind, part in found.beside._asdict().items() if kind in known.names}
+    beside = found.beside
+    if asked.first is None and source.is_dir():
+        vectors = side_file.read(data, source, run.model.network)
+        if vectors is not None:
+            beside = beside._replace(vector=vectors)
+            data = with_parts(data, Conditions(vector=vectors))
+    parts = {kind: part for kind, part in beside._asdict().items() if kind in known.names}
     there = Conditions(**parts) if any(part is not None for part in parts.values()) else None
     typed = chosen.read(asked, known, len(data), run.shape, f"example of {source}")
     if typed is not None:
@@ -96,7 +102,8 @@ def _fitted(
     if not known.names:
         return known, data  # classes of a file are passed over, as those of a data set are
     if found.names is not None and found.beside.label is not None:
-        conditions.check(known, data)  # another number of folders would be other classes
-    called = Called(*(f"{source} ({name})" for name in OWN))
+        labels = Condition(known.num_classes, known.num_flags)
+        conditions.check(labels, data)  # another number of folders would be other classes
+    called = Called(*(name if there is None else f"{source} ({name})" for name in OWN))
     _, condition = given.parts(run, there, len(data), called)
     return condition, data

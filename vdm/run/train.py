@@ -15,7 +15,8 @@ import orbax.checkpoint as ocp
 from vdm.run import config as configs, data, figures, mesh as meshes, sample, validate
 from vdm.run.config import Config
 from vdm.run.config.words import VALIDATION
-from vdm.run.data import condition as conditions, kept_conditions, validation
+from vdm.run.data import condition as conditions, kept_conditions, side_file, validation
+from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import settle
 from vdm.run.data.kept_conditions import CONDITIONS_FILE
 from vdm.run.errors import UserError
@@ -50,11 +51,6 @@ def train(
     every, began, asked = config.train, time.perf_counter(), config
     made = processes.together(lambda: parts.prepare(asked))
     dataset, trainer, condition, mesh, example = made
-    if (workdir / CONDITIONS_FILE).exists():
-        kept = kept_conditions.read(workdir, trainer.model.network)
-        own = not every.init_from
-        condition = kept_conditions.resumed(condition, kept, workdir, own=own)
-        made = made._replace(condition=condition)
     config = trainer.config
     program = programs.build(trainer, mesh, example)
     source = None
@@ -68,6 +64,9 @@ def train(
     with contextlib.ExitStack() as stack:
         claim = functools.partial(_claim, stack, config, workdir, made, program.template)
         writer = processes.first_alone(claim) or metrics.Nowhere()
+        # After the claim, which says where a workdir holds another run.
+        condition = processes.together(functools.partial(_scaled, made, workdir))
+        made = made._replace(condition=condition)
         terminated = stack.enter_context(signals.sigterm())
         checkpoints = stack.enter_context(checkpoint.manager(workdir, kept=every.checkpoints_kept))
         state = begin(checkpoints, source)
@@ -208,6 +207,15 @@ def _claim(
     return writer
 
 
+def _scaled(made: Parts, workdir: pathlib.Path) -> Condition:
+    """Return the run's condition, with the scales that the workdir keeps if it holds the run."""
+    if not (workdir / CONDITIONS_FILE).exists():
+        return made.condition
+    kept = kept_conditions.read(workdir, made.trainer.model.network)
+    own = not made.trainer.config.train.init_from
+    return kept_conditions.resumed(made.condition, kept, workdir, own=own)
+
+
 def _keep(config: Config, workdir: pathlib.Path, made: Parts, step: int) -> None:
     """Write what the run is made of from a step on, as a new phase where that has changed."""
     phases.back_to(workdir, step)
@@ -233,8 +241,16 @@ def _watch(
     best, step = None, int(state.step)
     if config.train.keep == "best":
         best = stack.enter_context(checkpoint.manager(workdir, kept=1, best=True))
-    load = functools.partial(validation.load, config, VALIDATION)
-    held_out = settle(processes.together(load), config.data.in_memory)
+    held_out = settle(
+        processes.together(
+            lambda: side_file.joined(
+                validation.load(config, VALIDATION),
+                config.data.path,
+                made.trainer.model.network,
+            )
+        ),
+        config.data.in_memory,
+    )
     watch = validate.Watch(
         workdir, made.trainer, made.condition, held_out, made.mesh, step, best, release
     )

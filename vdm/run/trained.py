@@ -21,10 +21,12 @@ from vdm.losses import VLB
 from vdm.model import VDM, Params
 from vdm.run import config as configs, data, mesh as meshes, sample as samples
 from vdm.run.config import Config
+from vdm.run.config.schema import RESAMPLE
 from vdm.run.config.words import PARAMS as PARAMS
 from vdm.run.data import condition as conditions, kept_conditions
 from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError
+from vdm.run.filling import fill
 from vdm.run.keys import Key
 from vdm.run.run import dataset as dataset
 from vdm.run.scoring import scores
@@ -118,6 +120,47 @@ class Trained(NamedTuple):
             "batch_size": batch_size,
         }
         return samples.of_keys(self, num, cond, key=key, asked=asked, chain=chain)
+
+    def inpaint(
+        self,
+        known: ArrayLike,
+        mask: ArrayLike,
+        cond: ArrayLike | Conditions | None = None,
+        *,
+        key: Key,
+        num: int | None = None,
+        resample: int = RESAMPLE,
+        sampler: str | None = None,
+        num_steps: int | None = None,
+        grid: str | None = None,
+        guidance: float | None = None,
+        clip_denoised: bool | None = None,
+        final: str | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Return partly known examples with the rest drawn by the model, [num, *shape].
+
+        `known` is one example of the run's shape or several, and `mask` is True or 1 where it is
+        known: of the shape of an example, without its channels, or one such mask for each example.
+        What is known comes back as it is; what is not may hold anything, NaN too. Sample i is of
+        example i modulo their number, and `num` is a multiple of that number, once each by default.
+        Every step is taken `resample` times (`vdm.samplers.inpaint`): with 1 the rest hardly
+        fits what is known. What else is not given is as in config.sample. `cond` is the
+        condition of each sample, as in `score`, which a conditional model needs. Raises UserError
+        as `vdm sample --known`.
+        """
+        asked = {
+            "sampler": sampler,
+            "num_steps": num_steps,
+            "grid": grid,
+            "guidance": guidance,
+            "clip_denoised": clip_denoised,
+            "final": final,
+            "batch_size": batch_size,
+        }
+        return fill.of_keys(
+            self, known, mask, cond, num=num, key=key, resample=resample, values=asked
+        )
 
     def vlb(self, x: ArrayLike, cond: ArrayLike | Conditions | None = None, *, key: Key) -> VLB:
         """Return one estimate of the bound's terms for every example x [n, *shape], in nats.

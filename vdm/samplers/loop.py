@@ -1,6 +1,6 @@
 """Walking a grid of noise levels with a sampler, one compiled loop for all steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -58,14 +58,25 @@ def trajectory(
     *,
     sampler: str | Sampler = "ancestral",
     start: Float[Array, " b *d"] | None = None,
-) -> Float[Array, " n b *d"]:
+    kept: Sequence[int] | None = None,
+) -> Float[Array, " kept b *d"]:
     """Return every z of the trajectory, entry i at noise level log_snrs[i].
 
     The first entry is the noise or `start`, the last is what `sample` returns for the same
-    arguments, and the errors are those of `sample`.
+    arguments. With `kept`, increasing positions in log_snrs, those entries alone are held in
+    memory. Raises ValueError for other positions, and as `sample`.
     """
     chosen, z = begin(key, log_snrs, shape, sampler, start)
     step = _stepper(key, eps_fn, log_snrs, shape, chosen)
+    if kept is not None:
+        stops = _positions(kept, log_snrs.shape[0])
+
+        def walk(state: State, ends: Int[Array, "2"]) -> tuple[State, Float[Array, " b *d"]]:
+            state = jax.lax.fori_loop(ends[0], ends[1], step, state)
+            return state, state[0]
+
+        walks = jnp.asarray(np.stack([np.append(0, stops[:-1]), stops], axis=1))
+        return jax.lax.scan(walk, (z, chosen.init(z)), walks)[1]
 
     def record(state: State, n: Int[Array, ""]) -> tuple[State, Float[Array, " b *d"]]:
         state = step(n, state)
@@ -111,6 +122,22 @@ def _stepper(
         return sampler.step(eps_fn, *state, noise, log_snrs[n], log_snrs[n + 1])
 
     return step
+
+
+def _positions(kept: Sequence[int], size: int) -> np.ndarray:
+    found = np.asarray(kept)
+    if not (
+        found.ndim == 1
+        and found.size
+        and found.dtype.kind in "iu"
+        and np.all(np.diff(found, prepend=-1) > 0)
+        and found[-1] < size
+    ):
+        raise ValueError(
+            f"kept must be increasing positions among the {size} noise levels, from 0 to "
+            f"{size - 1}: got {list(kept)}"
+        )
+    return found
 
 
 def _check_grid(log_snrs: Float[Array, "..."]) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 import runs
 from pages import Reader, assert_self_contained
 from vdm import few_steps
+from vdm.condition import Conditions
 from vdm.run import cli, evaluate, figures, sample, train, trained
 from vdm.run.data.dataset import Dataset, Examples
 from vdm.run.evaluation.record import TERMS, Estimate
@@ -334,7 +335,7 @@ def test_volumes_have_distances_and_no_pictures(made):
     x = np.random.default_rng(0).integers(0, 17, (43, 3, 3, 3, 2), dtype=np.uint8)
     training = Dataset("volumes", "train", Examples(x[:40]), "volumes:1")
     near = nearest.nearest(x[40:], training)
-    drawn = samples.Drawn(x[40:], None, samples.Neighbours(training, near, near))
+    drawn = samples.Drawn(x[40:], Conditions(), samples.Neighbours(training, near, near))
     _, note, table, figures_ = samples.parts(run, found, drawn)
     assert "Integers of shape [3, 3, 3, 2] cannot be drawn" in note.text
     assert [row[:2] for row in table.rows] == [("samples", "3"), ("held-out examples", "3")]

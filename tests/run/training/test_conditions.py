@@ -189,7 +189,7 @@ def test_training_moves_what_stands_for_no_condition_only_where_there_is_some():
         (lambda: conditional(0.1, num_classes=None), "optional_cond needs a condition"),
         (
             lambda: conditional(0.1, num_classes=None, cond_dim=2),
-            "optional_cond=True needs model.network.num_classes",
+            "cond_dim is 2, but mixture:1 has no vectors",
         ),
     ],
 )

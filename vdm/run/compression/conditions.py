@@ -67,7 +67,7 @@ def choose(
         return known, there
     if not known.names:
         return Condition() if optional else known, Conditions()
-    needed = asked.expected(known, Called("--label", "--cond", "--cond_file"))
+    needed = asked.kinds(known, chosen.IN_ALL)
     beside = " and ".join(name for kind, _, name in KINDS if kind in known.names)
     without = ", or --unconditional" if optional else ""
     raise UserError(

@@ -30,6 +30,9 @@ ROWS = Number(1, LAST_STEP)  # of which no array has to be that long
 RATE = Number(above=0, at_most=1000)
 SHARE = Number(0, below=1)
 SEED = Number(0, 2**32 - 1)
+RESAMPLE = 8  # what `vdm.samplers.inpaint` says of 1 is why
+TIMES = Number(1, 1000)  # that a step is taken
+COLUMNS = Number(2, 1000)  # of a film strip
 # For texts that hold several numbers.
 NUM_STEPS = Counts(1, MAX_STEPS, or_inf=True, or_chain=True)
 NUM_SAMPLES = Counts(1, 1_000_000)
@@ -93,7 +96,7 @@ class OptimizerConfig:
 
     method: Mapping[str, Any] = option(
         {"name": "adamw"},
-        "of the network; adamw takes b1, b2 and weight_decay from below",
+        "of the network; adamw and muon take b1, b2 and weight_decay from below",
         Name(words.OPTIMIZERS),
     )
     learning_rate: float = option(2e-4, "of the network, after the warm-up", RATE)

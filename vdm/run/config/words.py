@@ -6,10 +6,19 @@ import jax
 import numpy as np
 import optax
 
-from vdm import likelihoods, networks, noise_levels, samplers, schedules, sde, weightings
+from vdm import (
+    likelihoods,
+    networks,
+    noise_levels,
+    optimizers,
+    samplers,
+    schedules,
+    sde,
+    weightings,
+)
 from vdm.laws import LAWS
 from vdm.likelihoods import Likelihood
-from vdm.networks import MLP, UNet
+from vdm.networks import MLP, DiT, UNet
 from vdm.samplers import Sampler
 from vdm.schedules import Schedule
 
@@ -24,7 +33,11 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "edm": schedules.edm,
     "from_betas": schedules.from_betas,
 }
-NETWORKS: Mapping[str, Callable[..., MLP | UNet]] = {"mlp": networks.MLP, "unet": networks.UNet}
+NETWORKS: Mapping[str, Callable[..., DiT | MLP | UNet]] = {
+    "dit": networks.DiT,
+    "mlp": networks.MLP,
+    "unet": networks.UNet,
+}
 LIKELIHOODS: Mapping[str, Callable[..., Likelihood]] = {
     "discretised": likelihoods.discretised,
     "gaussian": likelihoods.gaussian,
@@ -34,7 +47,10 @@ SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
     "euler_maruyama": sde.euler_maruyama,
     "exponential": sde.exponential,
 }
-OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {"adamw": optax.adamw}
+OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
+    "adamw": optax.adamw,
+    "muon": optimizers.muon,
+}
 WEIGHTINGS: Mapping[str, Callable[..., jax.Array]] = {
     "elbo": weightings.elbo,
     "simple": weightings.simple,

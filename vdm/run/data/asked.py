@@ -73,14 +73,30 @@ def classes(given: ArrayLike, known: int, size: int, what: str) -> np.ndarray:
     return found.astype(np.int32)
 
 
-def expected(condition: Condition, called: Called) -> str:
-    """Return in words what a run needs to be given: each kind by its name."""
+def kinds(condition: Condition, called: Called | None = None) -> str:
+    """Return in words what a run is conditioned on, and what each kind is called."""
     said = {
-        "label": f"one of {condition.num_classes} classes ({called.label})",
-        "vector": f"a vector of {_size(condition, 'vector')} numbers ({called.vector})",
-        "field": f"a field of {_size(condition, 'field')} channels ({called.field})",
+        "label": f"one of {condition.num_classes} classes",
+        "vector": f"a vector of {_size(condition, 'vector')} numbers",
+        "field": f"a field of {_size(condition, 'field')} channels",
     }
+    if called is not None:
+        said = {kind: f"{text} ({getattr(called, kind)})" for kind, text in said.items()}
     return " and ".join(said[name] for name in condition.names)
+
+
+def missing(condition: Condition, size: int, called: Called) -> UserError:
+    """Return the error of `size` examples without the conditions that a run needs."""
+    said = {
+        "label": f"{called.label}, a class from 0 to {(condition.num_classes or 0) - 1}",
+        "vector": f"{called.vector}, a vector",
+        "field": f"{called.field}, a field",
+    }
+    expected = " and ".join(said[name] for name in condition.names)
+    return UserError(
+        f"this model is conditioned on {kinds(condition)}: expected {expected} for each of the "
+        f"{size} examples"
+    )
 
 
 def _arrays(
@@ -91,13 +107,13 @@ def _arrays(
         if part is not None and kind not in condition.names:
             raise UserError(
                 f"{getattr(called, kind)} is given, but this model has no {WORDS[kind]}: "
-                f"expected {expected(condition, called) or 'none'}"
+                f"expected {kinds(condition) or 'none'}"
             )
-    if missing := [kind for kind in condition.names if given.get(kind) is None]:
-        raise UserError(
-            f"this model is conditioned on {expected(condition, called)}: got no "
-            f"{getattr(called, missing[0])}"
-        )
+    for kind in condition.names:
+        if given.get(kind) is None:
+            raise UserError(
+                f"this model is conditioned on {kinds(condition)}: got no {getattr(called, kind)}"
+            )
     found: dict[str, np.ndarray | None] = {}
     for kind, part in given.items():
         with as_user_error(getattr(called, kind)):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vdm.condition import Conditions
+from vdm.condition import Conditions, num_rows
 from vdm.run.data import asked, table
 from vdm.run.data.beside import Called
 from vdm.run.data.condition import KINDS, Condition
@@ -80,6 +80,17 @@ def read(
         for kind, part in there._asdict().items()
     }
     return asked.checked(Conditions(**every), condition, size, shape, names)
+
+
+def usual(condition: Condition) -> tuple[str, ...]:
+    """Return a line on the conditions that samples have by default, where they are kept ones."""
+    if condition.vector is None and condition.field is None:
+        return ()
+    assert condition.some is not None
+    return (
+        f"the conditions of {num_rows(condition.some)} training examples are taken, one after the "
+        f"other: expected {asked.kinds(condition, IN_ALL)} for others",
+    )
 
 
 def _vector(text: str) -> np.ndarray:

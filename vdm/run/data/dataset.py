@@ -87,6 +87,7 @@ class Dataset:
     taken: str = ""  # what the user's files were taken for, in a line
     vector: Moments | None = None  # of the vectors that examples are conditioned on, if any
     field: Moments | None = None  # of the fields, for each channel
+    files: tuple[str, ...] | None = None  # of a folder of images: the path of each in it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,7 +130,8 @@ class Dataset:
             part = dataclasses.replace(
                 self.examples, size=len(index), take=lambda inner: take(index[inner])
             )
-        return dataclasses.replace(self, examples=part)
+        files = None if self.files is None else tuple(self.files[i] for i in index)
+        return dataclasses.replace(self, examples=part, files=files)
 
 
 def with_parts(dataset: Dataset, parts: Conditions) -> Dataset:

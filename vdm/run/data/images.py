@@ -57,6 +57,7 @@ def load(path: str, split: str) -> Dataset:
         levels=256 if largest is None else None,
         largest=largest,
         taken="" if largest is None else _taken(path, len(files), largest),
+        files=files,
     )
 
 

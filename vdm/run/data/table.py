@@ -38,15 +38,17 @@ def read(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
 def numbers(
     rows: Sequence[Sequence[str]], columns: Sequence[int], header: Sequence[str], path: pathlib.Path
 ) -> np.ndarray:
-    """Return some columns [n, c] in float64; raises UserError for a text that is no number."""
+    """Return some columns [n, c] in float64; raises UserError for what is no finite number."""
     found = np.empty((len(rows), len(columns)))
     for i, row in enumerate(rows):
         for k, column in enumerate(columns):
             try:
                 found[i, k] = float(row[column])
             except ValueError:
+                found[i, k] = np.nan
+            if not np.isfinite(found[i, k]):
                 raise UserError(
                     f"{path}: row {i + 1} has {row[column]!r} as {header[column]!r}: expected a "
-                    "number"
-                ) from None
+                    "finite number"
+                )
     return found

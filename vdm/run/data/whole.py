@@ -88,5 +88,6 @@ def _images(path: pathlib.Path) -> Whole:
         num_classes=None if classes is None else len(classes),
         levels=256 if largest is None else None,
         largest=largest,
+        files=tuple(files),
     )
     return Whole(data, Conditions(labels), tuple(files))

@@ -51,8 +51,10 @@ def incomparable(run: Run, ours: Result, other: Run, theirs: Result) -> str | No
         return f"the numbers of dimensions differ: {here.num_dims} and {there.num_dims}"
     if run.differential != other.differential:
         return "a density and a probability: the likelihoods are of different kinds"
-    if run.given_class(ours) != other.given_class(theirs):
-        return "one is conditioned on the class of each example, the other is not"
+    given, other_given = run.given(ours), other.given(theirs)
+    if given != other_given:
+        only = [what for what in (*given, *other_given) if (what in given) != (what in other_given)]
+        return f"one is conditioned on {only[0]} of each example, the other is not"
     if here.split != there.split:
         return f"the splits differ: {here.split} and {there.split}"
     if record.kind(ours) != record.kind(theirs):

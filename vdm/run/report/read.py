@@ -53,9 +53,17 @@ class Run:
         """Whether the data are real numbers, whose bits are those of a density."""
         return self.config.model.likelihood["name"] == "gaussian"
 
-    def given_class(self, result: Result) -> bool:
-        """Return whether a result is conditioned on the class, whose bits are then not counted."""
-        return self.class_conditional and not result.origin.unconditional
+    def given(self, result: Result) -> tuple[str, ...]:
+        """Return what a result is conditioned on, whose bits are then not counted."""
+        return () if result.origin.unconditional else self.conditions
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the network is conditioned on in words: the class, a vector, a field."""
+        network = self.config.model.network
+        found = ["the class"] if self.class_conditional else []
+        found += ["a vector"] if network.get("cond_dim") else []
+        return (*found, *(["a field"] if network.get("cond_channels") else []))
 
     @property
     def class_conditional(self) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vdm.condition import Conditions
 from vdm.run import data, sample
 from vdm.run.data.dataset import Dataset, settle
 from vdm.run.errors import UserError
@@ -20,6 +21,7 @@ from vdm.run.trained import Trained, dataset
 
 NUM_HELD_OUT = 256  # test examples that the distances of samples are compared with
 NUM_POINTS = 1000  # at least, where the data are points in the plane
+MOST_NUMBERS = 6  # of a vector in a caption
 
 
 class Neighbours(NamedTuple):
@@ -34,7 +36,7 @@ class Drawn(NamedTuple):
     """Samples, and their nearest training examples or a note why there are none."""
 
     x: np.ndarray
-    classes: np.ndarray | None
+    given: Conditions  # in the user's units
     neighbours: Neighbours | Note
 
 
@@ -50,9 +52,7 @@ def draw(run: Run, restored: Restored, num: int) -> Drawn | Note:
         x = sample.sample(trained, num, trained.config.sample)
     except UserError as error:
         return Note(f"No samples: {error}.")
-    num_classes = trained.condition.num_classes
-    classes = None if num_classes is None else np.arange(num) % num_classes
-    return Drawn(x, classes, _neighbours(x, trained))
+    return Drawn(x, trained.condition.samples(np.arange(num)), _neighbours(x, trained))
 
 
 def _neighbours(x: np.ndarray, run: Trained) -> Neighbours | Note:
@@ -123,24 +123,39 @@ def _how(run: Run, drawn: Drawn) -> str:
     settings = run.config.sample
     guided = "" if settings.guidance == 1.0 else f", guidance {words.plain(settings.guidance)}"
     clipped = ", x̂ clipped" if settings.clip_denoised else ""
-    classes = "" if drawn.classes is None else ", classes 0, 1, 2, … in order"
+    given = ""
+    if drawn.given.vector is not None or drawn.given.field is not None:
+        given = ", conditions of training examples"
+    elif drawn.given.label is not None:
+        given = ", classes 0, 1, 2, … in order"
     return (
         f"{len(drawn.x):,} samples drawn for this report: sampler {settings.sampler}, "
-        f"{settings.num_steps:,} steps{guided}{clipped}, seed {settings.seed}{classes}; averaged "
+        f"{settings.num_steps:,} steps{guided}{clipped}, seed {settings.seed}{given}; averaged "
         "parameters."
     )
 
 
 def _gallery(drawn: Drawn, num_levels: int) -> Gallery:
     cells = tuple(
-        pictures.picture(x, num_levels, f"sample {i + 1}{_of_class(drawn, i)}")
+        pictures.picture(x, num_levels, f"sample {i + 1}{_of(drawn, i)}")
         for i, x in enumerate(drawn.x[: pictures.MOST_CELLS])
     )
     return Gallery("Samples.", (("", cells),))
 
 
-def _of_class(drawn: Drawn, i: int) -> str:
-    return "" if drawn.classes is None else f" of class {drawn.classes[i]}"
+def _of(drawn: Drawn, i: int) -> str:
+    said = _condition(drawn, i)
+    return f" of {said}" if said else ""
+
+
+def _condition(drawn: Drawn, i: int) -> str:
+    """Return what a sample is conditioned on in words, a vector by its first numbers."""
+    label, vector, _ = drawn.given
+    said = [] if label is None else [f"class {label[i]}"]
+    if vector is not None:
+        numbers = [f"{value:.4g}" for value in vector[i][:MOST_NUMBERS]]
+        said.append(f"({', '.join(numbers)}{', …' * (len(vector[i]) > MOST_NUMBERS)})")
+    return " and ".join(said)
 
 
 def _pairs(drawn: Drawn, found: Neighbours, num_levels: int) -> Pairs:
@@ -150,10 +165,10 @@ def _pairs(drawn: Drawn, found: Neighbours, num_levels: int) -> Pairs:
         where = found.of_samples.position[i]
         rows.append(
             (
-                pictures.picture(x, num_levels, f"sample {i + 1}{_of_class(drawn, i)}"),
+                pictures.picture(x, num_levels, f"sample {i + 1}{_of(drawn, i)}"),
                 pictures.picture(copy, num_levels, f"training example {where}, its nearest"),
                 f"{found.of_samples.distance[i]:.3g}"
-                + ("" if drawn.classes is None else f" · class {drawn.classes[i]}"),
+                + (f" · {_condition(drawn, i)}" if _condition(drawn, i) else ""),
             )
         )
     return Pairs(

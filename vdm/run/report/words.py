@@ -66,7 +66,8 @@ def steps_of(result: VlbResult) -> str:
 def sentence(run: Run, result: Result) -> str:
     """Return what the main number is, in full."""
     kind = "negative log-density" if run.differential else "negative log-likelihood"
-    kind += " given the class" if run.given_class(result) else ""
+    given = run.given(result)
+    kind += f" given {' and '.join(given)}" if given else ""
     where = {"train": "training", VALIDATION: "validation"}.get(result.origin.split, "held-out")
     of = f"Mean over {result.bpd.n:,} {where} examples of {result.origin.dataset}"
     if isinstance(result, OdeResult):

@@ -64,7 +64,4 @@ def parts(run: Run, cond: Cond, size: int, called: Called) -> tuple[Conditions, 
         return Conditions(), condition
     if conditions.is_optional(run.model.network):
         return Conditions(), Condition()
-    raise UserError(
-        f"this model is conditioned on {asked.expected(condition, called)}: expected it for each "
-        f"of the {size} examples"
-    )
+    raise asked.missing(condition, size, called)

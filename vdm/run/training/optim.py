@@ -17,6 +17,9 @@ from vdm.run.config.blocks import partial
 from vdm.run.config.words import OPTIMIZERS
 from vdm.run.errors import UserError, as_user_error
 
+# What the methods of this package take from other keys of the config.
+OF_THE_CONFIG = ("learning_rate", "b1", "b2", "weight_decay")
+
 
 def build(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
     """Return the optimiser for parameters laid out as `VDM.init` gives them."""
@@ -60,6 +63,11 @@ def _of_network(config: OptimizerConfig, num_steps: int) -> optax.GradientTransf
             mask=lambda params: jax.tree.map(lambda axes: axes > 1, stacked.num_axes(params)),
         )
     key, name = "optimizer.method", config.method["name"]
+    if name == "muon":
+        with as_user_error(f"{key} (muon)"):
+            return partial(key, config.method, OPTIMIZERS, left_out=OF_THE_CONFIG)(
+                learning_rate=rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
+            )
     if not own.is_own(name):
         raise UserError(
             f"{key} {name!r} takes its numbers from optimizer.b1 and the like: got more"

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from vdm.run import data, mesh as meshes
 from vdm.run.config import Config, own
 from vdm.run.config.words import SAMPLERS
-from vdm.run.data import condition as conditions, validation
+from vdm.run.data import condition as conditions, side_file, validation
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset, Stored, chunks
 from vdm.run.errors import UserError
@@ -41,7 +41,8 @@ def prepare(config: Config, devices: Sequence[jax.Device] | None = None) -> Part
     """
     made = of(config, validation.load(config, "train"), devices)
     if config.data.name in data.FILES or own.is_own_set(config.data.name):
-        test = data.load(config.data, "test")
+        network = made.trainer.model.network
+        test = side_file.joined(data.load(config.data, "test"), config.data.path, network)
         checks.check_data(made.trainer.model, made.dataset.shape, made.condition, test)
         if isinstance(test.examples, Stored) and config.data.name == "images":
             for index in chunks(test.examples):
@@ -57,7 +58,9 @@ def of(config: Config, dataset: Dataset, devices: Sequence[jax.Device] | None = 
             f"{dataset.name} has {len(dataset)} examples"
         )
     config = standardise.resolved(initial.resolved(config), dataset)
-    trainer, condition = fitted(config, dataset)
+    trainer = build.trainer(config)
+    dataset = side_file.joined(dataset, config.data.path, trainer.model.network)
+    condition = _fit(trainer, dataset)
     mesh = meshes.for_training(config, devices)
     example = make_batch(dataset, condition, config, 0, np.arange(1))
     return Parts(dataset, trainer, condition, mesh, example)
@@ -87,10 +90,16 @@ def fitted(config: Config, dataset: Dataset) -> tuple[Trainer, Condition]:
     Raises UserError where they do not fit.
     """
     trainer = build.trainer(config)
+    return trainer, _fit(trainer, dataset)
+
+
+def _fit(trainer: Trainer, dataset: Dataset) -> Condition:
+    """Return the condition of a trainer's network, checked with all parts against a data set."""
+    config = trainer.config
     network = trainer.model.network
     own = conditions.learned(network, dataset)
     if (kept := initial.kept_condition(config, network)) is not None:
         own = dataclasses.replace(own, vector=kept.vector, field=kept.field)
     condition = conditions.build(network, dataset.shape, config.data.augment, own)
     _check(trainer, condition, dataset)
-    return trainer, condition
+    return condition

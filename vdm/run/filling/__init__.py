@@ -1,0 +1,1 @@
+"""Filling in: what is known of examples, and samples of the rest."""

@@ -1,0 +1,1 @@
+"""A film strip: how samples come to be, from noise to data."""
