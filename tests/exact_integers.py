@@ -99,7 +99,7 @@ def network(kinds=(), vector=((), ()), field=((), ()), optional=False):
         if optional:
             variance = variance + W**2 * (jnp.isnan(middle) if cond is not None else 1.0)
             middle = jnp.nan_to_num(middle)
-        v = (2 * jnp.arange(LEVELS, dtype=z.dtype) + 1) / LEVELS - 1
+        v = (2 * jnp.arange(LEVELS, dtype=z.dtype)[None, None] + 1) / LEVELS - 1
         near = -((flat[..., None] - jnp.sqrt(alpha2)[..., None] * v) ** 2)
         logits = near / (2 * sigma2[..., None])
         logits -= (v - middle[..., None]) ** 2 / (2 * variance[..., None])

@@ -128,22 +128,22 @@ def reported(printed):
     return {name: float(value) for name, value in rows}
 
 
-@pytest.mark.parametrize("kinds", CASES[1:])
+@pytest.mark.parametrize("kinds", [("vector",), exact.KINDS])
 def test_the_code_is_as_long_as_the_closed_form(kinds, workdirs, tmp_path, capsys):
     arrays = exact.draw(200, kinds, 5)
     np.savez(tmp_path / "x.npz", **arrays)
-    options = ("--steps=300", "--per_block=1000")
+    options = ("--steps=200", "--per_block=1000")
     assert compress(tmp_path / "x.npz", tmp_path / "x.vdm", workdirs[kinds], *options) == 0
-    printed = capsys.readouterr().out
-    rows, truth = reported(printed), exact.bits(arrays)
+    rows, truth = reported(capsys.readouterr().out), exact.bits(arrays)
     scores = trained.load(workdirs[kinds]).score(
         arrays["x"], exact.parts_of(arrays), key=0, levels_per_example=64
     )
-    assert abs(scores.bpd.mean() - truth.mean()) < 0.03
-    # The bound of 300 steps is a little looser, and the path that is taken adds its noise.
+    gap = scores.bpd - truth
+    assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap))
+    # Two hundred steps cost about 0.2 bits more than infinitely many; the path, twice 0.05.
     net = rows["of which the coder's bits"]
-    gap = rows["bound with the same number of steps"] - truth.mean()
-    assert -0.05 < gap < 0.15 and abs(net - truth.mean()) < 0.15
+    assert net == pytest.approx(rows["ideal code of the same latents"], abs=0.05)
+    assert -0.2 < net - truth.mean() < 0.6
     said = next(name for name in rows if name.startswith("conditions"))
     num_bytes = int(re.search(r"\(([\d,]+) bytes\)", said)[1].replace(",", ""))
     assert rows[said] == pytest.approx(8 * num_bytes / arrays["x"].size, abs=1e-4)
@@ -168,8 +168,8 @@ def test_without_conditions_and_with_false_ones_the_file_is_longer(optional, tmp
         assert decompress(tmp_path / "x.vdm", tmp_path / "y.npy", optional) == 0
         np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), arrays["x"])
     truth, without = exact.bits(arrays).mean(), exact.bits_without_field(arrays).mean()
-    assert abs(net["right"] - truth) < 0.3 and abs(net["--unconditional"] - without) < 0.3
-    assert net["right"] + 1.0 < net["--unconditional"] < net["wrong"]
+    assert -0.2 < net["right"] - truth < 0.8 and -0.2 < net["--unconditional"] - without < 0.8
+    assert net["right"] + 1.0 < net["--unconditional"] < net["wrong"] - 1.0
 
 
 def test_options_are_the_conditions_of_every_example(workdirs, tmp_path):
@@ -291,7 +291,12 @@ def test_what_does_not_fit_is_one_line(workdirs, optional, tmp_path, capsys):
     bad[4] = np.nan
     cases = [
         (vector, x, (), r"a vector of 1 numbers \(--cond\).* cond in an \.npz beside x$"),
-        (every, x, (), r"--label.* --cond.* --cond_file.* labels and cond and cond_field in"),
+        (
+            every,
+            x,
+            (),
+            r"\(--label\).*\(--cond\).*\(--cond_file.*\).* labels and cond and cond_field in",
+        ),
         (every, x, ("--label=1",), "got no --cond"),
         (vector, x, ("--label=1",), "--label is given, but this model has no classes"),
         (vector, x, ("--cond=1,2",), r"--cond has 2 numbers, expected 1 \(cond_dim\)"),
@@ -305,12 +310,17 @@ def test_what_does_not_fit_is_one_line(workdirs, optional, tmp_path, capsys):
         (vector, {**x, "conds": arrays["cond"]}, (), "unknown name 'conds'"),
         (("label",), {**x, "labels": arrays["labels"] + 9}, (), r"x\.npz \(labels\)"),
         (None, x, (), r"cond_field in an \.npz beside x, or --unconditional$"),
-        (None, x, ("--unconditional", "--cond=3"), "--cond is given beside --unconditional"),
+        (
+            None,
+            x,
+            ("--unconditional", "--cond_file=a"),
+            "--cond_file is given beside --unconditional",
+        ),
         (
             None,
             {**x, "cond": arrays["cond"]},
             ("--unconditional",),
-            "has cond, which would be lost",
+            "has cond_field, which would be lost",
         ),
     ]
     for kinds, given, options, pattern in cases:
