@@ -7,8 +7,8 @@
     vdm report   --workdir=runs/brain
 
 The image is the MNI152 template (T1, 1 mm, 197×233×189 voxels of 256 levels), which nilearn
-carries; nothing is downloaded. The pieces lie within the brain. The test split is a slab on one side
-of the head, which no piece of training reaches into.
+carries; nothing is downloaded. The pieces lie within the brain. The test split is a slab on one
+side of the head, which no piece of training reaches into.
 """
 
 import importlib.util

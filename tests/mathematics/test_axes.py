@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from vdm.condition import Conditions, no_condition
-from vdm.networks import UNet
+from vdm.networks import UNet, stacked
 
 SMALL = {"channels": 8, "num_blocks": 1, "num_groups": 4, "fourier_exponents": (0,)}
-SHAPES = {1: (2, 8, 1), 2: (2, 6, 4, 1), 3: (2, 4, 6, 4, 1)}
+SHAPES = {1: (2, 8, 1), 2: (2, 6, 4, 1), 3: (2, 2, 6, 4, 1)}
 LOG_SNR = np.asarray([-2.0, 5.0])
 
 
@@ -70,12 +70,73 @@ def test_a_wrapped_network_commutes_with_every_shift_and_one_with_zeros_does_not
 
 
 @pytest.mark.float32
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_with_levels_only_shifts_by_whole_coarsest_positions_commute(axes):
+    network = UNet(
+        **SMALL, axes=axes, padding="wrap", attention="everywhere", levels=(1, 1)[: 3 - axes or 1]
+    )
+    step = 2 ** len(network.levels)
+    shifts = every_shift(axes)
+    whole = [shift for shift in shifts if not any(n % step for n in shift)]
+    assert max(error_of_shifts(network, whole)) < 1e-5
+    others = [shift for shift in shifts if shift not in whole]
+    assert min(error_of_shifts(network, others)) > 1e-2
+    assert min(error_of_shifts(network.clone(padding="zero"), whole)) > 0.1
+
+
+@pytest.mark.float32
 @pytest.mark.parametrize("padding", [("wrap", "zero"), ("zero", "wrap"), ("zero", "wrap", "zero")])
 def test_an_axis_wraps_by_itself(padding):
     network = UNet(**SMALL, axes=len(padding), padding=padding)
     along = np.eye(len(padding), dtype=int).tolist()
     for word, error in zip(padding, error_of_shifts(network, along), strict=True):
         assert error < 1e-5 if word == "wrap" else error > 0.1
+
+
+def test_a_fresh_network_with_levels_returns_z_or_zero():
+    network, z = UNet(**SMALL, levels=(2, 1)), normal(0, (2, 8, 4, 1), float)
+    params = jax.jit(network.init)(jax.random.key(0), z, LOG_SNR)
+    np.testing.assert_array_equal(apply(network, params, z), z)
+    np.testing.assert_array_equal(apply(network.clone(residual=False), params, z), 0 * z)
+
+
+def test_a_level_has_blocks_of_its_own_and_the_others_their_names():
+    z = normal(0, (2, 8, 4, 1), float)
+
+    def params(**fields):
+        network = UNet(**SMALL, attention="everywhere", **fields)
+        return jax.eval_shape(network.init, jax.random.key(0), z, LOG_SNR)["params"]
+
+    plain, leveled = params(), params(levels=(2, 1))
+    assert {name: leveled[name] for name in plain} == plain
+    kinds = ("block", "attn")
+    assert leveled.keys() - plain.keys() == {
+        *(f"level_{i}_conv_{side}" for i in (1, 2) for side in ("down", "up")),
+        *(f"level_1_{side}_{i}" for kind in kinds for side in (f"down_{kind}",) for i in range(2)),
+        *(f"level_1_up_{kind}_{i}" for kind in kinds for i in range(3)),
+        *(f"level_2_down_{kind}_0" for kind in kinds),
+        *(f"level_2_up_{kind}_{i}" for kind in kinds for i in range(2)),
+    }
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_stacked_blocks_and_levels_give_the_same_output_and_gradient(axes):
+    network = UNet(
+        **{**SMALL, "num_blocks": 2}, axes=axes, padding="wrap", levels=(2,), dropout=0.0
+    )
+    z = normal(0, SHAPES[axes], float)
+    params = moved(network, z, LOG_SNR)
+    held = stacked.stack(params)
+    assert {name for name in held["params"] if name.endswith("*")} == {
+        "down_block_*",
+        "up_block_*",
+    }
+    gradient = jax.jit(jax.value_and_grad(functools.partial(loss, network)))
+    (one, back), (other, held_back) = gradient(params, z), gradient(held, z)
+    np.testing.assert_allclose(other, one, rtol=1e-5)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(back))
+    for a, b in zip(*map(jax.tree.leaves, (back, stacked.unstack(held_back))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * largest)
 
 
 @pytest.mark.parametrize("axes", [1, 3])
@@ -168,7 +229,8 @@ def test_bfloat16_stays_near_float32(axes):
 
 
 def test_equal_networks_are_equal_and_hash_alike():
-    one, other = UNet(padding=["wrap", "zero"]), UNet(padding=("wrap", "zero"))
+    one = UNet(padding=["wrap", "zero"], levels=[2, 1])
+    other = UNet(padding=("wrap", "zero"), levels=(2, 1))
     assert one == other
     assert hash(one) == hash(other)
     assert UNet(padding="wrap") != UNet() != UNet(axes=1)
@@ -200,9 +262,14 @@ def test_the_parameters_do_not_depend_on_the_padding_nor_on_the_size():
         ({"padding": ("wrap",)}, r"for each of 2 axes: got \('wrap',\)"),
         ({"padding": ()}, r"for each of 2 axes: got \(\)"),
         ({"axes": 3, "padding": ["wrap", "zero"]}, r"for each of 3 axes: got \['wrap', 'zero'\]"),
+        ({"levels": 4}, r"levels must be a sequence .*, \(\) for none: got 4"),
+        ({"levels": None}, "levels must be a sequence .*got None"),
+        ({"levels": "12"}, "levels must be a sequence .*got '12'"),
+        ({"levels": (2, 0)}, r"whole numbers of at least 1, .*got \(2, 0\)"),
+        ({"levels": [1.5]}, r"whole numbers of at least 1, .*got \[1.5\]"),
     ],
 )
-def test_refuses_axes_and_paddings_that_do_not_fit(unchecked, fields, message):
+def test_refuses_axes_paddings_and_levels_that_do_not_fit(unchecked, fields, message):
     with pytest.raises(ValueError, match=message):
         UNet(**fields)
 
@@ -220,3 +287,18 @@ def test_refuses_axes_and_paddings_that_do_not_fit(unchecked, fields, message):
 def test_refuses_an_example_of_another_number_of_axes(axes, shape, message):
     with pytest.raises(ValueError, match=message):
         UNet(**SMALL, axes=axes).init(jax.random.key(0), jnp.zeros(shape), jnp.zeros(shape[0]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 30, 9, 1), r"multiples of 4, such as 28×8 or 32×12: got 30×9"),
+        (
+            (1, 8, 2, 1),
+            r"UNet\(levels=\(1, 1\)\) halves every axis 2 times, .*such as 8×4: got 8×2",
+        ),
+    ],
+)
+def test_refuses_a_size_that_cannot_be_halved(shape, message):
+    with pytest.raises(ValueError, match=message):
+        UNet(**SMALL, levels=(1, 1)).init(jax.random.key(0), jnp.zeros(shape), jnp.zeros(1))

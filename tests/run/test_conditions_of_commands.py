@@ -59,7 +59,7 @@ def test_samples_are_given_what_the_command_line_says(workdir, tmp_path, capsys)
     # By default conditions of the training split, each sample with its own, which a line says.
     capsys.readouterr()
     usual = drawn()
-    assert "conditions of 60 training examples are taken" in capsys.readouterr().err
+    assert "samples have the conditions of 60 training examples" in capsys.readouterr().err
     _, others = exact.pixels("train")
     kept = Conditions(*(others[name][:6] for name in ("labels", "cond", "cond_field")))
     np.testing.assert_array_equal(usual, expected(kept))
@@ -87,7 +87,9 @@ def test_files_of_every_kind_are_read(workdir, tmp_path):
     # Vectors of one number, in a row of them; and the only kind of a run of fields.
     single = dataclasses.replace(one, vector=conditions.Scale((0.0,), (1.0,)))
     np.save(tmp_path / "row.npy", np.arange(20))
-    np.testing.assert_array_equal(read("row.npy", single).vector, np.arange(20)[:, None])
+    np.savez(tmp_path / "row.npz", cond=np.arange(20))
+    for name in ("row.npy", "row.npz"):
+        np.testing.assert_array_equal(read(name, single).vector, np.arange(20)[:, None])
     alone = dataclasses.replace(trained.load(workdir).condition, num_classes=None, vector=None)
     np.save(tmp_path / "fields.npy", BESIDE["cond_field"])
     np.testing.assert_array_equal(read("fields.npy", alone).field, BESIDE["cond_field"])
@@ -212,7 +214,9 @@ def images_config(root, **network):
 def test_images_have_the_vectors_of_their_side_file(tmp_path, capsys):
     vectors = folder_of(tmp_path / "data")
     config = images_config(tmp_path / "data", cond_dim=2, num_classes=2)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, sample_every=2))
     train.train(config, tmp_path / "run")
+    assert (tmp_path / "run/samples/step_000002.png").exists()
     run = trained.load(tmp_path / "run")
     found, every = [], {}
     for split in ("train", "validation", "test"):

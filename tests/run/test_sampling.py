@@ -98,7 +98,7 @@ def test_a_model_that_always_has_its_class_has_no_unconditional_bound(tmp_path, 
     capsys.readouterr()
     assert cli.main(["evaluate", f"--workdir={workdir}", "--unconditional"]) == 2
     error = capsys.readouterr().err
-    assert "trained with and without its class" in error and error.count("\n") == 1
+    assert "trained with and without its condition" in error and error.count("\n") == 1
 
 
 def draw(workdir, *arguments):

@@ -23,6 +23,7 @@ from vdm.networks.fields import (
     check_positive,
     dtype_name,
 )
+from vdm.networks.levels import check_levels, check_size, doubled
 
 ATTENTION = ("none", "middle", "everywhere")
 
@@ -66,12 +67,15 @@ class UNet(nn.Module):
     remat: bool = False
     axes: int = 2
     padding: str | Sequence[str] = "zero"
+    levels: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         check_axes(self.axes)
+        check_levels(self.levels)
         # A list, as JSON gives it, would make the module unhashable.
         each = each_axis(self.padding, self.axes)
         object.__setattr__(self, "padding", self.padding if isinstance(self.padding, str) else each)
+        object.__setattr__(self, "levels", tuple(self.levels))
         object.__setattr__(self, "fourier_exponents", tuple(self.fourier_exponents))
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         check_positive(
@@ -111,8 +115,9 @@ class UNet(nn.Module):
         or TypeError for a condition that the network was not built for.
         """
         check_rank("UNet", self.axes, z.shape)
-        padding = each_axis(self.padding, self.axes)
+        check_size("UNet", self.levels, z.shape[1:-1])
         check_log_snr(log_snr, z)
+        padding = each_axis(self.padding, self.axes)
         conditions = checked(cond, z.shape, self._kinds)
         level = embed(
             log_snr,
@@ -139,6 +144,9 @@ class UNet(nn.Module):
         def attend(name: str, h: Float[Array, " b *d c"], wanted: bool) -> Float[Array, " b *d c"]:
             return attention(self.num_groups, self.dtype, name=name)(h) if wanted else h
 
+        def conv(features: int, name: str, **options: Any) -> Conv:
+            return Conv(features, padding, self.dtype, name=name, **options)
+
         everywhere = self.attention == "everywhere"
         # In z's own precision: bfloat16 would round away what these features show.
         inputs = z
@@ -152,30 +160,47 @@ class UNet(nn.Module):
         # Parameters of either layout are taken. A fresh network is not scanned: XLA:CPU computes a
         # convolution's weight gradient 20 to 75 times slower inside scan (jax issue 12868).
         scanned = self.has_variable("params", stacked.name("down", "block"))
-        h = Conv(self.channels, padding, self.dtype, name="conv_in")(inputs)
-        kept: list[Array] = []  # what each block down was given
-        given = None  # the same, all in one
-        if scanned:
-            h, given = self._scan("down", h, None, level, train)
-        for i in range(0 if scanned else self.num_blocks):
-            kept.append(h)
-            h = attend(f"down_attn_{i}", block(f"down_block_{i}", h), everywhere)
-        last = h
-        h = block("mid_block_1", h)
-        h = attend("mid_attn_1", h, self.attention != "none")
-        h = block("mid_block_2", h)
-        h = block("up_block_0", jnp.concatenate([h, last], axis=-1))
-        h = attend("up_attn_0", h, everywhere)
-        if scanned:
-            h, _ = self._scan("up", h, given, level, train)
-        for i in range(1, 1 if scanned else self.num_blocks + 1):
-            h = block(f"up_block_{i}", jnp.concatenate([h, kept.pop()], axis=-1))
-            h = attend(f"up_attn_{i}", h, everywhere)
+        h = conv(self.channels, "conv_in")(inputs)
+        counts = (self.num_blocks, *self.levels)
+
+        def through(
+            resolution: int, h: Float[Array, " b *d channels"]
+        ) -> Float[Array, " b *d channels"]:
+            """Return h after all blocks at a resolution, those at the coarser ones in between."""
+            prefix = f"level_{resolution}_" if resolution else ""
+            in_scan = scanned and not resolution
+            count = 0 if in_scan else counts[resolution]
+            kept: list[Array] = []  # what each block down was given
+            given = None  # the same, all in one
+            if in_scan:
+                h, given = self._scan("down", h, None, level, train)
+            for i in range(count):
+                kept.append(h)
+                h = block(f"{prefix}down_block_{i}", h)
+                h = attend(f"{prefix}down_attn_{i}", h, everywhere)
+            last = h
+            if resolution == len(self.levels):
+                h = block("mid_block_1", h)
+                h = attend("mid_attn_1", h, self.attention != "none")
+                h = block("mid_block_2", h)
+            else:
+                coarser = f"level_{resolution + 1}"
+                h = conv(self.channels, f"{coarser}_conv_down", stride=2)(h)
+                h = doubled(through(resolution + 1, h))
+                h = conv(self.channels, f"{coarser}_conv_up")(h)
+            h = block(f"{prefix}up_block_0", jnp.concatenate([h, last], axis=-1))
+            h = attend(f"{prefix}up_attn_0", h, everywhere)
+            if in_scan:
+                h, _ = self._scan("up", h, given, level, train)
+            for i in range(1, count + 1):
+                h = block(f"{prefix}up_block_{i}", jnp.concatenate([h, kept.pop()], axis=-1))
+                h = attend(f"{prefix}up_attn_{i}", h, everywhere)
+            return h
+
+        h = through(0, h)
         h = nn.swish(group_norm(self.num_groups, self.dtype, "norm_out")(h))
-        out = Conv(
-            z.shape[-1], padding, self.dtype, kernel_init=nn.initializers.zeros, name="conv_out"
-        )
-        h = out(h).astype(z.dtype)
+        zeros = nn.initializers.zeros
+        h = conv(z.shape[-1], "conv_out", kernel_init=zeros)(h).astype(z.dtype)
         return z + h if self.residual else h
 
     def _scan(

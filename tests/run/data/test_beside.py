@@ -180,6 +180,14 @@ def test_a_network_of_another_size_is_refused(network, message, tmp_path):
         parts.prepare(config(tmp_path / "x.npz", **network))
 
 
+def test_a_field_is_not_augmented(tmp_path):
+    np.savez(tmp_path / "x.npz", **WHOLE)
+    made = config(tmp_path / "x.npz", cond_channels=3)
+    made = dataclasses.replace(made, data=dataclasses.replace(made.data, augment="group"))
+    with pytest.raises(UserError, match="augment='group' would turn examples and not their fields"):
+        parts.prepare(made)
+
+
 def test_conditions_that_data_lack_or_a_network_does_not_take(tmp_path):
     np.savez(tmp_path / "plain.npz", x=X)
     with pytest.raises(

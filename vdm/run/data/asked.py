@@ -47,6 +47,7 @@ def checked(
         vector = np.asarray(vector)
         c = _size(condition, "vector")
         _check_numbers(vector, called.vector)
+        vector = vector[:, None] if c == 1 and vector.ndim == 1 else vector
         if vector.ndim == 2 and vector.shape[1] != c:
             count = f"{vector.shape[1]} number{'s' * (vector.shape[1] != 1)}"
             raise UserError(f"{called.vector} has {count}, expected {c} (cond_dim)")

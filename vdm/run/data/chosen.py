@@ -88,8 +88,8 @@ def usual(condition: Condition) -> tuple[str, ...]:
         return ()
     assert condition.some is not None
     return (
-        f"the conditions of {num_rows(condition.some)} training examples are taken, one after the "
-        f"other: expected {asked.kinds(condition, IN_ALL)} for others",
+        f"samples have the conditions of {num_rows(condition.some)} training examples, one after "
+        f"the other; for others give {asked.kinds(condition, IN_ALL)}",
     )
 
 
@@ -119,8 +119,7 @@ def _file(path: pathlib.Path, condition: Condition) -> dict[str, np.ndarray]:
             raise UserError(f"{path} holds no arrays: expected one of {', '.join(OWN)}")
         return {kind: arrays[name] for kind, _, name in KINDS if name in arrays}
     kind = "vector" if "vector" in condition.names else next(iter(condition.names), "vector")
-    x = arrays["x"]
-    return {kind: x[:, None] if kind == "vector" and x.ndim == 1 else x}
+    return {kind: arrays["x"]}
 
 
 def _csv(path: pathlib.Path) -> dict[str, np.ndarray]:

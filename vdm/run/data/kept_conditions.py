@@ -50,7 +50,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Condition:
     if scales and len({len(p) for p in some if p is not None}) != 1:
         raise ValueError("its conditions are of several numbers of examples")
     for kind, scale in scales.items():
-        if getattr(some, kind).shape[-1] != len(scale.mean):
+        part = getattr(some, kind)
+        if part is None or part.shape[-1] != len(scale.mean):
             raise ValueError(f"some_{kind} is of another size than its scale")
     return Condition(None, None, scales.get("vector"), scales.get("field"), some)
 

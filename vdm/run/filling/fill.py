@@ -35,16 +35,11 @@ def condition(run: Run, num: int, given: Conditions | None) -> Given | None:
     Raises UserError for a conditional model without a condition: one of its own choice would be
     another example's.
     """
-    if run.condition.names and given is None:
-        raise UserError(
-            f"this model is conditioned on {asked.kinds(run.condition, chosen.IN_ALL)}: what is "
-            "filled in depends on it, expected these options, or cond in Python"
-        )
-    return (
-        run.condition.of_samples(np.arange(num))
-        if given is None
-        else run.condition.of_parts(num, given)
-    )
+    if given is not None:
+        return run.condition.of_parts(num, given)
+    if run.condition.names:
+        raise asked.missing(run.condition, num, chosen.IN_ALL)
+    return run.condition.of_samples(np.arange(num))
 
 
 def of_keys(
