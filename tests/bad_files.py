@@ -17,7 +17,7 @@ from PIL import Image
 import official
 import runs
 from vdm.run import config as configs
-from vdm.run.compression import format as file_format
+from vdm.run.compression import format as file_format, header as headers
 
 RNG = np.random.default_rng(0)
 REAL = RNG.normal(size=(40, 2)).astype(np.float32)
@@ -377,7 +377,7 @@ def section(mark, body):
     return start + struct.pack("<I", zlib.crc32(start)) + body
 
 
-HEADER = file_format.Header(
+HEADER = headers.Header(
     kind="npy",
     names=(),
     num_examples=5,

@@ -210,9 +210,18 @@ def parser() -> argparse.ArgumentParser:
 
     compress = _command(commands, "compress")
     compress.add_argument(
-        "source", metavar="IN", type=pathlib.Path, help=".npy, .npz, .png or a folder of .png"
+        "source",
+        metavar="IN",
+        type=pathlib.Path,
+        help=".npy, .npz of one array or x with labels, cond, cond_field, .png or a folder of .png",
     )
     compress.add_argument("out", metavar="OUT", type=pathlib.Path, help="the file to write")
+    _add_conditions(compress, "example", " (default: what IN holds)")
+    compress.add_argument(
+        "--unconditional",
+        action="store_true",
+        help="without conditions, for a model that was trained with train.cond_dropout",
+    )
     _add_settings(compress, CompressConfig)
     compress.set_defaults(command="compress")
 

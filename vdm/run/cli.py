@@ -361,6 +361,7 @@ def _compress(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
     from vdm.run import compress, trained
     from vdm.run.compression import files, steps
+    from vdm.run.data import chosen
 
     source = files.read(options.source)
     if options.out.exists() and options.out.samefile(options.source):
@@ -376,7 +377,15 @@ def _compress(options: argparse.Namespace, rest: list[str]) -> int:
     )
     _say(f"compressing with {which}")
     with sigterm_leaves():
-        made = compress.compress(run, source, options.out, settings, kept)
+        made = compress.compress(
+            run,
+            source,
+            options.out,
+            settings,
+            kept,
+            chosen.of(options),
+            unconditional=options.unconditional,
+        )
     outcome.show_compressed(made)
     _say(f"written to {options.out}")
     return 0

@@ -3,7 +3,7 @@
 Decoding is right only if the network gives exactly the numbers of encoding. So a file carries
 checksums of the parameters, of the noise levels, and of the output of coder and network for a fixed
 input, and that of the chain of few steps if there is one. All are checked before anything is
-written.
+written. What the examples are conditioned on is in the file, too.
 """
 
 import hashlib
@@ -19,22 +19,33 @@ import numpy as np
 from vdm import codec
 from vdm.codec import Codec, DamagedError
 from vdm.networks import stacked
-from vdm.run.compression import files, format as file_format, steps
+from vdm.run.compression import (
+    conditions as side,
+    files,
+    format as file_format,
+    header as headers,
+    steps,
+)
 from vdm.run.compression.files import Contents
-from vdm.run.compression.format import Block, Header
+from vdm.run.compression.format import Block
+from vdm.run.compression.header import Header
 from vdm.run.compression.outcome import Compressed, Restored
 from vdm.run.config import CompressConfig
-from vdm.run.data import asked, condition as conditions
+from vdm.run.data import asked, chosen, condition as conditions
+from vdm.run.data.beside import Called
 from vdm.run.data.condition import Condition
+from vdm.run.data.stores.names import OWN
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.system.files import replacing
 from vdm.run.system.progress import Advance, bar
 from vdm.run.trained import Trained
+from vdm.run.training import checks
 from vdm.run.workdir.chains import Kept, params_sum
 
 # Part of the format: with other values nothing could be decoded.
 RAMP, SEED = 8, 0
 CHUNK_BYTES = 2**26  # of examples whose values are checked together
+NONE = chosen.Options()
 
 
 def compress(
@@ -43,17 +54,31 @@ def compress(
     out: pathlib.Path,
     config: CompressConfig,
     kept: Kept | None = None,
+    asked: chosen.Options = NONE,
+    *,
+    unconditional: bool = False,
 ) -> Compressed:
     """Compress the contents that `files.read` found into one file, with a progress bar.
 
-    With a chain that was kept, its steps take the place of `config.num_steps` even ones.
-    Raises UserError for examples that do not have the model's shape and levels, for a model without
-    levels or one that needs the class of each example, and for numbers out of range.
+    With a chain that was kept, its steps take the place of `config.num_steps` even ones. A
+    conditional model is given the conditions of the contents, or those that are `asked` for; one
+    that was trained with and without may be used `unconditional`. Raises UserError for examples
+    that do not have the model's shape and levels, for a model without levels, for conditions that
+    are missing or that it has no use for, and for numbers out of range.
     """
     start = time.perf_counter()
     _check(source, run)
+    checks.check_unconditional(run.model, unconditional)
+    condition, parts = side.choose(
+        source,
+        asked,
+        run.condition,
+        run.shape,
+        optional=conditions.is_optional(run.model.network),
+        unconditional=unconditional,
+    )
     with as_user_error("vdm compress"):
-        made, condition = _codec(run, config.num_steps, config.batch_size, config.resolution, kept)
+        made = _codec(run, config.num_steps, config.batch_size, config.resolution, kept)
         probe = _probe(made, condition)
     header = Header(
         kind=source.kind,
@@ -62,24 +87,31 @@ def compress(
         shape=source.shape,
         dtype=source.dtype.str,
         per_block=min(config.per_block, source.size),
-        model=params_sum(run.params),
+        model=side.run_sum(params_sum(run.params), condition),
         schedule=_schedule_sum(made),
         probe=probe,
         num_steps=made.lattice().num_steps,
         batch_size=config.batch_size,
         resolution=config.resolution,
         chain=b"" if kept is None else kept.checksum,
+        conditions=side.forms(parts),
+        beside=source.beside,
     )
+    called = Called(*(f"{source.path} ({name})" for name in OWN))
+    cond_words = 0
     encoded: list[codec.Encoded] = []
     with replacing(out) as temporary, bar("compress", source.size) as advance:
         with temporary.open("wb") as file:
             writer = file_format.Writer(file, header)
-            for number in range(file_format.num_blocks(header)):
-                rows = file_format.examples_of(header, number)
-                x = source.take(rows)
+            for number in range(headers.num_blocks(header)):
+                rows = headers.examples_of(header, number)
+                x, own = source.take(rows), side.rows_of(parts, rows)
                 shown = _within(advance, rows.start, start)
-                one = made.encode(x.astype(np.int64), condition.of(len(rows), None), advance=shown)
-                writer.block(Block(number, _crc(x, header), one.words))
+                cond = side.given(own, condition, len(rows), run.shape, called)
+                one = made.encode(x.astype(np.int64), cond, advance=shown)
+                words = side.pack(own)
+                cond_words += len(words)
+                writer.block(Block(number, _crc(x, header), np.concatenate([words, one.words])))
                 encoded.append(one._replace(words=one.words[:0]))
                 advance(rows.stop, _line(encoded, made, rows.stop, start))
             writer.end()
@@ -88,6 +120,7 @@ def compress(
         num_examples=source.size,
         num_dims=math.prod(run.shape),
         num_bytes=num_bytes,
+        cond_bytes=4 * cond_words,
         net_bits=sum(one.net_bits for one in encoded),
         seed_bits=sum(one.seed_bits for one in encoded),
         ideal_bits=np.concatenate([one.ideal_bits for one in encoded]),
@@ -109,7 +142,7 @@ def decompress(
     start = time.perf_counter()
     found = file_format.survey(path)
     header = found.header
-    total = file_format.num_blocks(header)
+    total = headers.num_blocks(header)
     if found.damage is not None and not (recover and found.blocks):
         more = "; --recover restores them" if found.blocks else ""
         raise UserError(
@@ -124,7 +157,8 @@ def decompress(
             f"{path} was compressed with another model: expected examples of shape "
             f"{list(run.shape)}, got {list(header.shape)}"
         )
-    own = params_sum(run.params)
+    condition = _condition(run, header, path)
+    own = side.run_sum(params_sum(run.params), condition)
     if header.model != own:
         raise UserError(
             f"{path} was compressed with another model: expected the fingerprint {own.hex()}, got "
@@ -132,7 +166,7 @@ def decompress(
         )
     kept = steps.needed(workdir, header.chain, path) if header.chain else None
     with as_user_error(str(path)):
-        made, condition = _codec(run, header.num_steps, header.batch_size, header.resolution, kept)
+        made = _codec(run, header.num_steps, header.batch_size, header.resolution, kept)
         probe = _probe(made, condition)
     if header.schedule != _schedule_sum(made) or header.probe != probe:
         raise UserError(
@@ -140,14 +174,17 @@ def decompress(
             "machine, or with this version of its libraries, than where it was compressed. "
             "Nothing was written"
         )
+    called = Called(*(f"{path} ({name})" for name in OWN))
     done, restored = 0, []
     with files.writing(out, header) as put, bar("decompress", header.num_examples) as advance:
         for number, where in found.blocks.items():
-            rows = file_format.examples_of(header, number)
+            rows = headers.examples_of(header, number)
             block = file_format.read_block(path, where)
             try:
-                shown, cond = _within(advance, done, start), condition.of(len(rows), None)
-                x = made.decode(block.words, len(rows), cond, advance=shown)
+                shown = _within(advance, done, start)
+                parts, words = side.unpack(block.words, header.conditions, len(rows))
+                cond = side.given(parts, condition, len(rows), run.shape, called)
+                x = made.decode(words, len(rows), cond, advance=shown)
                 x = x.astype(header.dtype)
                 if _crc(x, header) != block.data_crc:
                     raise DamagedError("the decoded data differ from the encoded data")
@@ -155,7 +192,7 @@ def decompress(
                 if recover:
                     continue
                 raise UserError(f"{path}, block {number}: {error}") from error
-            put(rows, x)
+            put(rows, x, parts)
             restored.append(rows)
             done += len(rows)
         if not restored:
@@ -175,8 +212,8 @@ def _between(restored: list[range], total: int) -> tuple[range, ...]:
 
 def _codec(
     run: Trained, num_steps: int, batch_size: int, resolution: int, kept: Kept | None
-) -> tuple[Codec, Condition]:
-    made = run.model.codec(
+) -> Codec:
+    return run.model.codec(
         stacked.unstack(run.params),  # the same program as ever: files must be decoded by it
         run.shape,
         num_steps=num_steps if kept is None else None,
@@ -186,25 +223,22 @@ def _codec(
         spacing=2.0**-resolution,
         seed=SEED,
     )
-    return made, _condition(run)
 
 
-def _condition(run: Trained) -> Condition:
-    """Return the condition of the examples in a file: none, or not augmented."""
-    if conditions.is_optional(run.model.network):
+def _condition(run: Trained, header: Header, path: pathlib.Path) -> Condition:
+    """Return the condition with which a file was compressed; UserError if the run has another."""
+    kinds = tuple(part.kind for part in header.conditions)
+    if not kinds and conditions.is_optional(run.model.network):
         return Condition()
-    if kinds := [asked.WORDS[kind] for kind in run.condition.names if kind != "label"]:
-        raise UserError(
-            f"this model is conditioned on {' and '.join(kinds)}: expected a model without "
-            "conditions, or one that was trained with and without them (train.cond_dropout)"
+    if kinds != run.condition.names:
+        have, expected = (
+            " and ".join(asked.WORDS[k] for k in own) or "no conditions"
+            for own in (kinds, run.condition.names)
         )
-    if run.condition.num_classes is None:
-        return run.condition
-    raise UserError(
-        f"this model is conditioned on one of {run.condition.num_classes} classes, and a file to "
-        "compress has no classes: expected a model without classes, or one that was trained with "
-        "and without them (train.cond_dropout)"
-    )
+        raise UserError(
+            f"{path} was compressed with another model: expected {expected}, got {have}"
+        )
+    return run.condition
 
 
 def _check(source: Contents, run: Trained) -> None:
@@ -234,7 +268,8 @@ def _schedule_sum(made: Codec) -> bytes:
 
 
 def _probe(made: Codec, condition: Condition) -> bytes:
-    return made.fingerprint(condition.of(made.batch_size, None)).to_bytes(4, "little")
+    cond = side.to_probe(condition, made.batch_size, made.shape)
+    return made.fingerprint(cond).to_bytes(4, "little")
 
 
 def _crc(x: np.ndarray, header: Header) -> int:

@@ -7,7 +7,9 @@ and for any number of examples b:
     sample(seed, index [b]) → x [b, *d]
     score(seed, index [b], x [b, *d]) → terms of the bound in bits per dimension, [b, levels, 3]
 
-A class-conditional model takes the classes [b] as one argument more.
+A conditional model takes its conditions as arguments more, those that it has in this order: classes
+[b], vectors [b, c] and fields [b, *d, c], the last two in the user's units. `programs.json` says
+what the programs of a model of vectors or fields take.
 """
 
 import dataclasses
@@ -24,11 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as exports
 
+from vdm.condition import Condition as Given, Conditions
 from vdm.losses import bits_per_dim
 from vdm.networks import stacked
 from vdm.run import config as configs, data, sample
 from vdm.run.config.words import PROGRAMS
-from vdm.run.data import asked
+from vdm.run.data import condition as conditions
+from vdm.run.data.condition import KINDS, Scale
 from vdm.run.errors import UserError
 from vdm.run.evaluation import bound
 from vdm.run.evaluation.files import RESULT_FILE, examples_file
@@ -45,6 +49,15 @@ from vdm.run.workdir.sessions import SESSIONS_FILE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ENDING = ".jax_export"
+ABOUT_FILE = "programs.json"
+# What is said of the arguments there.
+SAID = {
+    "z": "noised examples, as the model sees them",
+    "log_snr": "their noise level, log(alpha^2 / sigma^2)",
+    "seed": "whole number that all noise follows from",
+    "index": "number of each example or sample, that its noise follows from",
+    "x": "examples as data",
+}
 # What `vdm report` shows of a run beside its model.
 RECORDS = (
     METRICS_FILE,
@@ -68,7 +81,7 @@ def write(
     if out.suffix == exported.ENDING:
         # Its path to the data would be seen from the workdir, and a file is no workdir.
         exported.write(out, _alone(run, dataclasses.replace(kept, path=None)))
-        return [(out.name, _size(out))]
+        return [(out.name, _bytes(out))]
     if out.suffix:
         raise UserError(
             f"a run is exported into a {exported.ENDING} file or a new folder: got {out.name!r}"
@@ -78,12 +91,6 @@ def write(
     # Of a relative data.path, seen from the new folder.
     if kept.path is not None:
         kept = dataclasses.replace(kept, path=os.path.relpath(workdir / kept.path, out))
-    kinds = [asked.WORDS[kind] for kind in run.condition.names if kind != "label"]
-    if names and kinds:
-        raise UserError(
-            f"a model conditioned on {' and '.join(kinds)} has no programs: expected "
-            "--programs=none, or a .safetensors file"
-        )
     with new_folder(out) as folder:
         exported.write(folder / exported.MODEL_FILE, _alone(run, kept))
         configs.keep(run.config, folder)
@@ -96,29 +103,54 @@ def write(
         for name in names:
             with replacing(folder / f"{name}{ENDING}") as temporary:
                 temporary.write_bytes(program(run, name))
-        return [(path.name, _size(path)) for path in sorted(folder.iterdir()) if path.is_file()]
+        if names and {"vector", "field"} & {*run.condition.names}:
+            write_json(folder / ABOUT_FILE, {name: described(run, name) for name in names})
+        return [(path.name, _bytes(path)) for path in sorted(folder.iterdir()) if path.is_file()]
 
 
 def program(run: Trained, name: str) -> bytes:
     """Return a program of a run, serialised; see the head of this module for its arguments."""
     fn, arguments = PROGRAM[name](run)
-    if run.condition.num_classes is not None:
-        arguments = (*arguments, SHAPE((_any(),), np.int32))
-    made = exports.export(jax.jit(fn), platforms=PLATFORMS)(*arguments)
+    taken = (*arguments.values(), *_of_condition(run).values())
+    made = exports.export(jax.jit(fn), platforms=PLATFORMS)(*taken)
     return bytes(made.serialize())
 
 
-Program = tuple[Callable[..., jax.Array], tuple[SHAPE, ...]]
+def described(run: Trained, name: str) -> list[dict[str, Any]]:
+    """Return what a program takes, in order: name, type, shape and unit of each argument."""
+    _, arguments = PROGRAM[name](run)
+    optional = conditions.is_optional(run.model.network)
+    said = {
+        "labels": f"class, from 0 to {(run.condition.num_classes or 0) - 1}",
+        "cond": "vector in the units of the data that the model was trained with",
+        "cond_field": "field in the units of the data that the model was trained with",
+    }
+    if optional:
+        said["labels"] += ", or -1 for an example without its condition"
+        said |= {key: f"{said[key]}, or NaN without" for key in ("cond", "cond_field")}
+    return [
+        {
+            "name": key,
+            "dtype": str(np.dtype(one.dtype)),
+            "shape": [side if isinstance(side, int) else str(side) for side in one.shape],
+            "what": said.get(key, SAID.get(key)),
+        }
+        for key, one in {**arguments, **_of_condition(run)}.items()
+    ]
+
+
+Program = tuple[Callable[..., jax.Array], dict[str, SHAPE]]
 
 
 def _denoiser(run: Trained) -> Program:
     params = _constant(stacked.unstack(run.params))
 
-    def denoiser(z: jax.Array, log_snr: jax.Array, *classes: jax.Array) -> jax.Array:
+    def denoiser(z: jax.Array, log_snr: jax.Array, *cond: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):
-            return run.model.denoiser(params, _condition(run, z.shape[0], classes))(z, log_snr)
+            return run.model.denoiser(params, _condition(run, z.shape[0], cond))(z, log_snr)
 
-    return denoiser, (SHAPE((_any(), *run.shape), np.float32), SHAPE((_any(),), np.float32))
+    z = SHAPE((_any(), *run.shape), np.float32)
+    return denoiser, {"z": z, "log_snr": SHAPE((_any(),), np.float32)}
 
 
 def _sample(run: Trained) -> Program:
@@ -126,19 +158,19 @@ def _sample(run: Trained) -> Program:
     checks.check_sampling(run.model, settings)
     sampler = checks.sampler(settings.sampler)
 
-    def draw(seed: jax.Array, index: jax.Array, *classes: jax.Array) -> jax.Array:
+    def draw(seed: jax.Array, index: jax.Array, *cond: jax.Array) -> jax.Array:
         return sample.draw(
             params,
             _key(seed),
             index,
-            _condition(run, index.shape[0], classes),
+            _condition(run, index.shape[0], cond),
             model=run.model,
             shape=(index.shape[0], *run.shape),
             sampler=sampler,
             settings=settings,
         )
 
-    return draw, (SHAPE((), np.uint32), SHAPE((_any(),), np.int32))
+    return draw, {"seed": SHAPE((), np.uint32), "index": SHAPE((_any(),), np.int32)}
 
 
 def _score(run: Trained) -> Program:
@@ -150,21 +182,20 @@ def _score(run: Trained) -> Program:
         bound.row, model=run.model, law=law, num_levels=levels, clip_denoised=False
     )
 
-    def score(seed: jax.Array, index: jax.Array, x: jax.Array, *classes: jax.Array) -> jax.Array:
+    def score(seed: jax.Array, index: jax.Array, x: jax.Array, *cond: jax.Array) -> jax.Array:
         def each(values: jax.Array) -> jax.Array:
             return jnp.repeat(values, levels, axis=0)
 
         level = jnp.tile(jnp.arange(levels), index.shape[0])
-        cond = _condition(run, index.shape[0], classes)
-        own = None if cond is None else each(cond)
+        own = jax.tree.map(each, _condition(run, index.shape[0], cond))
         shared = (*state, None, _key(seed))
         with jax.default_matmul_precision(run.config.evaluate.precision):
             *terms, _ = row(shared, each(index), level, each(x), own)
         found = jnp.stack(terms, axis=-1).reshape(index.shape[0], levels, 3)
         return jnp.asarray(bits_per_dim(found, math.prod(run.shape)))
 
-    arguments = (SHAPE((), np.uint32), SHAPE((_any(),), np.int32))
-    return score, (*arguments, SHAPE((_any(), *run.shape), dtype))
+    arguments = {"seed": SHAPE((), np.uint32), "index": SHAPE((_any(),), np.int32)}
+    return score, {**arguments, "x": SHAPE((_any(), *run.shape), dtype)}
 
 
 PROGRAM = dict(zip(PROGRAMS, (_denoiser, _sample, _score), strict=True))
@@ -177,12 +208,52 @@ def _alone(run: Trained, kept: data.Kept) -> Exported:
     return Exported(run.config, kept, run.step, run.kind, arrays)
 
 
-def _condition(run: Trained, size: Any, classes: tuple[jax.Array, ...]) -> jax.Array | None:
-    """Return what the model is given of examples that are not augmented, as `Condition.of`."""
-    known, flags = run.condition.num_classes, run.condition.num_flags
-    if known is None:
-        return None if flags is None else jnp.zeros(size, jnp.int32)
-    return classes[0] * (flags or 1)
+def _of_condition(run: Trained) -> dict[str, SHAPE]:
+    """Return the arguments that are the conditions, by the names of their arrays."""
+    known = run.condition
+    every = {
+        "label": SHAPE((_any(),), np.int32),
+        "vector": SHAPE((_any(), _size(known.vector)), np.float32),
+        "field": SHAPE((_any(), *run.shape[:-1], _size(known.field)), np.float32),
+    }
+    return {name: every[kind] for kind, _, name in KINDS if kind in known.names}
+
+
+def _condition(run: Trained, size: Any, given: tuple[jax.Array, ...]) -> Given | None:
+    """Return what the model is given of examples that are not augmented, as `Condition.of_parts`.
+
+    A class of −1, an example without its condition, stays one.
+    """
+    known, flags = run.condition, run.condition.num_flags
+    parts = Conditions(**dict(zip(known.names, given, strict=True)))
+    label = parts.label
+    if label is not None and flags is not None:
+        label = jnp.where(label < 0, label, label * flags)
+    if label is None and flags is not None:
+        label = jnp.zeros(size, jnp.int32)
+    found = Conditions(
+        label, _scaled(known.vector, parts.vector), _scaled(known.field, parts.field)
+    )
+    there = jax.tree.leaves(found)
+    if not there:
+        return None
+    return there[0] if len(there) == 1 else found
+
+
+def _scaled(scale: Scale | None, values: jax.Array | np.ndarray | None) -> jax.Array | None:
+    """Return (values − mean)/std in float32, with the mean as the sum of two float32.
+
+    One would lose the digits of values whose mean is far above their deviation. The barrier keeps
+    the compiler from adding the two.
+    """
+    if scale is None or values is None:
+        return None
+    mean, std = np.asarray(scale.mean), np.asarray(scale.std)
+    high = mean.astype(np.float32)
+    low = (mean - high).astype(np.float32)
+    near = jax.lax.optimization_barrier(values - jnp.expand_dims(high, range(values.ndim - 1)))
+    by = jnp.expand_dims(std.astype(np.float32), range(values.ndim - 1))
+    return (near - jnp.expand_dims(low, range(values.ndim - 1))) / by
 
 
 @functools.cache
@@ -200,5 +271,9 @@ def _key(seed: jax.Array) -> jax.Array:
     return jax.random.key_data(jax.random.key(seed))
 
 
-def _size(path: pathlib.Path) -> str:
+def _bytes(path: pathlib.Path) -> str:
     return f"{path.stat().st_size:,} bytes"
+
+
+def _size(scale: Scale | None) -> int:
+    return 0 if scale is None else len(scale.mean)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vdm.run.compression import files
-from vdm.run.compression.format import Header
+from vdm.run.compression.header import Header
 from vdm.run.errors import UserError
 
 RANDOM = np.random.default_rng(0)
@@ -41,7 +41,7 @@ def there_and_back(source, target):
     with files.writing(target, header_of(found)) as put:
         for start in reversed(starts):
             rows = range(start, min(start + 2, found.size))
-            put(rows, found.take(rows))
+            put(rows, found.take(rows), found.conditions)
     return found
 
 
@@ -91,8 +91,11 @@ def test_pictures(tmp_path, images):
 def test_what_would_not_come_back_is_refused(tmp_path):
     with pytest.raises(UserError, match="no file or folder"):
         files.read(tmp_path / "none.npy")
-    np.savez(tmp_path / "two.npz", x=GREY, labels=np.arange(3))
-    with pytest.raises(UserError, match="has the arrays x, labels: expected exactly one array"):
+    np.savez(tmp_path / "two.npz", y=GREY, labels=np.arange(3))
+    with pytest.raises(UserError, match="has the arrays y, labels: expected exactly one array"):
+        files.read(tmp_path / "two.npz")
+    np.savez(tmp_path / "two.npz", x=GREY, label=np.arange(3))
+    with pytest.raises(UserError, match=r"unknown name 'label'.* Did you mean 'labels'"):
         files.read(tmp_path / "two.npz")
     np.save(tmp_path / "real.npy", np.ones((3, 2)))
     with pytest.raises(UserError, match=r"expected integers.*: got float64 \[3, 2\]"):
@@ -127,7 +130,7 @@ def test_nothing_is_half_written(tmp_path):
     for kind, target in (("images", "out"), ("npy", "out.npy")):
         header = header_of(found, kind=kind)
         with pytest.raises(KeyError), files.writing(tmp_path / target, header) as put:
-            put(range(1), found.take(range(1)))
+            put(range(1), found.take(range(1)), found.conditions)
             raise KeyError
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
     with (
@@ -150,4 +153,4 @@ def test_a_name_cannot_lead_out_of_the_folder(tmp_path):
         pytest.raises(UserError, match="leads out of the folder"),
         files.writing(tmp_path / "out", header) as put,
     ):
-        put(range(1), found.take(range(1)))
+        put(range(1), found.take(range(1)), found.conditions)

@@ -11,8 +11,9 @@ import msgpack
 import numpy as np
 import pytest
 
-from vdm.run.compression import format as file_format
-from vdm.run.compression.format import Block, Header
+from vdm.run.compression import format as file_format, header as headers
+from vdm.run.compression.format import Block
+from vdm.run.compression.header import Header, Part
 from vdm.run.errors import UserError
 
 HEADER = Header(
@@ -30,7 +31,14 @@ HEADER = Header(
     resolution=4,
 )
 CHAIN = HEADER._replace(chain=bytes(range(8, 16)))
-HEADERS = pytest.mark.parametrize("header", [HEADER, CHAIN], ids=["even", "chain"])
+PARTS = (Part("label", "|u1", ()), Part("vector", "<f4", (3,)), Part("field", "<f8", (3, 4, 2)))
+CONDITIONS = HEADER._replace(conditions=PARTS)
+BESIDE = CHAIN._replace(kind="npz", names=("x",), conditions=PARTS[1:2], beside=True)
+HEADERS = pytest.mark.parametrize(
+    "header",
+    [HEADER, CHAIN, CONDITIONS, BESIDE],
+    ids=["even", "chain", "conditions", "conditions and chain"],
+)
 WORDS = np.random.default_rng(0).integers(0, 2**32, 12, dtype=np.uint32)
 BLOCKS = [Block(i, 1000 + i, WORDS[i : 2 * i + 3]) for i in range(3)]
 
@@ -60,9 +68,9 @@ def is_same(block, other):
 def test_what_was_written_is_read(tmp_path, header):
     found, blocks = survey(tmp_path, written(header))
     assert found.header == header and found.damage is None
-    assert all(map(is_same, blocks, BLOCKS)) and len(blocks) == file_format.num_blocks(HEADER) == 3
-    assert [list(file_format.examples_of(HEADER, i)) for i in range(3)] == [[0, 1], [2, 3], [4]]
-    without = header._replace(names=(), kind="npy")
+    assert all(map(is_same, blocks, BLOCKS)) and len(blocks) == headers.num_blocks(HEADER) == 3
+    assert [list(headers.examples_of(HEADER, i)) for i in range(3)] == [[0, 1], [2, 3], [4]]
+    without = header._replace(names=(), kind="npy", beside=False)
     assert survey(tmp_path, written(without))[0].header == without
 
 
@@ -78,8 +86,14 @@ def test_the_layout_is_the_documented_one(header):
         at += 16 + length
     assert [mark for mark, _, _ in sections] == [b"\x89VDM", *[b"\x89BLK"] * 3, b"\x89END"]
     version, values = sections[0][1][0], msgpack.unpackb(sections[0][1][1:])
-    assert (version, len(values)) == ((2, 13) if header.chain else (1, 12))
-    assert values[-1] == (header.chain or 4) and values[9] == header.num_steps
+    chain_or_not = (2, 13) if header.chain else (1, 12)
+    assert (version, len(values)) == ((3, 15) if header.conditions else chain_or_not)
+    assert values[11] == 4 and values[9] == header.num_steps
+    if version > 1:
+        assert values[12] == header.chain
+    if version > 2:
+        parts = [[part.kind, part.dtype, list(part.shape)] for part in header.conditions]
+        assert values[13:] == [parts, header.beside]
     assert sections[2][1] == struct.pack("<II", 1, 1001) + BLOCKS[1].words.tobytes()
     assert sections[-1][1] == hashlib.sha256(data[: sections[-1][2]]).digest()[:8]
 
@@ -155,11 +169,11 @@ def test_what_a_header_promises_costs_nothing(tmp_path):
 
 
 def test_another_version_is_named(tmp_path):
-    body = b"\x03" + b"whatever comes then"
+    body = b"\x04" + b"whatever comes then"
     start = struct.pack("<4sII", file_format.HEADER, len(body), zlib.crc32(body))
     data = start + struct.pack("<I", zlib.crc32(start)) + body
     with pytest.raises(
-        UserError, match="version 3 of the format: this vdm reads the versions 1 and 2"
+        UserError, match="version 4 of the format: this vdm reads the versions 1 to 3"
     ):
         survey(tmp_path, data)
 
@@ -190,15 +204,36 @@ def test_another_version_is_named(tmp_path):
         ("chain", bytes(7)),
         ("chain", "8 bytes?"),
         ("chain", True),
+        ("conditions", (Part("label", "O", ()),)),
+        ("conditions", (Part("labels", "|u1", ()),)),
+        ("conditions", (Part("vector", "<f4", (0,)),)),
+        ("conditions", (Part("vector", "<f4", (2**20, 2**20)),)),
+        ("conditions", PARTS[::-1]),
+        ("conditions", PARTS[:1] * 2),
+        ("conditions", (("vector", "<f4"),)),
+        ("conditions", (("vector", 4, (2,)),)),
     ],
 )
 def test_a_header_that_makes_no_sense_is_refused(tmp_path, name, value):
     with pytest.raises(UserError, match=r"the header of .* is not valid"):
         survey(tmp_path, written(HEADER._replace(**{name: value})))
+    with pytest.raises(UserError, match=r"the header of .* is not valid"):
+        survey(tmp_path, written(CONDITIONS._replace(**{name: value})))
+
+
+def test_no_conditions_are_not_of_their_version(tmp_path):
+    values = msgpack.unpackb(written(CONDITIONS)[17 : written(CONDITIONS).index(b"\x89BLK")])
+    for changes in ({13: []}, {14: 1}, {14: True}, {13: None}):
+        new = [changes.get(i, value) for i, value in enumerate(values)]
+        body = b"\x03" + msgpack.packb(new)
+        start = struct.pack("<4sII", file_format.HEADER, len(body), zlib.crc32(body))
+        data = start + struct.pack("<I", zlib.crc32(start)) + body
+        with pytest.raises(UserError, match=r"the header of .* is not valid"):
+            survey(tmp_path, data)
 
 
 def test_each_version_has_its_own_values(tmp_path):
-    for header, version in ((HEADER, 2), (CHAIN, 1)):
+    for header, version in ((HEADER, 2), (CHAIN, 1), (CHAIN, 3), (CONDITIONS, 2)):
         data = bytearray(written(header))
         data[16] = version  # and the two checksums of it
         length = struct.unpack_from("<I", data, 4)[0]

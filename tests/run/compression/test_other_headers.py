@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import bad_files
-from vdm.run.compression import files, format as file_format
+from vdm.run.compression import files, format as file_format, header as file_header
 from vdm.run.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -21,8 +21,11 @@ FUZZ = {
     "suppress_health_check": [HealthCheck.function_scoped_fixture],
 }
 FILES = {
-    file_format.EVEN: bad_files.compressed(),
-    file_format.WITH_CHAIN: bad_files.compressed(bad_files.HEADER._replace(chain=bytes(8))),
+    file_header.EVEN: bad_files.compressed(),
+    file_header.WITH_CHAIN: bad_files.compressed(bad_files.HEADER._replace(chain=bytes(8))),
+    file_header.WITH_CONDITIONS: bad_files.compressed(
+        bad_files.HEADER._replace(conditions=(file_header.Part("vector", "<f4", (2,)),))
+    ),
 }
 FIRST_BLOCK = {version: file.index(file_format.BLOCK) for version, file in FILES.items()}
 BODY = {version: file[16 : FIRST_BLOCK[version]] for version, file in FILES.items()}
@@ -36,7 +39,7 @@ SCALARS = st.one_of(
     st.floats(),
     st.text(max_size=6),
     st.binary(max_size=9),
-    st.sampled_from([*file_format.KINDS, "|u1", "<i8", ">u2", "?", "f4", "O", "V9", "M8[s]"]),
+    st.sampled_from([*file_header.KINDS, "|u1", "<i8", ">u2", "?", "f4", "O", "V9", "M8[s]"]),
 )
 ANY = st.recursive(
     SCALARS,
@@ -52,7 +55,7 @@ def headers(version):
         st.dictionaries(st.integers(0, len(values) - 1), ANY, min_size=1, max_size=3).map(
             lambda new: (version, [new.get(i, value) for i, value in enumerate(values)])
         ),
-        st.tuples(st.just(version), st.lists(ANY, max_size=14)),
+        st.tuples(st.just(version), st.lists(ANY, max_size=16)),
     )
 
 
@@ -93,7 +96,7 @@ def read(version, body):
             tracemalloc.stop()
             assert peak < 2**22
     for number in found.blocks:
-        rows = file_format.examples_of(found.header, number)
+        rows = file_header.examples_of(found.header, number)
         assert 0 <= rows.start < rows.stop <= found.header.num_examples
     assert np.dtype(found.header.dtype).kind in "iub"
     return found.header
@@ -104,8 +107,12 @@ def check_values(version, values):
     if header is not None:  # with other values than these it would be another file
         assert values[1] == b"" or header.names
         values[1], values[3] = header.names, tuple(values[3])
+        if version == file_header.WITH_CONDITIONS:
+            values[13] = tuple(file_header.Part(k, d, tuple(form)) for k, d, form in values[13])
         assert [*header][: len(values)] == values and len(values) == len(VALUES[version])
-        assert (version == file_format.WITH_CHAIN) == bool(header.chain)
+        assert (version == file_header.WITH_CONDITIONS) == bool(header.conditions)
+        if version != file_header.WITH_CONDITIONS:
+            assert (version == file_header.WITH_CHAIN) == bool(header.chain)
 
 
 @settings(max_examples=300, **FUZZ)

@@ -5,8 +5,10 @@ body, a CRC-32 of these twelve bytes, and the body; numbers are unsigned, of 32 
 byte first.
 
     89 56 44 4D  header  the version of the format (one byte), then a msgpack of `Header`'s values;
-                         version 1 is for files without a chain, whose last value is left out
-    89 42 4C 4B  block   its number, a CRC-32 of the data in it, and the coder's words
+                         version 1 is for files with neither chain nor conditions, version 2 for
+                         those without conditions, and the values of these are left out
+    89 42 4C 4B  block   its number, a CRC-32 of the data in it, in version 3 the conditions of its
+                         examples (`vdm.run.compression.conditions`), and the coder's words
     89 45 4E 44  end     the first 8 bytes of the SHA-256 of everything before it
 
 Where a section is damaged, the next mark of a block is searched for, so the intact blocks after it
@@ -24,47 +26,19 @@ import struct
 import zlib
 from typing import NamedTuple
 
-import msgpack
 import numpy as np
 
-from vdm.run.config import CompressConfig, fields
+from vdm.run.compression import header as headers
+from vdm.run.compression.header import Header, num_blocks
 from vdm.run.errors import UserError
 from vdm.run.system.files import check_is_file
 
 HEADER, BLOCK, END = b"\x89VDM", b"\x89BLK", b"\x89END"
-KINDS = ("npy", "npz", "png", "images")
 _START = struct.Struct("<4sII")  # mark, length of the body, CRC-32 of the body
 _FRAME = struct.Struct("<4sIII")  # and a CRC-32 of these
 _BLOCK = struct.Struct("<II")  # number of the block, CRC-32 of its data
 _DIGEST_BYTES = 8
-_CHAIN_BYTES = 8
 LEAST_BITS = 0.001  # of a dimension
-_MAX_DIMS = 2**31  # of one example
-_MAX_NAMES = 2**28  # bytes of all names together
-_MAX_RATIO = 256  # to which names of one long folder may have been compressed
-
-
-class Header(NamedTuple):
-    """What holds for the whole file."""
-
-    kind: str  # what was compressed, and what is written back
-    names: tuple[str, ...]  # of the files of a folder, or of the array of an .npz
-    num_examples: int
-    shape: tuple[int, ...]  # of one example
-    dtype: str
-    per_block: int  # examples; the last block may have fewer
-    model: bytes  # the first 8 of the SHA-256 of all parameters
-    schedule: bytes  # the first 4 of the SHA-256 of the chain's noise levels
-    probe: bytes  # the 4 of `Codec.fingerprint` on the machine that wrote
-    num_steps: int
-    batch_size: int  # examples in one call of the network
-    resolution: int  # the lattices' spacing is 2^-resolution of a step's standard deviation
-    chain: bytes = b""  # the checksum of the chain of few steps; empty for even steps
-
-
-EVEN, WITH_CHAIN = 1, 2
-# The values in the header of each version of the format.
-VERSIONS = {EVEN: Header._fields[:-1], WITH_CHAIN: Header._fields}
 
 
 class Block(NamedTuple):
@@ -88,10 +62,7 @@ class Writer:
 
     def __init__(self, file: io.BufferedIOBase, header: Header):
         self._file, self._sum = file, hashlib.sha256()
-        version = WITH_CHAIN if header.chain else EVEN
-        values = {**header._asdict(), "names": _pack_names(header.names)}
-        packed = msgpack.packb([values[name] for name in VERSIONS[version]])
-        self._section(HEADER, bytes([version]) + packed)
+        self._section(HEADER, headers.pack(header))
 
     def block(self, block: Block) -> None:
         """Write one block; their numbers are 0, 1, 2, ... in this order."""
@@ -117,7 +88,7 @@ def survey(path: pathlib.Path) -> Survey:
         found = _section_at(data, 0)
         if found is None:
             raise UserError(f"the header of {path} is damaged; nothing can be read without it")
-        header, at = _read_header(data[_FRAME.size : found], path), found
+        header, at = headers.read(data[_FRAME.size : found], path), found
         blocks: dict[int, tuple[int, int]] = {}
         damage, ended = None, False
         while at < len(data) and not ended:
@@ -178,17 +149,6 @@ def read_block(path: pathlib.Path, where: tuple[int, int]) -> Block:
     return Block(number, data_crc, np.frombuffer(body, "<u4", offset=_BLOCK.size))
 
 
-def num_blocks(header: Header) -> int:
-    """Return how many blocks a file with this header has."""
-    return -(-header.num_examples // header.per_block)
-
-
-def examples_of(header: Header, number: int) -> range:
-    """Return which examples are in a block."""
-    start = number * header.per_block
-    return range(start, min(start + header.per_block, header.num_examples))
-
-
 def _open(path: pathlib.Path) -> io.BufferedReader:
     check_is_file(path)
     try:
@@ -224,70 +184,3 @@ def _section_at(data: mmap.mmap, at: int) -> int | None:
 def _sha256(data: mmap.mmap, end: int) -> bytes:
     with memoryview(data) as view, view[:end] as part:
         return hashlib.sha256(part).digest()
-
-
-def _pack_names(names: tuple[str, ...]) -> bytes:
-    return zlib.compress("\0".join(names).encode(errors="surrogateescape")) if names else b""
-
-
-def _read_header(body: bytes, path: pathlib.Path) -> Header:
-    version = body[0] if body else None
-    if version not in VERSIONS:
-        raise UserError(
-            f"{path} has version {version or 'none'} of the format: this vdm reads the versions "
-            f"{EVEN} and {WITH_CHAIN}"
-        )
-    try:
-        values = dict(zip(VERSIONS[version], msgpack.unpackb(body[1:]), strict=True))
-        count = {"images": values["num_examples"], "npz": 1}.get(values["kind"], 0)
-        names, shape = _unpack_names(values["names"], count), tuple(values["shape"])
-        header = Header(**{**values, "names": names, "shape": shape})
-        _check(header, version)
-    # Whatever is wrong: its checksum is right, so another program wrote it.
-    except Exception as error:
-        raise UserError(f"the header of {path} is not valid ({error})") from error
-    return header
-
-
-def _unpack_names(packed: object, count: int) -> tuple[str, ...]:
-    """Return the names; raises ValueError unless there are `count`, before they take memory."""
-    if type(packed) is not bytes:
-        raise ValueError(f"its names are of type {type(packed).__name__}, expected bytes")
-    if not packed:
-        return ()
-    most = min(_MAX_NAMES, _MAX_RATIO * len(packed))
-    unpacker = zlib.decompressobj()
-    text = unpacker.decompress(packed, most)
-    if unpacker.unconsumed_tail:
-        raise ValueError(f"its names take more than {most:,} bytes")
-    if (there := text.count(b"\0") + 1) != count:
-        raise ValueError(f"it has {there:,} names, expected {count:,}")
-    return tuple(text.decode(errors="surrogateescape").split("\0"))
-
-
-def _check(header: Header, version: int) -> None:
-    """Raise ValueError for values that `vdm compress` does not write into this version."""
-
-    def whole(value: object, most: int) -> bool:
-        return type(value) is int and 1 <= value <= most
-
-    names, examples = len(set(header.names)), header.num_examples
-    sums = (header.model, 8), (header.schedule, 4), (header.probe, 4)
-    # Whether there is a chain is a setting; which one, a value of the header.
-    settings = {field.name: field for field in fields.of(CompressConfig) if field.name != "chain"}
-    chain_bytes = _CHAIN_BYTES if version == WITH_CHAIN else 0
-    right = {
-        **{name: fields.takes(field, getattr(header, name)) for name, field in settings.items()},
-        "kind": header.kind in KINDS,
-        "num_examples": whole(examples, 2**48) and (header.kind != "png" or examples == 1),
-        "shape": all(whole(side, _MAX_DIMS) for side in header.shape)
-        and 0 < math.prod(header.shape) <= _MAX_DIMS,
-        "dtype": np.dtype(header.dtype).kind in "iub",
-        "names": names == len(header.names)
-        and names == {"images": examples, "npz": 1}.get(header.kind, 0),
-        "model": all(type(part) is bytes and len(part) == size for part, size in sums),
-        "chain": type(header.chain) is bytes and len(header.chain) == chain_bytes,
-    }
-    for name, fine in right.items():
-        if not fine:
-            raise ValueError(f"{name} is {getattr(header, name)!r}"[:80])

@@ -16,6 +16,7 @@ class Compressed(NamedTuple):
     num_examples: int
     num_dims: int  # of one example
     num_bytes: int
+    cond_bytes: int  # of them the conditions', in the blocks
     net_bits: float  # of the coder, without its seed
     seed_bits: float
     ideal_bits: np.ndarray  # [n], of the path that was coded
@@ -32,9 +33,13 @@ class Restored(NamedTuple):
 
 
 def show_compressed(made: Compressed) -> None:
-    """Print what a compressed file takes, in bits per dimension, and what the model predicts."""
+    """Print what a compressed file takes, in bits per dimension, and what the model predicts.
+
+    Conditions are side information: their bytes have a row of their own.
+    """
     total = made.num_examples * made.num_dims
     bits = 8 * made.num_bytes
+    rest = bits - made.net_bits - made.seed_bits - 8 * made.cond_bytes
     table = Table(title=f"{made.num_examples} examples, {made.num_bytes:,} bytes")
     for heading in ("bits per dimension", ""):
         table.add_column(heading, justify="left" if heading else "right", no_wrap=True)
@@ -42,7 +47,11 @@ def show_compressed(made: Compressed) -> None:
         "the file": f"{bits / total:.4f}",
         "of which the coder's bits": f"{made.net_bits / total:.4f}",
         "    start bits": f"{made.seed_bits / total:.4f}",
-        "    header and checksums": f"{(bits - made.net_bits - made.seed_bits) / total:.4f}",
+        "    header and checksums": f"{rest / total:.4f}",
+    }
+    if made.cond_bytes:
+        rows[f"    conditions ({made.cond_bytes:,} bytes)"] = f"{8 * made.cond_bytes / total:.4f}"
+    rows |= {
         "ideal code of the same latents": _with_error(made.ideal_bits / made.num_dims),
         "bound with the same number of steps": _with_error(made.bound_bits / made.num_dims),
     }
