@@ -10,8 +10,8 @@ equal steps they have done equal work. All rows see the same batches, with the f
 `benchmarks/recipe.py` at a constant rate: so every point of a curve is a run that ends there.
 
 The bound is watched on examples held out of the training set, and rates are to be chosen by it. The
-test split is evaluated once, at the end. Of patches64, the photographs of scikit-learn in pieces,
-what is held out is the columns next to the test split.
+test split is evaluated once, at the end. Of patches64, the photographs of
+`experiments/patches64.py`, what is held out is the columns next to the test split.
 
 Finished runs are kept in the folder `--runs` and not repeated, so the command may be stopped and
 started again. Seconds are the processor's own on a CPU, whatever else runs there, and the clock's

@@ -20,7 +20,7 @@ def compared(monkeypatch):
     return networks
 
 
-@pytest.mark.parametrize("chosen", ["digits", "mnist"])
+@pytest.mark.parametrize("chosen", ["digits", "mnist", "patches64"])
 def test_the_rows_of_a_set_take_equal_work(compared, chosen, capsys):
     flops = {}
     for row in compared.RATES:
