@@ -393,6 +393,9 @@ HEADER = headers.Header(
 )
 
 
+PARTS = (headers.Part("vector", "<f4", (2,)),)
+
+
 def compressed(header=HEADER):
     """A compressed file whose checksums are right, of words that mean nothing."""
     file = io.BytesIO()
@@ -412,6 +415,9 @@ def _compressed(folder, whole_folder):
         "other_shape": compressed(HEADER._replace(shape=(8, 8, 3))),
         "images": compressed(HEADER._replace(kind="images", names=names)),
         "archive": compressed(HEADER._replace(kind="npz", names=("x",))),
+        "with_conditions": compressed(HEADER._replace(conditions=PARTS)),
+        "bad_beside": compressed(HEADER._replace(conditions=PARTS, beside=True)),
+        "bad_conditions": compressed(HEADER._replace(conditions=PARTS * 2)),
         "cut": whole[:-30],
         "flipped": whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:],
         "longer": whole + b"x",

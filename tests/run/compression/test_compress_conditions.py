@@ -1,15 +1,22 @@
 """Files that are compressed with conditions: what comes back, how long, what is refused."""
 
+import hashlib
 import re
+import struct
+import zlib
 
 import exact_integers as exact
+import msgpack
 import numpy as np
 import pytest
 from PIL import Image
 
+import bad_files
 import runs
+from vdm import few_steps
 from vdm.run import cli, config as configs, train, trained
 from vdm.run.compression import format as file_format
+from vdm.run.workdir import chains
 
 pytestmark = pytest.mark.float32
 CASES = [("label",), ("vector",), ("field",), ("label", "vector", "field")]
@@ -318,7 +325,7 @@ def test_what_does_not_fit_is_one_line(workdirs, optional, tmp_path, capsys):
         ),
         (
             None,
-            {**x, "cond": arrays["cond"]},
+            {**x, "cond_field": arrays["cond_field"]},
             ("--unconditional",),
             "has cond_field, which would be lost",
         ),
@@ -339,3 +346,33 @@ def test_an_unconditional_model_takes_no_conditions(tmp_path, capsys):
     capsys.readouterr()
     code = compress(tmp_path / "x.npz", tmp_path / "x.vdm", workdir)
     refused(capsys, code, r"x\.npz \(labels\) is given, but this model has no classes")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_older_versions_are_read(version, tmp_path):
+    """Their bytes are written here as those versions wrote them."""
+    workdir = runs.copy_of("images", tmp_path / "run")
+    x = np.random.default_rng(0).integers(0, 17, (5, 8, 8, 1), np.uint8)
+    run = trained.load(workdir)
+    kept = None
+    if version == 2:
+        levels = np.asarray(few_steps.even(run.model, run.params, 4).log_snrs)
+        table = few_steps.Table(np.full((4, *run.shape), 0.1, np.float32))
+        about = {"params": run.params, "step": run.step, "kind": run.kind, "num_examples": 9}
+        kept = chains.write(workdir, few_steps.Chain(levels, table, True), "table", **about)
+    np.save(tmp_path / "x.npy", x)
+    assert compress(tmp_path / "x.npy", tmp_path / "x.vdm", workdir, "--steps=4") == 0
+    found = file_format.survey(tmp_path / "x.vdm")
+    block = file_format.read_block(tmp_path / "x.vdm", found.blocks[0])
+    own = found.header
+    values = ["npy", b"", 5, [8, 8, 1], "|u1", 5, own.model, own.schedule, own.probe, 4, 16, 2]
+    if kept is not None:
+        values.append(kept.checksum)
+    crc = zlib.crc32(x.tobytes())
+    data = bad_files.section(b"\x89VDM", bytes([version]) + msgpack.packb(values))
+    data += bad_files.section(b"\x89BLK", struct.pack("<II", 0, crc) + block.words.tobytes())
+    data += bad_files.section(b"\x89END", hashlib.sha256(data).digest()[:8])
+    (tmp_path / "old.vdm").write_bytes(data)
+    assert data == (tmp_path / "x.vdm").read_bytes()
+    assert decompress(tmp_path / "old.vdm", tmp_path / "y.npy", workdir) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), x)
