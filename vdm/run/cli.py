@@ -6,38 +6,25 @@ import dataclasses
 import errno
 import functools
 import io
-import pathlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Sequence
 
 from vdm.choices import unknown
-from vdm.run import arguments, overrides
+from vdm.run import arguments, overrides, shared
 from vdm.run.compression import outcome
 from vdm.run.config import flags, words as known
 from vdm.run.config.flags import read_config as read_config  # for scripts
-from vdm.run.config.rules import Number, Words, split_words
-from vdm.run.config.schema import RESAMPLE, TIMES, SampleConfig
+from vdm.run.config.rules import Words, split_words
 from vdm.run.errors import UserError, one_line
 from vdm.run.outline import COMMANDS
 from vdm.run.system import lost, processes
-from vdm.run.system.files import check_writable
 from vdm.run.system.signals import Terminated, end_by_sigterm, sigterm_leaves
-from vdm.run.training import checks
-
-if TYPE_CHECKING:  # it takes long to import, and not every command needs it
-    from vdm.condition import Conditions
-    from vdm.run.trained import Trained
 
 # A full disk, no rights, a name too long, too many files: not our mistakes.
 OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.EPIPE),
 }
-OF_PROCESSES = ("--distributed", "--coordinator", "--num_processes", "--process_index")
 EXIT_INCOMPLETE = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -114,7 +101,7 @@ def _parsed(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
     config = flags.config(options.config, options.workdir, rest)
-    _check_topology(options)
+    shared.check_topology(options)
     from vdm.run import data, dry_run, train
     from vdm.run.training import parts
 
@@ -125,181 +112,77 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
         config = dataclasses.replace(config, train=train_config)
 
     if options.dry_run:
-        lines = _dry(options, lambda absent: dry_run.describe(parts.prepare(config, absent)))
-        _print_dry(options, "trained", lines)
+        lines = shared.dry(options, lambda absent: dry_run.describe(parts.prepare(config, absent)))
+        shared.print_dry(options, "trained", lines)
         return 0
     state = train.train(config, options.workdir)
-    _say(f"trained to step {int(state.step)}: {options.workdir}")
+    shared.say(f"trained to step {int(state.step)}: {options.workdir}")
     return 0
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
-    _no_more(rest)
+    shared.no_more(rest)
     from vdm.run import dry_run, evaluate, trained
     from vdm.run.evaluation import files, table as tables
 
-    _check_split(options)
-    _check_topology(options)
+    shared.check_split(options)
+    shared.check_topology(options)
     run = trained.load(options.workdir, options.params)
     settings = overrides.override(run.config.evaluate, options)
     overrides.check_used(settings, options, integers=run.model.likelihood.bounds is not None)
     if options.dry_run:
-        lines = _dry(options, lambda absent: dry_run.of_evaluation(run, settings, absent))
-        _print_dry(options, "evaluated", lines)
+        lines = shared.dry(options, lambda absent: dry_run.of_evaluation(run, settings, absent))
+        shared.print_dry(options, "evaluated", lines)
         return 0
-    folder = _folder(options.workdir)
+    folder = shared.folder(options.workdir)
     evaluation = evaluate.measure(run, options.split, settings, folder)
     if processes.is_first():
         tables.show(evaluation.results)
-    _say(f"written to {folder / files.RESULT_FILE}")
+    shared.say(f"written to {folder / files.RESULT_FILE}")
     return 0
 
 
 def _score(options: argparse.Namespace, rest: list[str]) -> int:
-    _no_more(rest)
+    shared.no_more(rest)
     from vdm.run import score, trained
     from vdm.run.data import chosen
     from vdm.run.scoring import files, scores, summary
 
-    out = options.out or _folder(options.workdir) / "scores.csv"
+    out = options.out or shared.folder(options.workdir) / "scores.csv"
     files.check_target(out, options.source)
     run = trained.load(options.workdir, options.params)
     bound = options.bound or split_words(run.config.evaluate.bound)[0]
     settings = overrides.override(scores.settings_of(run, bound, {}), options)
     overrides.check_used(settings, options, integers=run.model.likelihood.bounds is not None)
     asked = chosen.of(options)
-    scored = score.score(run, options.source, out, settings, _folder(options.workdir), asked)
+    scored = score.score(run, options.source, out, settings, shared.folder(options.workdir), asked)
     if processes.is_first():
         summary.show(*scored)
-    _say(f"written to {out}")
+    shared.say(f"written to {out}")
     return 0
 
 
 def _fit_chain(options: argparse.Namespace, rest: list[str]) -> int:
-    _no_more(rest)
+    shared.no_more(rest)
     from vdm.run import fit_chain, trained
 
     run = trained.load(options.workdir, options.params, devices=trained.one_device())
     settings = overrides.override(run.config.few_steps, options)
-    folder = _folder(options.workdir)
+    folder = shared.folder(options.workdir)
     lines = fit_chain.fit(run, settings, folder)
-    _print_lines(f"{folder}: chains of step {run.step} ({run.kind})", lines)
+    shared.print_lines(f"{folder}: chains of step {run.step} ({run.kind})", lines)
     return 0
 
 
 def _sample(options: argparse.Namespace, rest: list[str]) -> int:
-    _no_more(rest)
-    from vdm.run import dry_run, figures, sample, trained
-    from vdm.run.workdir import chains
+    shared.no_more(rest)
+    from vdm.run import sampling
 
-    _check_topology(options)
-    _check_ways(options)
-    run = trained.load(options.workdir)
-    settings = overrides.override(run.config.sample, options)
-    if options.known is not None:
-        return _fill(options, run, settings)
-    if options.trajectory is not None:
-        return _film(options, run, settings)
-    num = arguments.USUAL_NUM if options.num is None else options.num
-    given = _given(options, run, num)
-    chain = None
-    if options.chain:  # what is not asked for is what a chain takes
-        settings = dataclasses.replace(
-            settings, sampler=options.sampler or "ancestral", grid=options.grid or "time"
-        )
-        sample.check_chain(settings)
-        chain = chains.find(_folder(options.workdir), run.params, settings.num_steps).chain
-    checks.check_sampling(run.model, settings)
-    if options.dry_run:
-        lines = _dry(options, lambda absent: dry_run.of_sampling(run, settings, absent))
-        _print_dry(options, "drawn", lines)
-        return 0
-    out = options.out or _folder(options.workdir) / "samples.png"
-    # An error before the work, not after.
-    figures.kind(out, run.shape, run.model.likelihood.levels)
-    processes.first_alone(lambda: check_writable(out.parent))
-    drawn = sample.sample(run, num, settings, given=given, chain=chain)
-    sample.save(drawn, run, out)
-    _say(f"written to {out}")
-    return 0
-
-
-def _check_ways(options: argparse.Namespace) -> None:
-    """Raise UserError for options of `vdm sample` that do not go together, or have no use."""
-    if options.num is not None:
-        _check_num(arguments.NUM_SAMPLES, options.num)
-    if (options.known is None) != (options.mask is None):
-        there, absent = ("mask", "known") if options.known is None else ("known", "mask")
-        raise UserError(f"--{there} needs --{absent}: what is known of examples, and where")
-    if options.resample is not None and options.known is None:
-        raise UserError("--resample is for filling in: it needs --known and --mask")
-    if options.resample is not None:
-        _check_num(TIMES, options.resample, "--resample")
-    asked = {"known": options.known, "trajectory": options.trajectory, "chain": options.chain}
-    ways = [name for name, value in asked.items() if value is not None and value is not False]
-    if len(ways) > 1:
-        raise UserError(f"--{ways[0]} does not go with --{ways[1]}: expected one of the two")
-
-
-def _given(options: argparse.Namespace, run: "Trained", num: int) -> "Conditions | None":
-    """Return the condition of each sample, in the user's units; None where none is asked for."""
-    from vdm.run.data import chosen
-    from vdm.run.system.progress import say
-
-    given = chosen.read(chosen.of(options), run.condition, num, run.shape, "sample (--num)")
-    if given is None and options.known is None:
-        for line in chosen.usual(run.condition):
-            say(line)
-    return given
-
-
-def _fill(options: argparse.Namespace, run: "Trained", settings: SampleConfig) -> int:
-    from vdm.run import dry_run, figures, sample
-    from vdm.run.filling import fill, known as partly
-
-    checks.check_sampling(run.model, settings)
-    examples = partly.read(run, options.known, options.mask)
-    num = partly.number(examples, options.num, arguments.USUAL_NUM)
-    cond = fill.condition(run, num, _given(options, run, num))
-    resample = options.resample or RESAMPLE
-    if options.dry_run:
-        lines = _dry(options, lambda absent: dry_run.of_filling(run, settings, resample, absent))
-        _print_dry(options, "filled in", lines)
-        return 0
-    out = options.out or _folder(options.workdir) / "samples.png"
-    figures.kind(out, run.shape, run.model.likelihood.levels)
-    processes.first_alone(lambda: check_writable(out.parent))
-    drawn = fill.fill(run, examples, num, settings, cond=cond, resample=resample, progress=True)
-    sample.save(drawn, run, out)
-    _say(f"written to {out}")
-    return 0
-
-
-def _film(options: argparse.Namespace, run: "Trained", settings: SampleConfig) -> int:
-    from vdm.run import dry_run
-    from vdm.run.film import frames, strip
-
-    checks.check_sampling(run.model, settings)
-    columns = min(arguments.USUAL_COLUMNS, settings.num_steps + 1)
-    if options.trajectory is not True:  # the option without a number
-        columns = options.trajectory
-    frames.positions(settings.num_steps, columns)
-    out = options.out or _folder(options.workdir) / "film.png"
-    num = strip.number(strip.kind(out, run.shape), options.num)
-    cond = frames.condition(run, num, _given(options, run, num))
-    if options.dry_run:
-        lines = _dry(options, lambda absent: dry_run.of_film(run, settings, columns, absent))
-        _print_dry(options, "drawn", lines)
-        return 0
-    processes.first_alone(lambda: check_writable(out.parent))
-    film = frames.draw(run, num, columns, settings, cond=cond)
-    processes.first_alone(lambda: strip.write(film, out, levels=run.model.likelihood.levels))
-    _say(f"written to {out}")
-    return 0
+    return sampling.draw(options)
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> int:
-    _no_more(rest)
+    shared.no_more(rest)
     named = [] if options.workdir is None else [options.workdir]
     workdirs = [*named, *options.workdirs]
     if not workdirs or (named and options.workdirs):
@@ -307,10 +190,10 @@ def _report(options: argparse.Namespace, rest: list[str]) -> int:
             "a report needs one run or several: expected --workdir=RUN or RUN ..., got "
             f"{'both' if workdirs else 'neither'}"
         )
-    _check_num(arguments.NUM_ON_PAGE, options.num)
+    shared.check_num(arguments.NUM_ON_PAGE, options.num)
     from vdm.run.report import write
 
-    _say(f"written to {write.write(workdirs, options.out, options.num)}")
+    shared.say(f"written to {write.write(workdirs, options.out, options.num)}")
     return 0
 
 
@@ -324,12 +207,12 @@ def _import(options: argparse.Namespace, rest: list[str]) -> int:
     stated = {word.removeprefix("--config.").split("=")[0] for word in rest}
     run = importing.prepare(options.path, config, stated)
     importing.write(run, options.workdir)
-    _print_lines(f"{options.path}: imported into {options.workdir}", run.lines)
+    shared.print_lines(f"{options.path}: imported into {options.workdir}", run.lines)
     return 0
 
 
 def _export(options: argparse.Namespace, rest: list[str]) -> int:
-    _no_more(rest)
+    shared.no_more(rest)
     names = () if options.programs == "none" else split_words(options.programs)
     problem = Words(known.PROGRAMS).problem("--programs", ",".join(names)) if names else None
     if problem is not None:
@@ -342,23 +225,23 @@ def _export(options: argparse.Namespace, rest: list[str]) -> int:
     lines = export.write(run, options.workdir, options.out, names)
     if options.out.suffix and (options.workdir / chains.FOLDER).is_dir():
         say(f"the chains of {options.workdir} are not in one file: a folder would have them")
-    _print_lines(f"{options.workdir}: exported to {options.out}", lines)
+    shared.print_lines(f"{options.workdir}: exported to {options.out}", lines)
     return 0
 
 
 def _demo(options: argparse.Namespace, rest: list[str]) -> int:
-    _no_more(rest)
+    shared.no_more(rest)
     from vdm.run import packaged
 
     packaged.write(options.workdir)
-    _say(f"a trained run is in {options.workdir}: try")
+    shared.say(f"a trained run is in {options.workdir}: try")
     for command in ("sample", "report"):
-        _say(f"  vdm {command} --workdir={options.workdir}")
+        shared.say(f"  vdm {command} --workdir={options.workdir}")
     return 0
 
 
 def _compress(options: argparse.Namespace, rest: list[str]) -> int:
-    _no_more(rest)
+    shared.no_more(rest)
     from vdm.run import compress, trained
     from vdm.run.compression import files, steps
     from vdm.run.data import chosen
@@ -369,13 +252,13 @@ def _compress(options: argparse.Namespace, rest: list[str]) -> int:
     run = trained.load(options.workdir, devices=trained.one_device())
     settings = overrides.override(run.config.compress, options)
     kept, which = steps.choose(
-        _folder(options.workdir),
+        shared.folder(options.workdir),
         run.params,
         settings,
         exactly=options.num_steps is not None,
         required=options.chain is True,
     )
-    _say(f"compressing with {which}")
+    shared.say(f"compressing with {which}")
     with sigterm_leaves():
         made = compress.compress(
             run,
@@ -387,21 +270,23 @@ def _compress(options: argparse.Namespace, rest: list[str]) -> int:
             unconditional=options.unconditional,
         )
     outcome.show_compressed(made)
-    _say(f"written to {options.out}")
+    shared.say(f"written to {options.out}")
     return 0
 
 
 def _decompress(options: argparse.Namespace, rest: list[str]) -> int:
-    _no_more(rest)
+    shared.no_more(rest)
     from vdm.run import compress, trained
 
     run = trained.load(options.workdir, devices=trained.one_device())
-    folder = _folder(options.workdir)
+    folder = shared.folder(options.workdir)
     with sigterm_leaves():
         restored = compress.decompress(
             run, folder, options.source, options.out, recover=options.recover
         )
-    _say(f"{restored.num_examples} examples, {restored.seconds:.1f} s: written to {options.out}")
+    shared.say(
+        f"{restored.num_examples} examples, {restored.seconds:.1f} s: written to {options.out}"
+    )
     if not restored.missing:
         return 0
     lost = ", ".join(
@@ -428,68 +313,3 @@ RUN = {
     "compress": _compress,
     "decompress": _decompress,
 }
-
-
-def _folder(workdir: pathlib.Path) -> pathlib.Path:
-    """Return where results go: the workdir, or the folder of an exported run's file."""
-    return workdir.parent if workdir.suffix == ".safetensors" and workdir.is_file() else workdir
-
-
-def _check_topology(options: argparse.Namespace) -> None:
-    """Raise UserError for other devices without a dry run: nothing can be done on them."""
-    if options.topology is not None and not options.dry_run:
-        raise UserError("--topology goes with --dry_run: its devices are not here")
-
-
-def _dry(
-    options: argparse.Namespace, describe: Callable[[Sequence[Any] | None], list[tuple[str, str]]]
-) -> list[tuple[str, str]]:
-    """Return the lines of a dry run, on the devices that are here or on those of --topology."""
-    from vdm.run.compiled import topology
-
-    if options.topology is None:
-        return describe(None)
-    with topology.little_effort():
-        return describe(topology.devices(options.topology))
-
-
-def _print_dry(options: argparse.Namespace, done: str, lines: list[tuple[str, str]]) -> None:
-    if processes.is_first():
-        _print_lines(f"{options.workdir}: dry run, nothing was {done}", lines)
-
-
-def _check_split(options: argparse.Namespace) -> None:
-    """Raise UserError for a file in place of a split, with the command that takes it."""
-    if "/" in options.split or pathlib.Path(options.split).suffix:
-        raise UserError(
-            f"--split names a split of the run's data set: got {options.split!r}, a path, which is "
-            f"for `vdm score {options.split} --workdir={options.workdir}`"
-        )
-
-
-def _check_num(rule: Number, num: int, named: str = "--num") -> None:
-    problem = rule.problem(named, num)
-    if problem is not None:
-        raise UserError(problem)
-
-
-def _no_more(rest: list[str]) -> None:
-    if rest and rest[0].partition("=")[0] in OF_PROCESSES:
-        raise UserError(
-            f"{rest[0].partition('=')[0]} is for train, evaluate, score and sample: this command "
-            "is one process"
-        )
-    if rest:
-        raise UserError(f"unrecognised argument {rest[0]!r}: see `vdm --help`")
-
-
-def _say(text: str) -> None:
-    if processes.is_first():
-        print(text)
-
-
-def _print_lines(title: str, lines: list[tuple[str, str]]) -> None:
-    table = Table(title=title, show_header=False)
-    for name, value in lines:
-        table.add_row(name, value)
-    Console().print(table)
