@@ -38,7 +38,7 @@ def draw(options: argparse.Namespace) -> int:
         )
         sample.check_chain(settings)
         chain = chains.find(shared.folder(options.workdir), run.params, settings.num_steps).chain
-    checks.check_sampling(run.run, settings)
+    checks.check_sampling(run.model, settings)
     if options.dry_run:
         lines = shared.dry(options, lambda absent: dry_run.of_sampling(run, settings, absent))
         shared.print_dry(options, "drawn", lines)
