@@ -9,7 +9,7 @@ import pytest
 import runs
 from vdm.run import data
 from vdm.run.config import DataConfig
-from vdm.run.data import arrays, beside, validation
+from vdm.run.data import arrays, beside, dataset, validation
 from vdm.run.data.dataset import settle
 from vdm.run.errors import UserError
 from vdm.run.training import parts
@@ -39,7 +39,8 @@ def npz(path):
     )
 
 
-def test_every_layout_gives_each_example_its_own(tmp_path):
+def test_every_layout_gives_each_example_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "CHUNK_BYTES", 4 * X[0].nbytes)  # in several parts
     npz(tmp_path / "parts.npz")
     (tmp_path / "npz").mkdir()
     (tmp_path / "npy").mkdir()
