@@ -54,13 +54,13 @@ def choose(
                 "--unconditional: expected x alone"
             )
         return Condition(), Conditions()
+    if names and options.first is not None:
+        raise UserError(
+            f"{options.first} is given, and {source.path} has conditions too "
+            f"({', '.join(names)}): expected one of them"
+        )
     typed = chosen.read(options, known, source.size, shape, f"example of {source.path}")
     if typed is not None:
-        if names:
-            raise UserError(
-                f"{options.first} is given, and {source.path} has conditions too "
-                f"({', '.join(names)}): expected one of them"
-            )
         return known, typed
     if names:
         fitting(there, known, source.size, shape, _called(source))
