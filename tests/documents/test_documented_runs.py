@@ -212,7 +212,12 @@ def check(words):
         for workdir in workdirs(words):
             with open(f"{workdir}/evaluation.json") as file:
                 assert math.isfinite(json.load(file)["bpd"]["mean"])
-    if words[0] == "decompress":
+    if words[0] == "decompress" and words[2].endswith(".npz"):
+        with np.load(words[1].replace(".vdm", ".npz")) as source, np.load(words[2]) as back:
+            assert back.files == source.files
+            for name in source.files:
+                np.testing.assert_array_equal(back[name], source[name])
+    elif words[0] == "decompress":
         source, back = (np.load(name) for name in ("digits.npy", words[2]))
         np.testing.assert_array_equal(back, source)
     for out in (word.removeprefix("--out=") for word in words if word.startswith("--out=")):

@@ -243,15 +243,14 @@ def _condition(run: Trained, size: Any, given: tuple[jax.Array, ...]) -> Given |
 def _scaled(scale: Scale | None, values: jax.Array | np.ndarray | None) -> jax.Array | None:
     """Return (values − mean)/std in float32, with the mean as the sum of two float32.
 
-    One would lose the digits of values whose mean is far above their deviation. The barrier keeps
-    the compiler from adding the two.
+    One would lose the digits of values whose mean is far above their deviation.
     """
     if scale is None or values is None:
         return None
     mean, std = np.asarray(scale.mean), np.asarray(scale.std)
     high = mean.astype(np.float32)
     low = (mean - high).astype(np.float32)
-    near = jax.lax.optimization_barrier(values - jnp.expand_dims(high, range(values.ndim - 1)))
+    near = values - jnp.expand_dims(high, range(values.ndim - 1))
     by = jnp.expand_dims(std.astype(np.float32), range(values.ndim - 1))
     return (near - jnp.expand_dims(low, range(values.ndim - 1))) / by
 
