@@ -250,7 +250,7 @@ def _scaled(scale: Scale | None, values: jax.Array | np.ndarray | None) -> jax.A
     mean, std = np.asarray(scale.mean), np.asarray(scale.std)
     high = mean.astype(np.float32)
     low = (mean - high).astype(np.float32)
-    near = values - jnp.expand_dims(high, range(values.ndim - 1))
+    near = jnp.asarray(values) - jnp.expand_dims(high, range(values.ndim - 1))
     by = jnp.expand_dims(std.astype(np.float32), range(values.ndim - 1))
     return (near - jnp.expand_dims(low, range(values.ndim - 1))) / by
 
