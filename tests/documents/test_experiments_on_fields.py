@@ -123,3 +123,51 @@ def test_no_piece_of_training_has_a_sample_of_the_test_split(monkeypatch):
     assert train.max() < 9_000 <= test.min() and len(np.unique(test)) == test.size
     assert train.max() == 8_999 or train.max() == 8_998
     np.testing.assert_array_equal(np.diff(train[:, :, 0], axis=1), 1)
+
+
+class Opened(dict):
+    """The arrays of an open file."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return False
+
+
+def test_no_piece_of_the_map_is_in_both_splits_and_each_has_its_place(monkeypatch):
+    """A map that rises by a metre for each row and by a thousand for each column."""
+    made = module("relief")
+    for split in ("train", "test"):
+        x, conditions = made.data(split)
+        assert x.min() == 0 and x.max() < made.LEVELS and conditions["cond"].shape == (len(x), 3)
+    rows, columns = np.indices((344, 403))
+    heights = rows + 1000 * columns
+    file = Opened(elevation=heights, dx=np.float64(0.5), xmin=np.float64(10), ymin=np.float64(90))
+    monkeypatch.setattr(matplotlib.cbook, "get_sample_data", lambda name: file)
+    pixels = {}
+    for split in ("train", "test"):
+        x, conditions = made.data(split)
+        east, north, lowest = conditions["cond"].T
+        pixels[split] = np.unique(x[..., 0] + lowest[:, None, None])
+        # The lowest cell is the one in the north-west corner, 7.5 cells from the middle.
+        np.testing.assert_allclose(east, 10 + 0.5 * (lowest // 1000 + 7.5))
+        np.testing.assert_allclose(north, 90 - 0.5 * (lowest % 1000 + 7.5))
+        assert x[0, 3, 5, 0] == 3 + 5000
+    assert not np.isin(pixels["train"], pixels["test"]).any()
+
+
+def test_no_piece_of_the_brain_is_in_both_splits(monkeypatch):
+    pytest.importorskip("nilearn")
+    made = module("brain")
+    train, test = made.data("train"), made.data("test")
+    assert train.shape[1:] == test.shape[1:] == (16, 16, 16, 1) and train.dtype == np.uint8
+    assert len(train) > 1000 and len(test) > 50
+    assert (train > 0).mean((1, 2, 3, 4)).min() > 0.9
+
+    # An image whose planes are their own numbers, from 1 to 197.
+    planes = np.broadcast_to(np.arange(1, 198)[:, None, None] / 255, (197, 233, 189))
+    image = types.SimpleNamespace(get_fdata=lambda: planes)
+    monkeypatch.setattr("nilearn.datasets.load_mni152_template", lambda resolution: image)
+    assert made.data("train").max() <= made.FIRST_OF_TEST < made.data("test").min()
+    np.testing.assert_array_equal(np.diff(made.data("test")[:, :, 0, 0, 0].astype(int)), 1)
