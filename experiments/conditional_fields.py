@@ -13,8 +13,9 @@ a vector, and y, a field. Both are Gaussian given θ, so x_k given y and θ has 
 
     V_θ(k) = 1/(1/P_θ(k) + b(k)²/N)
 
-and no model's mean is below ½ mean log2(2πe V_θ(k)), over k and over the θ of the split: 0.2129
-bits per dimension on the test split. Of x given θ alone it is ½ mean log2(2πe P_θ(k)) = 0.6937.
+and no model's expected bits are below ½ mean log2(2πe V_θ(k)), over k and over the θ of the test
+split: 0.2129 bits per dimension. Of x given θ alone it is ½ mean log2(2πe P_θ(k)) = 0.6937. The
+fields of the test split themselves have 0.2112 and 0.6910 under their true densities.
 
 Hardware: two CPU cores.
 """

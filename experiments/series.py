@@ -5,11 +5,11 @@
     vdm sample   --workdir=runs/series --trajectory=6
     vdm report   --workdir=runs/series
 
-The recording is an example of matplotlib's, 12,000 samples of one channel that a converter has
-rounded to whole steps; nothing is downloaded. An example [64, 1] holds these steps, from 0 to 292,
-so that the bound is what a lossless code of the recording takes (`vdm compress`). Its last quarter
-is the test split, which no piece of training reaches into. A code that knows nothing takes
-log2(293) = 8.19 bits a sample.
+The recording is an example of matplotlib's, 12,000 samples of one channel; nothing is downloaded.
+They are rounded down to steps of 10/4096, about those of its converter. An example [64, 1] holds
+these steps, from 0 to 292, so that the bound is what a lossless code of them takes (`vdm
+compress`). The last quarter of the recording is the test split, which no piece of training reaches
+into. A code that knows nothing takes log2(293) = 8.19 bits a sample.
 
 Hardware: two CPU cores. What to expect is not known in closed form: vdm train prints the loss.
 """

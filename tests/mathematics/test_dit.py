@@ -256,11 +256,15 @@ def test_equal_networks_are_equal_and_hash_alike():
     assert hash(one) == hash(other)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"axes": 4}, "axes must be 1, 2 or 3, .*: got 4"),
         ({"patch": 0}, "patch must be a whole number of at least 1: got 0"),
+        ({"patch": 2.0}, "patch must be a whole number or several: got 2.0"),
+        ({"patch": None}, "patch must be a whole number or several: got None"),
+        ({"padding": None}, "padding must be zero or wrap, .*: got None"),
         ({"patch": (2, 2, 2)}, r"one for each of 2 axes: got \(2, 2, 2\)"),
         ({"channels": 10, "num_heads": 3}, "multiple of num_heads: got channels=10, num_heads=3"),
         ({"padding": "warp"}, "'warp'.*Did you mean 'wrap'"),

@@ -100,6 +100,14 @@ def test_both_ways_have_the_same_derivatives_and_only_one_keeps_all_weights(monk
     assert kept[0] == 2 * 3 * 6 * 6 > kept[1] == 2 * 6 * 3 * 4
 
 
+@pytest.mark.float32
+def test_in_pieces_the_heads_of_a_batch_are_never_in_memory_together():
+    q = jax.ShapeDtypeStruct((2, 1024, 8, 4), jnp.float32)
+    spent = jax.jit(multi_head).lower(q, q, q).compile().memory_analysis().temp_size_in_bytes
+    one = 4 * 1024**2  # the logits of one head of one example
+    assert spent < 4 * one < 2 * 8 * one
+
+
 @pytest.mark.parametrize("padding", ["zero", "wrap"])
 def test_a_layer_of_attention_against_numpy(padding):
     h = np.random.RandomState(2).normal(size=(2, 5, 12))

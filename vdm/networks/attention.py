@@ -21,7 +21,8 @@ def attend(
 
     Logits and softmax are float32 at least. The queries are taken a piece at a time, and the
     backward pass computes a piece's weights again: b·n² of them are never kept. A piece is as
-    large as `MAX_LOGITS` allows; on CPUs it is small, so that its weights stay in the caches.
+    large as `MAX_LOGITS` allows; on CPUs it is an example, or less of one with more than
+    `MAX_LOGITS_OF_AN_EXAMPLE` pairs.
     The platform is that of the devices compiled for, and their number that of the mesh that
     tracing takes place under (`jax.sharding.use_abstract_mesh`), one without a mesh.
     """

@@ -71,12 +71,14 @@ class DiT(nn.Module):
         # A list, as JSON gives it, would make the module unhashable.
         for name in ("patch", "padding"):
             value = getattr(self, name)
-            if not isinstance(value, int | str):
+            if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
         object.__setattr__(self, "fourier_exponents", tuple(self.fourier_exponents))
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         check_axes(self.axes)
         check_positive(channels=self.channels, num_blocks=self.num_blocks, num_heads=self.num_heads)
+        if not isinstance(self.patch, int | tuple):
+            raise ValueError(f"patch must be a whole number or several: got {self.patch!r}")
         self._check_heads()
         for size in self._patches:
             check_positive(patch=size)

@@ -19,7 +19,9 @@ def check_levels(levels: Sequence[int]) -> None:
 def check_size(network: str, levels: Sequence[int], size: tuple[int, ...]) -> None:
     """Raise ValueError unless every axis of that size can be halved once for each level."""
     step = 2 ** len(levels)
-    if all(n and n % step == 0 for n in size):
+    if not all(size):
+        raise ValueError(f"{network} expects at least one position along every axis: got {size}")
+    if all(n % step == 0 for n in size):
         return
     above = [max(1, -(-n // step)) * step for n in size]
     below = [max(1, n // step) * step for n in size]

@@ -27,7 +27,10 @@ def multi_head(
     computed in pieces, and again in the backward pass, as `vdm.networks.attention.attend` does.
     """
     if q.shape[1] > PLAIN_TOKENS:
-        return jax.vmap(attend, in_axes=2, out_axes=2)(q, k, v)
+        b, n, heads, c = q.shape
+        # A head of an example is an example to `attend`, which on CPUs takes one after the other.
+        of_heads = (jnp.moveaxis(part, 2, 1).reshape(b * heads, n, c) for part in (q, k, v))
+        return jnp.moveaxis(attend(*of_heads).reshape(b, heads, n, c), 1, 2)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=wide)
     weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1)

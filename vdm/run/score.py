@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from vdm.condition import Conditions
 from vdm.run.config import EvaluateConfig
-from vdm.run.data import chosen, condition as conditions, side_file, whole
+from vdm.run.data import asked as asks, chosen, condition as conditions, side_file, whole
 from vdm.run.data.beside import Called
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset, with_parts
@@ -90,6 +90,11 @@ def _fitted(
         if vectors is not None:
             beside = beside._replace(vector=vectors)
             data = with_parts(data, Conditions(vector=vectors))
+    for (kind, part), array in zip(beside._asdict().items(), OWN, strict=True):
+        if part is not None and kind not in known.names and kind != "label":
+            raise UserError(
+                f"{source} ({array}) would not be used: this model has no {asks.WORDS[kind]}"
+            )
     parts = {kind: part for kind, part in beside._asdict().items() if kind in known.names}
     there = Conditions(**parts) if any(part is not None for part in parts.values()) else None
     typed = chosen.read(asked, known, len(data), run.shape, f"example of {source}")
@@ -104,6 +109,10 @@ def _fitted(
     if found.names is not None and found.beside.label is not None:
         labels = Condition(known.num_classes, known.num_flags)
         conditions.check(labels, data)  # another number of folders would be other classes
-    called = Called(*(name if there is None else f"{source} ({name})" for name in OWN))
+    called = chosen.IN_ALL
+    if there is not None:
+        called = Called(*(f"{source} ({name})" for name in OWN))
+    elif conditions.is_optional(run.model.network):
+        say("scored without conditions, as --unconditional asks: the model was trained so too")
     _, condition = given.parts(run, there, len(data), called)
     return condition, data

@@ -210,6 +210,7 @@ def _claim(
 def _scaled(made: Parts, workdir: pathlib.Path) -> Condition:
     """Return the run's condition, with the scales that the workdir keeps if it holds the run."""
     if not (workdir / CONDITIONS_FILE).exists():
+        initial.check_scale(made.trainer.config, made.trainer.model.network, workdir)
         return made.condition
     kept = kept_conditions.read(workdir, made.trainer.model.network)
     own = not made.trainer.config.train.init_from

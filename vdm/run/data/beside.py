@@ -36,7 +36,8 @@ class Beside(NamedTuple):
     @property
     def dtype(self) -> np.dtype:
         """The type of the numbers, which holds those of the store: float32 or float64."""
-        return np.result_type(self.store.dtype, np.float32)
+        fits = np.result_type(self.store.dtype, np.float32) == np.float32
+        return np.dtype(np.float32 if fits else np.float64)
 
     @property
     def num_bytes(self) -> int:

@@ -5,7 +5,7 @@
     --cond_file=FILE.npy    vectors [n, c], or the only kind of a run that has no vectors
     --cond_file=FILE.npz    labels, cond and cond_field, those that the run has
     --cond_file=FILE.csv    a header and a row of numbers for each example; a column `labels` is the
-                            class, a column `file` is passed over
+                            class
 
 A file has a row for each example, or one row for all of them.
 """
@@ -124,13 +124,18 @@ def _file(path: pathlib.Path, condition: Condition) -> dict[str, np.ndarray]:
 
 def _csv(path: pathlib.Path) -> dict[str, np.ndarray]:
     header, rows = table.read(path)
+    if "file" in header:
+        raise UserError(
+            f"{path} names its rows by a column 'file', but --cond_file goes by the order of the "
+            "examples: expected no such column"
+        )
     found: dict[str, np.ndarray] = {}
     if "labels" in header:
         at = header.index("labels")
         values = table.numbers(rows, [at], header, path)[:, 0]
         whole = values == np.round(values)
         found["label"] = values.astype(np.int64) if whole.all() else values
-    columns = [i for i, name in enumerate(header) if name not in ("labels", "file")]
+    columns = [i for i, name in enumerate(header) if name != "labels"]
     if columns:
         found["vector"] = table.numbers(rows, columns, header, path)
     return found

@@ -103,7 +103,9 @@ class Condition:
         if self.vector is None and self.field is None:
             return Conditions(None if self.num_classes is None else index % self.num_classes)
         assert self.some is not None, "a run keeps conditions of its training split"
-        return take(self.some, index % num_rows(self.some))
+        found = take(self.some, index % num_rows(self.some))._asdict()
+        # Labels are kept wherever the data have them.
+        return Conditions(**{kind: found[kind] for kind in self.names})
 
 
 def parts_of(examples: Examples) -> Conditions:

@@ -84,7 +84,9 @@ def read(workdir: pathlib.Path, network: object) -> Condition:
         with path.open("rb") as file, np.load(file) as arrays:
             found = from_arrays({name: arrays[name] for name in arrays.files})
     except DAMAGE as error:
-        raise UserError(f"{path} is damaged: the same `vdm train` writes it again") from error
+        raise UserError(
+            f"{path} is damaged: delete it, and the same `vdm train` writes it again"
+        ) from error
     check_sizes(found, network, str(path))
     return found
 

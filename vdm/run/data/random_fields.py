@@ -62,5 +62,5 @@ def entropy(spectra: np.ndarray) -> float:
 
 
 def bits(spectra: np.ndarray) -> float:
-    """Return the `entropy` in bits per dimension, below which no model's mean can be."""
+    """Return the `entropy` in bits per dimension, which no model's expected bits are below."""
     return entropy(spectra) / math.log(2.0)

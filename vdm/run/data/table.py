@@ -25,6 +25,8 @@ def read(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
     if len(rows) < 2:
         raise UserError(f"{path} has no rows: expected a header and a row for each example")
     header, *rest = rows
+    if all(_is_number(word) for word in header):
+        raise UserError(f"{path} has no header: its first row is numbers, expected names")
     if twice := [name for name in header if header.count(name) > 1]:
         raise UserError(f"{path} has the column {twice[0]!r} twice")
     for number, row in enumerate(rest, 1):
@@ -33,6 +35,14 @@ def read(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
                 f"{path}: row {number} has {len(row)} entries, its header {len(header)}"
             )
     return header, rest
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def numbers(

@@ -18,6 +18,7 @@ from vdm.run import keys, mesh as meshes, sample as samples
 from vdm.run.config import SampleConfig
 from vdm.run.config.schema import RESAMPLE, TIMES
 from vdm.run.data import asked, chosen
+from vdm.run.data.beside import Called
 from vdm.run.errors import UserError
 from vdm.run.filling import known as partly
 from vdm.run.filling.known import Known
@@ -29,7 +30,9 @@ from vdm.run.training import build, checks
 from vdm.samplers import Sampler
 
 
-def condition(run: Run, num: int, given: Conditions | None) -> Given | None:
+def condition(
+    run: Run, num: int, given: Conditions | None, called: Called = chosen.IN_ALL
+) -> Given | None:
     """Return what the model is given of each of `num` samples.
 
     Raises UserError for a conditional model without a condition: one of its own choice would be
@@ -38,7 +41,7 @@ def condition(run: Run, num: int, given: Conditions | None) -> Given | None:
     if given is not None:
         return run.condition.of_parts(num, given)
     if run.condition.names:
-        raise asked.missing(run.condition, num, chosen.IN_ALL)
+        raise asked.missing(run.condition, num, called)
     return run.condition.of_samples(np.arange(num))
 
 
@@ -60,7 +63,7 @@ def of_keys(
         run.config.sample, **{name: value for name, value in values.items() if value is not None}
     )
     own = None if cond is None else samples.conditions_of(run, cond, num)
-    given = condition(run, num, own)
+    given = condition(run, num, own, Called("cond", "cond", "cond"))
     return fill(run, found, num, settings, cond=given, resample=resample, key=key)
 
 

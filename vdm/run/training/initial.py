@@ -19,6 +19,7 @@ from vdm.run.config.own import find
 from vdm.run.config.words import NETWORKS
 from vdm.run.data import condition as conditions, kept_conditions
 from vdm.run.data.condition import Condition
+from vdm.run.data.kept_conditions import CONDITIONS_FILE
 from vdm.run.errors import UserError
 from vdm.run.training import build, program as programs
 from vdm.run.training.step import Batch, Trainer, TrainState
@@ -110,6 +111,16 @@ def kept_condition(config: Config, network: object) -> Condition | None:
         file = exported.found(workdir)
         return _kept(workdir, None if file is None else exported.read(file), network)
     return None
+
+
+def check_scale(config: Config, network: object, workdir: pathlib.Path) -> None:
+    """Raise UserError where a workdir's run took its scales from another one, and both are gone."""
+    begun = config.train.init_from and checkpoint.latest_step(workdir)
+    if begun and conditions.needs_scale(network) and kept_condition(config, network) is None:
+        raise UserError(
+            f"{workdir} has lost {CONDITIONS_FILE}, the scales of its run's conditions, which it "
+            f"took from {config.train.init_from}: expected one of the two"
+        )
 
 
 def _kept(workdir: pathlib.Path, alone: exported.Exported | None, network: object) -> Condition:
