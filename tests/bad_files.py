@@ -305,6 +305,8 @@ def _conditions(folder):
         "twice": "temperature,temperature\n1,2\n",
         "short": "temperature,pressure\n1,2\n3\n",
         "header": "temperature,pressure\n",
+        "no_header": "1,2\n3,4\n",
+        "named": "file,temperature,pressure\nx.png,1,2\n",
     }.items():
         (folder / f"{name}.csv").write_text(text)
 

@@ -49,9 +49,9 @@ def write(folder, num=None):
     np.savez(folder / "field.npz", cond_field=BESIDE["cond_field"][:1])
     with (folder / "table.csv").open("w") as file:
         rows = csv.writer(file)
-        rows.writerow(["file", "pressure", "labels", "temperature"])
+        rows.writerow(["pressure", "labels", "temperature"])
         for i, (a, b) in enumerate(part["cond"]):
-            rows.writerow([f"{i}.png", repr(float(a)), part["labels"][i], repr(float(b))])
+            rows.writerow([repr(float(a)), part["labels"][i], repr(float(b))])
 
 
 def test_samples_are_given_what_the_command_line_says(moved, workdir, tmp_path, capsys):
