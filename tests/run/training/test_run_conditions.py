@@ -255,11 +255,16 @@ def test_a_run_resumes_and_begins_another_with_its_scale(tmp_path, capsys):
     # What it samples with by default are its own training examples.
     index = np.linspace(0, 59, 60).round().astype(int)
     np.testing.assert_array_equal(begun.condition.some.vector, arrays["train_cond"][index])
+    assert "train_labels" in arrays and begun.condition.samples(index).label is None
     shutil.rmtree(run)
     again = configs.load(tmp_path / "new")
     again = dataclasses.replace(again, train=dataclasses.replace(again.train, num_steps=5))
     train.train(again, tmp_path / "new")
     assert trained.load(tmp_path / "new").condition == begun.condition
+    # With both runs' scales gone, those of the data are not what the network has learned with.
+    (tmp_path / "new/conditions.npz").unlink()
+    with pytest.raises(UserError, match=r"new has lost conditions.npz, .* which it took from"):
+        train.train(again, tmp_path / "new")
     # The same file with other numbers is another run.
     arrays["train_cond"] = arrays["train_cond"] * 2.0
     np.savez(path, **arrays)
