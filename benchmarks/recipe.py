@@ -7,7 +7,13 @@
 All rows train the same network on the same batches, with the same warm-up, budget and memory of
 the average of parameters (EMA), and are evaluated on the test images at even steps along the run
 with the same noise. A row is a recipe, its learning rate where that is not its own, and what is
-added or left out: `paper@0.008+head` is the paper's recipe at the rate 0.008 with the v head.
+added or left out: `paper@0.008+head` is the paper's recipe at the rate 0.008 with the v head. A row
+may be planned for steps of its own, as `fast/600` is, so that rows can be of equal seconds.
+
+A rate is chosen by examples held out of training, not by the test split:
+
+    python benchmarks/recipe.py --on=validation --seeds=7 --rows=fast@0.01/600,fast@0.02/600 \
+        --config.train.validation_examples=300
 
 CIFAR-10 on an accelerator, where the rates are those of a large network:
 
@@ -34,7 +40,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import short_runs
-from vdm.run import config as configs, data
+from vdm.run import config as configs
+from vdm.run.data import validation
 from vdm.run.data.dataset import settle
 from vdm.run.errors import UserError
 from vdm.run.evaluation import bound
@@ -68,11 +75,17 @@ CHANGES = {
     "betas": {"optimizer.b2": 0.999},
     "adaptive": {"objective.law": {"name": "adaptive"}},
     "fixed": {"model.schedule.name": "linear"},
+    "muon": {"optimizer.method": {"name": "muon"}, "optimizer.warmup_steps": 20},
+    "quick": {"optimizer.b2": 0.95},
 }
 # A recipe's rate and changes.
-RECIPES = {"paper": (2e-4, ()), "ours": (1.6e-2, ("law", "head", "decay", "clip"))}
+RECIPES = {
+    "paper": (2e-4, ()),
+    "ours": (1.6e-2, ("law", "head", "decay", "clip")),
+    "fast": (1.5e-2, ("law", "head", "decay", "clip", "muon", "quick")),
+}
 ROW = re.compile(
-    rf"({'|'.join(RECIPES)})(?:@(\d*\.?\d+(?:e-?\d+)?))?((?:[+-](?:{'|'.join(CHANGES)}))*)"
+    rf"({'|'.join(RECIPES)})(?:@(\d*\.?\d+(?:e-?\d+)?))?((?:[+-](?:{'|'.join(CHANGES)}))*)(?:/(\d+))?"
 )
 TUNED = "paper@0.008"  # the best of 2e-3, 4e-3, 8e-3 and 1.6e-2
 ROWS = ("paper", TUNED, *(f"{TUNED}+{name}" for name in RECIPES["ours"][1]))
@@ -82,11 +95,7 @@ EVALUATIONS = 10  # along a run, at even steps
 
 def changes_of(row):
     """Return what a row changes in the config; raises UserError for one that is none."""
-    words = ROW.fullmatch(row)
-    if words is None:
-        raise UserError(
-            f"no row {row!r}: expected such as paper@0.002+head, of {', '.join(CHANGES)}"
-        )
+    words = parsed(row)
     rate, names = RECIPES[words[1]]
     rate, names = float(words[2] or rate), list(names)
     for sign, name in re.findall(r"([+-])(\w+)", words[3]):
@@ -100,18 +109,29 @@ def changes_of(row):
     return {key: v for part in (changes, *(CHANGES[n] for n in names)) for key, v in part.items()}
 
 
+def parsed(row):
+    """Return the match of a row's words; raises UserError for what is none."""
+    words = ROW.fullmatch(row)
+    if words is None:
+        raise UserError(
+            f"no row {row!r}: expected such as paper@0.002+head/600, of {', '.join(CHANGES)}"
+        )
+    return words
+
+
 def make_config(row, flags, steps, seed):
-    """Return the config of a run of a row."""
+    """Return the config of a run of a row, of so many steps unless it names its own."""
+    steps = int(parsed(row)[4] or steps)
     return short_runs.changed(
         short_runs.read_config(flags, steps=steps, seed=seed), changes_of(row)
     )
 
 
-def learn(config, seeds):
+def learn(config, seeds, split):
     """Train for each seed, all by one compilation; yield the bpd and seconds along each run."""
     dataset, trainer, condition, mesh, example = parts.prepare(config)
     dataset = settle(dataset, config.data.in_memory)
-    test = settle(data.load(config.data, "test"), config.data.in_memory)
+    test = settle(validation.load(config, split), config.data.in_memory)
     template = programs.template(trainer, mesh, example)
     places = jax.tree.map(lambda leaf: leaf.sharding, template)
 
@@ -172,9 +192,11 @@ def measure(row, seeds, options, flags):
     config = make_config(row, flags, options.steps, seeds[0])
     values = configs.to_dict(config)
     del values["seed"]
-    paths = {seed: folder_of(options) / f"{row}_{seed}.json" for seed in seeds}
+    folder = folder_of(options)
+    paths = {seed: folder / f"{row.replace('/', '_of_')}_{seed}.json" for seed in seeds}
     missing = [seed for seed in seeds if not paths[seed].exists()]
-    for seed, points in zip(missing, learn(config, missing) if missing else (), strict=True):
+    found = learn(config, missing, options.on) if missing else ()
+    for seed, points in zip(missing, found, strict=True):
         write_json(paths[seed], {"config": values, "points": points})
         print(f"{row}, seed {seed}: {points[-1]}", flush=True)
     kept = {seed: read_json(path) for seed, path in paths.items()}
@@ -185,7 +207,7 @@ def measure(row, seeds, options, flags):
 
 
 def folder_of(options):
-    return options.runs / str(options.steps)
+    return options.runs / (str(options.steps) if options.on == "test" else f"{options.steps}_held")
 
 
 def reached(points, target):
@@ -202,9 +224,9 @@ def reached(points, target):
     return None
 
 
-def table(runs, against):
+def table(runs, against, split):
     """Print the final bpd of every row, and where it first has that of others, seed by seed."""
-    heads = ["row", "seeds", "test, EMA", "test, raw", "s"]
+    heads = ["row", "seeds", f"{split}, EMA", f"{split}, raw", "s"]
     heads += [f"steps (s) to the final bpd of {other}" for other in against]
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     for row, of_seeds in runs.items():
@@ -217,7 +239,7 @@ def table(runs, against):
         print(f"| {row} | {len(ends)} | {' | '.join(cells)} |")
 
 
-def draw(runs, out):
+def draw(runs, out, split):
     """Draw the rows over steps and over seconds, each seed a line."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for axes, key in zip(figure.subplots(1, 2, sharey=True), ("step", "seconds"), strict=True):
@@ -227,7 +249,9 @@ def draw(runs, out):
                 axes.plot(x, y, color=f"C{number}", lw=1, label=row if i == 0 else None)
         axes.set(xlabel=key, xlim=(0, None))
     lowest = min(points[-1]["ema"] for of_seeds in runs.values() for points in of_seeds.values())
-    figure.axes[0].set(ylabel="test bits per dimension (EMA)", ylim=(lowest - 0.05, lowest + 1.2))
+    figure.axes[0].set(
+        ylabel=f"{split} bits per dimension (EMA)", ylim=(lowest - 0.05, lowest + 1.2)
+    )
     figure.axes[1].legend()
     figure.savefig(out, dpi=120)
     print(f"written to {out}")
@@ -240,9 +264,16 @@ def main():
     parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated")
     parser.add_argument("--against", help="rows whose final bpd is to be reached")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/recipe"))
+    parser.add_argument(
+        "--on",
+        choices=("test", "validation"),
+        default="test",
+        help="the split that is looked at: validation to choose, with train.validation_examples",
+    )
     parser.add_argument("--picture", type=pathlib.Path, help="a file for the curves of the rows")
     options, flags = parser.parse_known_args()
-    flags = flags or [*short_runs.DEMO, "--config.evaluate.levels_per_example=8"]
+    if not any(word.partition("=")[0] == "--config" for word in flags):
+        flags = [*short_runs.DEMO, "--config.evaluate.levels_per_example=8", *flags]
     rows, seeds = options.rows.split(","), short_runs.seeds(options.seeds)
     against = options.against.split(",") if options.against else [r for r in ROWS[:2] if r in rows]
     if missing := [row for row in against if row not in rows]:
@@ -254,9 +285,9 @@ def main():
         parser.error(str(error))
     runs = {row: measure(row, seeds, options, flags) for row in rows}
     print(f"\n{options.steps} steps")
-    table(runs, against)
+    table(runs, against, options.on)
     if options.picture:
-        draw(runs, options.picture)
+        draw(runs, options.picture, options.on)
 
 
 if __name__ == "__main__":
