@@ -7,7 +7,13 @@
 All rows train the same network on the same batches, with the same warm-up, budget and memory of
 the average of parameters (EMA), and are evaluated on the test images at even steps along the run
 with the same noise. A row is a recipe, its learning rate where that is not its own, and what is
-added or left out: `paper@0.008+head` is the paper's recipe at the rate 0.008 with the v head.
+added or left out: `paper@0.008+head` is the paper's recipe at the rate 0.008 with the v head. A row
+may be planned for steps of its own, as `fast/600` is, so that rows can be of equal seconds.
+
+A rate is chosen by examples held out of training, not by the test split:
+
+    python benchmarks/recipe.py --on=validation --seeds=7 --rows=fast@0.01/600,fast@0.02/600 \
+        --config.train.validation_examples=300
 
 CIFAR-10 on an accelerator, where the rates are those of a large network:
 
@@ -69,11 +75,17 @@ CHANGES = {
     "betas": {"optimizer.b2": 0.999},
     "adaptive": {"objective.law": {"name": "adaptive"}},
     "fixed": {"model.schedule.name": "linear"},
+    "muon": {"optimizer.method": {"name": "muon"}, "optimizer.warmup_steps": 20},
+    "quick": {"optimizer.b2": 0.95},
 }
 # A recipe's rate and changes.
-RECIPES = {"paper": (2e-4, ()), "ours": (1.6e-2, ("law", "head", "decay", "clip"))}
+RECIPES = {
+    "paper": (2e-4, ()),
+    "ours": (1.6e-2, ("law", "head", "decay", "clip")),
+    "fast": (1.5e-2, ("law", "head", "decay", "clip", "muon", "quick")),
+}
 ROW = re.compile(
-    rf"({'|'.join(RECIPES)})(?:@(\d*\.?\d+(?:e-?\d+)?))?((?:[+-](?:{'|'.join(CHANGES)}))*)"
+    rf"({'|'.join(RECIPES)})(?:@(\d*\.?\d+(?:e-?\d+)?))?((?:[+-](?:{'|'.join(CHANGES)}))*)(?:/(\d+))?"
 )
 TUNED = "paper@0.008"  # the best of 2e-3, 4e-3, 8e-3 and 1.6e-2
 ROWS = ("paper", TUNED, *(f"{TUNED}+{name}" for name in RECIPES["ours"][1]))
@@ -83,11 +95,7 @@ EVALUATIONS = 10  # along a run, at even steps
 
 def changes_of(row):
     """Return what a row changes in the config; raises UserError for one that is none."""
-    words = ROW.fullmatch(row)
-    if words is None:
-        raise UserError(
-            f"no row {row!r}: expected such as paper@0.002+head, of {', '.join(CHANGES)}"
-        )
+    words = parsed(row)
     rate, names = RECIPES[words[1]]
     rate, names = float(words[2] or rate), list(names)
     for sign, name in re.findall(r"([+-])(\w+)", words[3]):
@@ -101,8 +109,19 @@ def changes_of(row):
     return {key: v for part in (changes, *(CHANGES[n] for n in names)) for key, v in part.items()}
 
 
+def parsed(row):
+    """Return the match of a row's words; raises UserError for what is none."""
+    words = ROW.fullmatch(row)
+    if words is None:
+        raise UserError(
+            f"no row {row!r}: expected such as paper@0.002+head/600, of {', '.join(CHANGES)}"
+        )
+    return words
+
+
 def make_config(row, flags, steps, seed):
-    """Return the config of a run of a row."""
+    """Return the config of a run of a row, of so many steps unless it names its own."""
+    steps = int(parsed(row)[4] or steps)
     return short_runs.changed(
         short_runs.read_config(flags, steps=steps, seed=seed), changes_of(row)
     )
@@ -111,6 +130,11 @@ def make_config(row, flags, steps, seed):
 def splits(config):
     """Return what to train on, what to watch along a run, and by name what to evaluate last."""
     return validation.load(config, "train"), data.load(config.data, "test"), {}
+
+
+def held_out(config):
+    """Return the same as `splits`, but watch the examples held out of training."""
+    return validation.load(config, "train"), validation.load(config, "validation"), {}
 
 
 def learn(config, seeds, load=splits):
@@ -178,7 +202,8 @@ def measure(row, config, seeds, options, load=splits):
     """Train the runs of a row that are not there yet; return the points of each seed."""
     values = configs.to_dict(config)
     del values["seed"]
-    paths = {seed: folder_of(options) / f"{row}_{seed}.json" for seed in seeds}
+    folder = folder_of(options)
+    paths = {seed: folder / f"{row.replace('/', '_of_')}_{seed}.json" for seed in seeds}
     missing = [seed for seed in seeds if not paths[seed].exists()]
     found = learn(config, missing, load) if missing else ()
     for seed, points in zip(missing, found, strict=True):
@@ -209,9 +234,9 @@ def reached(points, target):
     return None
 
 
-def table(runs, against):
+def table(runs, against, split):
     """Print the final bpd of every row, and where it first has that of others, seed by seed."""
-    heads = ["row", "seeds", "test, EMA", "test, raw", "s"]
+    heads = ["row", "seeds", f"{split}, EMA", f"{split}, raw", "s"]
     heads += [f"steps (s) to the final bpd of {other}" for other in against]
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     for row, of_seeds in runs.items():
@@ -249,9 +274,16 @@ def main():
     parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated")
     parser.add_argument("--against", help="rows whose final bpd is to be reached")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/recipe"))
+    parser.add_argument(
+        "--on",
+        choices=("test", "validation"),
+        default="test",
+        help="the split that is looked at: validation to choose, with train.validation_examples",
+    )
     parser.add_argument("--picture", type=pathlib.Path, help="a file for the curves of the rows")
     options, flags = parser.parse_known_args()
-    flags = flags or [*short_runs.DEMO, "--config.evaluate.levels_per_example=8"]
+    if not any(word.partition("=")[0] == "--config" for word in flags):
+        flags = [*short_runs.DEMO, "--config.evaluate.levels_per_example=8", *flags]
     rows, seeds = options.rows.split(","), short_runs.seeds(options.seeds)
     against = options.against.split(",") if options.against else [r for r in ROWS[:2] if r in rows]
     if missing := [row for row in against if row not in rows]:
@@ -261,14 +293,17 @@ def main():
             make_config(row, flags, options.steps, 0)
     except UserError as error:
         parser.error(str(error))
+    load = splits
+    if options.on == "validation":
+        load, options.runs = held_out, options.runs / "held_out"
     runs = {}
     for row in rows:
         config = make_config(row, flags, options.steps, seeds[0])
-        runs[row] = measure(row, config, seeds, options)
+        runs[row] = measure(row, config, seeds, options, load)
     print(f"\n{options.steps} steps")
-    table(runs, against)
+    table(runs, against, options.on)
     if options.picture:
-        draw(runs, options.picture)
+        draw(runs, options.picture, options.on)
 
 
 if __name__ == "__main__":
