@@ -7,6 +7,7 @@ Everything here costs more to compile than to run: it is compiled without optimi
 and once.
 """
 
+import contextlib
 import importlib
 import os
 import sys
@@ -38,6 +39,7 @@ if "VDM_TESTS_COMPILED" not in os.environ:
     os.environ["VDM_TESTS_COMPILED"] = _compiled.name
 jax.config.update("jax_compilation_cache_dir", os.environ["VDM_TESTS_COMPILED"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+MOST_PLACES = 15_000
 
 
 def pytest_addoption(parser):
@@ -57,7 +59,14 @@ def pytest_collection_modifyitems(config, items):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
     jax.config.update("jax_enable_x64", item.get_closest_marker("float32") is None)
-    return (yield)
+    result = yield
+    # Every program that is kept takes some of the 65,530 places that Linux gives a process in
+    # memory (vm.max_map_count); with none left, the next one ends the process.
+    if nextitem is None or nextitem.path != item.path:
+        with contextlib.suppress(OSError), open("/proc/self/maps", "rb") as places:
+            if sum(1 for _ in places) > MOST_PLACES:
+                jax.clear_caches()
+    return result
 
 
 @pytest.fixture
