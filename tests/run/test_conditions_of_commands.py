@@ -302,3 +302,14 @@ def test_a_folder_without_a_side_file_or_of_another_size(tmp_path):
     with pytest.raises(UserError, match=r"cond_dim is 3, but .* has no conditions.csv: expected"):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_samples_have_only_the_kinds_that_the_model_is_given():
+    """A run keeps the classes of its data too, whether or not its network takes them."""
+    some = Conditions(np.array([2, 1, 0]), np.arange(6.0).reshape(3, 2))
+    vectors = conditions.Condition(vector=conditions.Scale((0.0, 0.0), (1.0, 1.0)), some=some)
+    found = vectors.samples(np.array([1, 4]))
+    assert found.label is None and found.field is None
+    np.testing.assert_array_equal(found.vector, [[2.0, 3.0], [2.0, 3.0]])
+    found = dataclasses.replace(vectors, num_classes=3).samples(np.array([1, 3]))
+    np.testing.assert_array_equal(found.label, [1, 2])

@@ -40,6 +40,8 @@ FREE = [
     "data.path",
     "data.key",
     "data.label_key",
+    "data.cond_key",
+    "data.cond_field_key",
     "train.own_parts",
     "train.init_from",
 ]

@@ -121,7 +121,8 @@ def coded(run):
 
 def exported(run, name):
     fn, arguments = export.PROGRAM[name](run)
-    return jax.jit(fn).trace(*(leaf.update(shape=shape_of(leaf)) for leaf in arguments))
+    taken = (*arguments.values(), *export._of_condition(run).values())
+    return jax.jit(fn).trace(*(leaf.update(shape=shape_of(leaf)) for leaf in taken))
 
 
 def shape_of(leaf):

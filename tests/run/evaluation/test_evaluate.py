@@ -158,6 +158,7 @@ def telling(terms_fn):
         return VLB(*(bits * term for term in terms_fn(x=x, cond=cond, t=noise_levels, u=u)))
 
     model = types.SimpleNamespace(
+        network=types.SimpleNamespace(num_classes=3),
         vlb=vlb,
         likelihood=types.SimpleNamespace(levels=None, bounds=None, encode=lambda x: x),
         log_snr=lambda params: lambda t: 12.0 - 24.0 * t,
