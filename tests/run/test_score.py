@@ -205,7 +205,7 @@ def test_classes_come_from_the_file(classes, tmp_path, capsys):
     np.testing.assert_array_equal(scored(tmp_path / "out.csv")["bpd"], expected)
     np.save(tmp_path / "x.npy", x)
     assert cli.main(["score", str(tmp_path / "x.npy"), *words]) == 2
-    assert "expected labels, a class from 0 to 9" in capsys.readouterr().err
+    assert "expected --label, a class from 0 to 9" in capsys.readouterr().err
 
 
 def test_images_are_named(images, tmp_path, capsys):
@@ -224,7 +224,7 @@ def test_images_are_named(images, tmp_path, capsys):
     assert shown == [files[i] for i in order[:5]] + ["..."] + [files[i] for i in order[-5:]]
     # Two folders are the two classes; one would be numbered anew.
     assert cli.main(["score", str(folder / "a"), f"--workdir={run}", out]) == 2
-    assert "expected labels" in capsys.readouterr().err
+    assert "expected --label" in capsys.readouterr().err
     shutil.copytree(folder, tmp_path / "three")
     shutil.copytree(folder / "a", tmp_path / "three/c")
     assert cli.main(["score", str(tmp_path / "three"), f"--workdir={run}", out]) == 2
