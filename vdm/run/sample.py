@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from vdm.condition import Condition, Conditions, take
 from vdm.few_steps import Chain
+from vdm.losses import EpsFn
 from vdm.model import VDM, Params
 from vdm.run import figures, keys, mesh as meshes
 from vdm.run.config import SampleConfig
@@ -25,7 +26,7 @@ from vdm.run.system import processes
 from vdm.run.system.ahead import one_ahead
 from vdm.run.system.progress import bar, say
 from vdm.run.training import checks
-from vdm.samplers import Sampler
+from vdm.samplers import Sampler, grids
 
 GRID_SIZE = 64  # samples in a grid
 USUAL_GUIDANCE = 20.0  # beyond it samples saturate
@@ -158,11 +159,7 @@ def chunks(
     # The devices draw the next batch while this one is fetched and used.
     for drawn in one_ahead(dispatched()):
         x = np.asarray(drawn)
-        if not np.all(x >= 0 if x.dtype.kind == "i" else np.isfinite(x)):
-            raise UserError(
-                f"samples of step {trained.step} are not finite: {settings.sampler}, "
-                f"{settings.num_steps} steps, guidance {settings.guidance:g}"
-            )
+        check_finite(x, trained, settings, "samples")
         yield x
 
 
@@ -194,6 +191,28 @@ def lowered(
     numbers = keys.data(settings.seed)
     fixed = _fixed(trained, settings, size)
     return _draw.lower(trained.params, numbers, index, cond, None, **fixed)
+
+
+def check_finite(x: np.ndarray, trained: Run, settings: SampleConfig, what: str) -> None:
+    """Raise UserError for samples that are not finite, which integers below 0 stand for."""
+    if not np.all(x >= 0 if x.dtype.kind == "i" else np.isfinite(x)):
+        raise UserError(
+            f"{what} of step {trained.step} are not finite: {settings.sampler}, "
+            f"{settings.num_steps} steps, guidance {settings.guidance:g}"
+        )
+
+
+def denoiser(
+    model: VDM, params: Params, cond: Condition | None, settings: SampleConfig
+) -> tuple[EpsFn, jax.Array]:
+    """Return ε̂(z, λ) of a model and the noise levels of a sampler's steps, as settings ask."""
+    eps_fn = model.denoiser(
+        params,
+        cond,
+        guidance=None if settings.guidance == 1.0 else settings.guidance,
+        clip_denoised=settings.clip_denoised,
+    )
+    return eps_fn, grids.on_schedule(settings.grid, model.log_snr(params), settings.num_steps)
 
 
 def check_chain(settings: SampleConfig) -> None:

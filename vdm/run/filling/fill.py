@@ -104,11 +104,7 @@ def fill(
     with shown as advance:
         for batch in one_ahead(dispatched(start) for start in range(0, num, size)):
             x = np.asarray(batch)
-            if not np.all(x >= 0 if x.dtype.kind == "i" else np.isfinite(x)):
-                raise UserError(
-                    f"samples of step {run.step} are not finite: {settings.sampler}, "
-                    f"{settings.num_steps} steps, each {resample} times"
-                )
+            samples.check_finite(x, run, settings, "samples")
             drawn.append(x)
             text = f"{settings.sampler}, {settings.num_steps} steps, each {resample} times"
             advance(min(num, sum(map(len, drawn))), text)
@@ -168,15 +164,7 @@ def _draw(
 ) -> jax.Array:
     own_keys = keys.of_examples(key, index)
     with meshes.under(mesh), jax.default_matmul_precision(settings.precision):
-        eps_fn = model.denoiser(
-            params,
-            cond,
-            guidance=None if settings.guidance == 1.0 else settings.guidance,
-            clip_denoised=settings.clip_denoised,
-        )
-        log_snrs = samplers.grids.on_schedule(
-            settings.grid, model.log_snr(params), settings.num_steps
-        )
+        eps_fn, log_snrs = samples.denoiser(model, params, cond, settings)
         encoded = model.likelihood.encode(x)
         z_0 = samplers.inpaint(
             own_keys, eps_fn, log_snrs, encoded, mask, sampler=sampler, resample=resample

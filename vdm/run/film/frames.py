@@ -13,7 +13,7 @@ from vdm import draws, samplers
 from vdm.condition import Condition as Given, Conditions, take
 from vdm.diffusion import alpha, convert
 from vdm.model import VDM, Params
-from vdm.run import keys, mesh as meshes
+from vdm.run import keys, mesh as meshes, sample
 from vdm.run.config import SampleConfig
 from vdm.run.config.schema import COLUMNS
 from vdm.run.errors import UserError
@@ -81,11 +81,7 @@ def draw(
             given = take(cond, np.minimum(index, num - 1))
             batch = meshes.put(run.mesh, size, here, (index, given))
             x, log_snrs = (np.asarray(part) for part in _draw(run.params, numbers, *batch, **fixed))
-            if not np.all(x >= 0 if x.dtype.kind == "i" else np.isfinite(x)):
-                raise UserError(
-                    f"frames of step {run.step} are not finite: {settings.sampler}, "
-                    f"{settings.num_steps} steps, guidance {settings.guidance:g}"
-                )
+            sample.check_finite(x, run, settings, "frames")
             parts.append(np.moveaxis(x, 0, 1))
             advance(
                 min(num, start + size),
@@ -143,15 +139,7 @@ def _draw(
 ) -> tuple[jax.Array, jax.Array]:
     own_keys = keys.of_examples(key, index)
     with meshes.under(mesh), jax.default_matmul_precision(settings.precision):
-        eps_fn = model.denoiser(
-            params,
-            cond,
-            guidance=None if settings.guidance == 1.0 else settings.guidance,
-            clip_denoised=settings.clip_denoised,
-        )
-        log_snrs = samplers.grids.on_schedule(
-            settings.grid, model.log_snr(params), settings.num_steps
-        )
+        eps_fn, log_snrs = sample.denoiser(model, params, cond, settings)
         z = samplers.trajectory(own_keys, eps_fn, log_snrs, shape, sampler=sampler, kept=kept)
         shown = log_snrs[jnp.asarray(kept)]
 
