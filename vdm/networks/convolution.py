@@ -85,7 +85,8 @@ def _by_planes(h: Array, kernel: Array, padding: tuple[str, ...], stride: int) -
     """Return the convolution over three axes as a sum of convolutions of planes.
 
     y[i] = Σ_o (kernel[o] ∗ h[stride·i + o − 1]) over the offsets along the first axis. XLA's
-    backend for CPUs is several times faster at this than at a convolution over three axes.
+    backend for CPUs takes 2.4 to 3.5 times as long for one convolution over three axes (value and
+    gradient, 32³ with 8 channels and 16³ with 16, jax 0.10.2 on two cores).
     """
     batch, depth = h.shape[:2]
     first: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0))

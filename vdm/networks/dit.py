@@ -11,7 +11,7 @@ from vdm.condition import Condition
 from vdm.networks import positions
 from vdm.networks.axes import check_axes, check_rank, each_axis
 from vdm.networks.condition import Kinds, check_kinds, checked
-from vdm.networks.embeddings import embed, fourier_features, of_field
+from vdm.networks.embeddings import embed, inputs
 from vdm.networks.fields import (
     DTypeLike,
     check_common,
@@ -152,18 +152,11 @@ class DiT(nn.Module):
             log_snr_min=self.log_snr_min,
             dtype=self.dtype,
         )
-        # In z's own precision: bfloat16 would round away what these features show.
-        inputs = z
-        if self.fourier_exponents:
-            features = fourier_features(z, self.fourier_exponents)
-            inputs = jnp.concatenate([z, features], axis=-1)
-        if conditions.field is not None:
-            field = of_field(conditions.field, self._kinds).astype(z.dtype)
-            inputs = jnp.concatenate([inputs, field], axis=-1)
+        seen = inputs(z, conditions.field, self.fourier_exponents, self._kinds)
 
         sizes = tuple(size // p for size, p in zip(z.shape[1:-1], self._patches, strict=True))
         h = nn.Dense(self.channels, dtype=self.dtype, name="dense_in")(
-            to_patches(inputs, self._patches)
+            to_patches(seen, self._patches)
         )
         h = h + jnp.asarray(positions.absolute(sizes, self._padding, self.channels), h.dtype)[None]
         # `train`, the third argument counted from the module itself, chooses the computation.

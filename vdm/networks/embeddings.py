@@ -100,6 +100,25 @@ def of_field(field: Float[Array | np.ndarray, " b *d c"], kinds: Kinds) -> Float
     return _or_none(field, kinds, "no_field_embed")
 
 
+def inputs(
+    z: Float[Array, " b *d c"],
+    field: Float[Array | np.ndarray, " b *d e"] | None,
+    exponents: Sequence[int | float],
+    kinds: Kinds,
+) -> Float[Array, " b *d features"]:
+    """Return the channels of z, its `fourier_features`, and the field or what was learned for none.
+
+    In z's own precision: bfloat16 would round away what the features show. Makes parameters in the
+    calling module.
+    """
+    parts = [z]
+    if exponents:
+        parts.append(fourier_features(z, exponents))
+    if field is not None:
+        parts.append(of_field(field, kinds).astype(z.dtype))
+    return jnp.concatenate(parts, axis=-1)
+
+
 def _or_none(part: Array | np.ndarray, kinds: Kinds, name: str) -> Array:
     """Return floats [b, ..., c], those of an example of nothing but NaN as what was learned."""
     part = jnp.asarray(part)

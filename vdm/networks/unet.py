@@ -15,7 +15,7 @@ from vdm.networks.axes import check_axes, check_rank, each_axis
 from vdm.networks.blocks import AttentionBlock, ResBlock, group_norm
 from vdm.networks.condition import Kinds, check_kinds, checked
 from vdm.networks.convolution import Conv
-from vdm.networks.embeddings import embed, fourier_features, of_field
+from vdm.networks.embeddings import embed, inputs
 from vdm.networks.fields import (
     DTypeLike,
     check_common,
@@ -162,19 +162,12 @@ class UNet(nn.Module):
             return Conv(features, padding, self.dtype, name=name, **options)
 
         everywhere = self.attention == "everywhere"
-        # In z's own precision: bfloat16 would round away what these features show.
-        inputs = z
-        if self.fourier_exponents:
-            features = fourier_features(z, self.fourier_exponents)
-            inputs = jnp.concatenate([z, features], axis=-1)
-        if conditions.field is not None:
-            field = of_field(conditions.field, self._kinds).astype(z.dtype)
-            inputs = jnp.concatenate([inputs, field], axis=-1)
+        seen = inputs(z, conditions.field, self.fourier_exponents, self._kinds)
 
         # Parameters of either layout are taken. A fresh network is not scanned: XLA:CPU computes a
         # convolution's weight gradient 20 to 75 times slower inside scan (jax issue 12868).
         scanned = self.has_variable("params", stacked.name("down", "block"))
-        h = conv(self.channels, "conv_in")(inputs)
+        h = conv(self.channels, "conv_in")(seen)
         counts = (self.num_blocks, *self.levels)
 
         def through(
