@@ -1,6 +1,7 @@
 """Muon: a step that moves a matrix by as much in every direction that its gradient has."""
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax import contrib
 
@@ -50,7 +51,7 @@ def _as_matrices(params: Params) -> Params:
         embedding = getattr(path[-1], "key", None) == "embedding"
         if axes < 2 or embedding:
             return None
-        last = jax.numpy.ndim(leaf) - 1
+        last = jnp.ndim(leaf) - 1
         return contrib.MuonDimensionNumbers(tuple(range(last + 1 - axes, last)), last)
 
     return jax.tree.map_with_path(one, params, stacked.num_axes(params))
