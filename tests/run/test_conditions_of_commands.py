@@ -12,8 +12,9 @@ from PIL import Image
 import runs
 from vdm.condition import Conditions
 from vdm.run import cli, config as configs, data, export, run as of_run, train, trained
-from vdm.run.data import chosen, condition as conditions, side_file
+from vdm.run.data import chosen, condition as conditions, kept_conditions, side_file
 from vdm.run.errors import UserError
+from vdm.run.training import parts
 
 pytestmark = pytest.mark.float32
 X, BESIDE = exact.pixels("test")
@@ -258,6 +259,56 @@ def test_images_have_the_vectors_of_their_side_file(tmp_path, capsys):
     cond = Conditions(labels, np.array([vectors[name] for name in names]))
     expected = run.score(x, cond, key=run.config.evaluate.seed).bpd
     np.testing.assert_allclose(np.load(out)["bpd"], expected, rtol=1e-6)
+    check_names(tmp_path, run, np.load(out)["bpd"], capsys)
+
+
+def check_names(root, run, scores, capsys):
+    """Columns are taken by their names in every later file, also from an exported run."""
+    assert run.condition.vector.names == ("time", "depth")
+    export.export(run, root / "run.safetensors", root / "run")
+    assert trained.load(root / "run.safetensors").condition == run.condition
+    file = root / "data/conditions.csv"
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    file.write_text("".join(f"{depth},{name},{time}\n" for name, time, depth in rows))
+    command = ["score", str(root / "data"), f"--workdir={root / 'run'}", f"--out={root / 's.npz'}"]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    np.testing.assert_array_equal(np.load(root / "s.npz")["bpd"], scores)
+    part = of_run.dataset(run, "test")
+    assert part.vector_names == ("time", "depth")
+    (root / "given.csv").write_text("depth,labels,time\n0.5,1,7\n")
+    given = chosen.Options(cond_file=root / "given.csv")
+    found = chosen.read(given, run.condition, 2, run.shape, "sample")
+    np.testing.assert_array_equal(found.vector, [[7.0, 0.5], [7.0, 0.5]])
+    file.write_text(file.read_text().replace("depth,", "height,", 1))
+    capsys.readouterr()
+    assert cli.main(command) == 1
+    expected = "expected those that this model was trained with, time, depth"
+    assert f"has the columns height, time: {expected}" in capsys.readouterr().err
+    assert cli.main(["sample", f"--workdir={root / 'run'}", "--label=0"]) == 1
+    assert "a vector of 2 numbers, time, depth" in capsys.readouterr().err
+
+
+def test_a_resumed_run_has_the_columns_that_it_began_with(tmp_path):
+    folder_of(tmp_path / "data", 8)
+    config = images_config(tmp_path / "data", cond_dim=2)
+    made = parts.of(config, data.load(config.data, "train"))
+    kept_conditions.write(tmp_path, made.condition)
+    network = made.trainer.model.network
+    kept = kept_conditions.read(tmp_path, network)
+    assert kept == made.condition
+    file = tmp_path / "data/conditions.csv"
+    file.write_text(file.read_text().replace("time,depth", "depth,time"))
+    now = parts.of(config, data.load(config.data, "train")).condition
+    with pytest.raises(UserError, match=r"on vectors of time, depth, and they are of depth, time"):
+        kept_conditions.resumed(now, kept, tmp_path, own=True)
+    begun = dataclasses.replace(config.train, init_from=str(tmp_path))
+    begun = dataclasses.replace(config, train=begun)
+    assert parts.names_of(begun, network) == ("time", "depth")
+    arrays = kept_conditions.to_arrays(kept)
+    for bad in (b'["time"]', b'{"time": 1}', b"[1, 2]", b"time"):
+        arrays["vector_names"] = np.frombuffer(bad, np.uint8)
+        with pytest.raises(ValueError):
+            kept_conditions.from_arrays(arrays)
 
 
 SIDE = {
@@ -291,6 +342,13 @@ def test_a_bad_side_file_is_one_line(case, tmp_path):
     plain = trained.build.model(images_config(tmp_path)).network
     part = data.load(configs.DataConfig("images", path=str(tmp_path)), "train")
     assert side_file.joined(part, tmp_path, plain) is part
+    (line,) = side_file.unused(part, tmp_path, plain)
+    assert line.endswith(
+        "conditions.csv is not used: the network takes its numbers with model.network.cond_dim"
+    )
+    assert side_file.unused(part, tmp_path, network) == []
+    file.unlink()
+    assert side_file.unused(part, tmp_path, plain) == []
 
 
 def test_a_folder_without_a_side_file_or_of_another_size(tmp_path):

@@ -105,8 +105,8 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--out",
         type=pathlib.Path,
-        help="a .png or .npy file, or a new folder for a .png of each image (default: samples.png "
-        "in the workdir)",
+        help="a .png or .npy file, or a new folder for a .png of each image of integers (default: "
+        "samples.png in the workdir)",
     )
     _add_conditions(
         sample,

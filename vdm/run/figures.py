@@ -1,4 +1,4 @@
-"""Pictures of data: a grid of images, or a scatter of points."""
+"""Pictures of data in files: a grid of examples, or a scatter of points."""
 
 import math
 import pathlib
@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from vdm.run import views
 from vdm.run.errors import UserError
 from vdm.run.system.files import new_folder, replacing
 
@@ -15,9 +16,10 @@ MIN_IMAGE_SIZE = 48  # pixels of the picture; smaller images are enlarged by a w
 def kind(path: pathlib.Path, shape: tuple[int, ...], levels: int | None) -> str:
     """Return what to write for examples of a shape: "array", "grid", "folder" or "scatter".
 
-    A .npy holds any data; a .png shows integer images [h, w, 1 or 3] as a grid, a new folder (a
-    name without an ending) holds a .png of each, and a .png shows points [2] as a scatter. Raises
-    UserError for another ending or shape, and for a folder that exists.
+    A .npy holds any data; a .png shows points [2] as a scatter and other examples as a grid, each
+    as `vdm.run.views` says; a new folder (a name without an ending) holds a .png of each integer
+    image [h, w, 1 or 3]. Raises UserError for another ending or shape, and for a folder that
+    exists.
     """
     if path.suffix and path.exists() and not path.is_file():
         raise UserError(f"cannot write {path}: it exists already and is not a file")
@@ -29,13 +31,15 @@ def kind(path: pathlib.Path, shape: tuple[int, ...], levels: int | None) -> str:
         )
     if path.suffix == "" and path.exists():
         raise UserError(f"{path} exists already: expected a new folder")
-    if levels is not None and len(shape) == 3 and shape[-1] in (1, 3):
-        return "grid" if path.suffix else "folder"
-    if shape == (2,) and path.suffix:
-        return "scatter"
+    if path.suffix == "" and levels is not None and len(shape) == 3 and shape[-1] in (1, 3):
+        return "folder"
+    form = views.form(shape)
+    if path.suffix and form is not None:
+        return "scatter" if form == "points" else "grid"
     raise UserError(
         f"{'real numbers' if levels is None else 'integers'} of shape {list(shape)} cannot be "
-        "drawn as a picture: `vdm sample --out=NAME.npy` writes an array"
+        f"drawn as {'a picture' if path.suffix else 'a folder of pictures'}: "
+        "`vdm sample --out=NAME.npy` writes an array"
     )
 
 
@@ -49,14 +53,14 @@ def write(
     how = kind(path, x.shape[1:], levels)
     if how == "folder" and levels is not None:
         with new_folder(path) as folder:
-            for i, one in enumerate(eight_bit(x, levels)):
+            for i, one in enumerate(views.of(x, views.ends(x, levels))):
                 image(one).save(folder / f"{i:06}.png")
         return
     with replacing(path) as temporary:
         if how == "array":
             np.save(temporary, x)
-        elif how == "grid" and levels is not None:
-            _to_image(x, levels).save(temporary)
+        elif how == "grid":
+            _to_image(views.of(x, views.ends(x, levels))).save(temporary)
         else:
             _scatter({"samples": x} if data is None else {"data": data, "samples": x}, temporary)
 
@@ -78,20 +82,14 @@ def columns(n: int) -> int:
     return math.ceil(math.sqrt(n))
 
 
-def eight_bit(x: np.ndarray, levels: int) -> np.ndarray:
-    """Return integers of so many levels as the nearest of 256."""
-    return np.round(x.astype(np.float64) * (255.0 / (levels - 1))).astype(np.uint8)
-
-
 def enlargement(height: int) -> int:
     """Return the whole factor by which images of a height are enlarged in a grid."""
     return max(1, math.ceil(MIN_IMAGE_SIZE / height))
 
 
-def _to_image(x: np.ndarray, levels: int) -> Image.Image:
-    factor = enlargement(x.shape[1])
-    whole = grid(eight_bit(x, levels)).repeat(factor, axis=0).repeat(factor, axis=1)
-    return image(whole)
+def _to_image(pages: np.ndarray) -> Image.Image:
+    factor = enlargement(pages.shape[1])
+    return image(grid(pages).repeat(factor, axis=0).repeat(factor, axis=1))
 
 
 def image(x: np.ndarray) -> Image.Image:

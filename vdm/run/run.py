@@ -85,6 +85,7 @@ def dataset(run: Run, split: str) -> Dataset:
     Raises UserError where the data set is not at hand, or holds examples of another kind by now.
     """
     found = validation.load(run.config, split)
-    found = side_file.joined(found, run.config.data.path, run.model.network)
+    names = run.condition.vector_names
+    found = side_file.joined(found, run.config.data.path, run.model.network, names)
     checks.check_data(run.model, run.shape, run.condition, found)
     return found

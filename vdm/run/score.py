@@ -86,10 +86,10 @@ def _fitted(
         return Condition(), data
     beside = found.beside
     if asked.first is None and source.is_dir():
-        vectors = side_file.read(data, source, run.model.network)
+        vectors = side_file.read(data, source, run.model.network, known.vector_names)
         if vectors is not None:
-            beside = beside._replace(vector=vectors)
-            data = with_parts(data, Conditions(vector=vectors))
+            beside = beside._replace(vector=vectors.values)
+            data = with_parts(data, Conditions(vector=vectors.values))
     for (kind, part), array in zip(beside._asdict().items(), OWN, strict=True):
         if part is not None and kind not in known.names and kind != "label":
             raise UserError(

@@ -59,7 +59,7 @@ def train(
         source = processes.together(read)
     begin = functools.partial(_start, program=program, read=read, config=config)
     if every.sample_every:  # an error now, not at the first grid
-        figures.kind(_grid(workdir, 0), dataset.shape, trainer.model.likelihood.levels)
+        _check_drawn(every.sample_every, workdir, dataset.shape, trainer.model.likelihood.levels)
     per_dispatch = programs.steps_per_dispatch(config, meshes.platform(mesh))
     with contextlib.ExitStack() as stack:
         claim = functools.partial(_claim, stack, config, workdir, made, program.template)
@@ -76,6 +76,7 @@ def train(
                 say(initial.words(source, config, condition))
                 source = None  # it is as large as the state itself
             unused = conditions.unused(trainer.model.network, dataset)
+            unused += side_file.unused(dataset, config.data.path, trainer.model.network)
             for line in (dataset.taken, *unused, *advice.lines(trainer.model, dataset)):
                 if line:
                     say(line)
@@ -248,6 +249,7 @@ def _watch(
                 validation.load(config, VALIDATION),
                 config.data.path,
                 made.trainer.model.network,
+                made.condition.vector_names,
             )
         ),
         config.data.in_memory,
@@ -324,6 +326,16 @@ def _line(record: Mapping[str, int | float], num_steps: int) -> str:
         f"loss {record['loss']:.3f} bpd  {watched}{rate:.1f} steps/s  "
         f"ETA {int(eta // 60)}:{int(eta % 60):02d}"
     )
+
+
+def _check_drawn(
+    every: int, workdir: pathlib.Path, shape: tuple[int, ...], levels: int | None
+) -> None:
+    """Raise UserError for samples that are wanted every so often, but have no picture."""
+    try:
+        figures.kind(_grid(workdir, 0), shape, levels)
+    except UserError as error:
+        raise UserError(f"train.sample_every is {every}, expected 0: {error}") from error
 
 
 def _grid(workdir: pathlib.Path, step: int) -> pathlib.Path:

@@ -299,9 +299,11 @@ def test_points_become_a_scatter_and_anything_an_array(tmp_path):
     figures.write(x, tmp_path / "points.npy", levels=None, data=x)
     np.testing.assert_array_equal(np.load(tmp_path / "points.npy"), x)
     with pytest.raises(
-        UserError, match=r"real numbers of shape \[.*\] cannot be drawn as a picture"
+        UserError, match=r"real numbers of shape \[2, 1, 1, 1, 1\] cannot be drawn as a picture"
     ):
-        figures.write(x[:, :, None, None], tmp_path / "x.png", levels=None, data=x)
+        figures.write(x[:, :, None, None, None, None], tmp_path / "x.png", levels=None, data=x)
+    with pytest.raises(UserError, match=r"real numbers of .* cannot be drawn as a folder of"):
+        figures.write(x[:, :, None, None], tmp_path / "x", levels=None)
     with pytest.raises(UserError, match=r"\.png or \.npy"):
         figures.write(x, tmp_path / "x.jpg", levels=None, data=x)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["points.npy", "points.png"]

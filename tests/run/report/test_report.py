@@ -15,7 +15,7 @@ import runs
 from pages import Reader, assert_self_contained
 from vdm import few_steps
 from vdm.condition import Conditions
-from vdm.run import cli, evaluate, figures, sample, train, trained
+from vdm.run import cli, evaluate, sample, train, trained
 from vdm.run.data.dataset import Dataset, Examples
 from vdm.run.evaluation.record import TERMS, Estimate
 from vdm.run.report import (
@@ -202,7 +202,8 @@ def test_cells_of_pages_are_the_samples_themselves(made):
     for i in range(8):
         (one,) = (p for p in page.pictures if p["alt"] == f"sample {i + 1} at step 6")
         with Image.open(io.BytesIO(base64.b64decode(one["src"].split(",")[1]))) as image:
-            np.testing.assert_array_equal(np.asarray(image), figures.eight_bit(x[i, ..., 0], 17))
+            expected = np.round(x[i, ..., 0] * (255 / 16))
+            np.testing.assert_array_equal(np.asarray(image), expected)
 
 
 def test_pages_are_in_the_order_of_steps_and_damaged_ones_are_left_out(made, tmp_path):
@@ -329,15 +330,39 @@ def test_one_line_of_metrics_and_no_data_set_are_enough(made, tmp_path):
     assert "λ(t)" in page.text and len(page.rows("test")) == 5
 
 
-def test_volumes_have_distances_and_no_pictures(made):
+def samples_of(made, shape):
+    """The parts of a report on three samples of a shape, with a field each, and 40 examples."""
     run = read.read(made[0])
-    found = restored.restore(run)
-    x = np.random.default_rng(0).integers(0, 17, (43, 3, 3, 3, 2), dtype=np.uint8)
+    x = np.random.default_rng(0).integers(0, 17, (43, *shape), dtype=np.uint8)
     training = Dataset("volumes", "train", Examples(x[:40]), "volumes:1")
     near = nearest.nearest(x[40:], training)
-    drawn = samples.Drawn(x[40:], Conditions(), samples.Neighbours(training, near, near))
-    _, note, table, figures_ = samples.parts(run, found, drawn)
-    assert "Integers of shape [3, 3, 3, 2] cannot be drawn" in note.text
+    field = np.linspace(-2, 3, 3 * 27).reshape(3, *shape[:-1], 1) if len(shape) == 4 else None
+    drawn = samples.Drawn(x[40:], Conditions(field=field), samples.Neighbours(training, near, near))
+    return x[40:], x[near.position], near, samples.parts(run, restored.restore(run), drawn)
+
+
+def pixels(picture):
+    with Image.open(io.BytesIO(base64.b64decode(picture.source.split(",")[1]))) as image:
+        return np.asarray(image)
+
+
+def test_volumes_are_seen_as_slices_beside_their_neighbours_and_fields(made):
+    x, copies, near, parts = samples_of(made, (3, 3, 3, 2))
+    _, shown, table, figures_ = parts
+    assert "the field that it was given" in shown.caption
+    for i, (cells, line) in enumerate(shown.columns):
+        for cell, volume in zip(cells, (x[i], copies[i]), strict=False):
+            np.testing.assert_array_equal(pixels(cell), np.round(volume[1, ..., 0] * (255 / 16)))
+        middle = 27 * i + 9 + np.arange(9).reshape(3, 3)  # of 81 numbers, evenly spaced
+        np.testing.assert_array_equal(pixels(cells[2]), np.round(middle * (255 / 80)))
+        assert line == f"{near.distance[i]:.3g}"
+    assert [row[:2] for row in table.rows] == [("samples", "3"), ("held-out examples", "3")]
+    assert table.rows[0][3] == f"{np.median(near.distance):.3g}" and len(figures_.figures) == 1
+
+
+def test_examples_of_five_axes_have_distances_and_no_pictures(made):
+    _, _, near, (_, note, table, figures_) = samples_of(made, (3, 2, 2, 2, 1))
+    assert "Integers of shape [3, 2, 2, 2, 1] cannot be drawn" in note.text
     assert [row[:2] for row in table.rows] == [("samples", "3"), ("held-out examples", "3")]
     assert table.rows[0][3] == f"{np.median(near.distance):.3g}" and len(figures_.figures) == 1
 

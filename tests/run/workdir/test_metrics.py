@@ -81,11 +81,12 @@ def test_pages_of_samples_are_those_of_the_sample_command(tmp_path):
 
 def test_data_without_a_picture_is_refused_before_the_first_step(tmp_path, monkeypatch):
     dataset = data.load(DataConfig("mixture"), "train")
-    wider = Examples(np.concatenate([dataset.x, dataset.x], axis=1))
+    wider = Examples(dataset.x.reshape(-1, 1, 1, 1, 1, 2))
     wider = dataclasses.replace(dataset, examples=wider)
     monkeypatch.setattr(data, "load", lambda name, split: wider)
     with pytest.raises(
-        UserError, match=r"real numbers of shape \[4\] cannot be drawn as a picture"
+        UserError,
+        match=r"sample_every is 1, expected 0: real numbers of shape .* cannot be drawn",
     ):
         train.train(runs.points(sample_every=1), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -76,9 +76,10 @@ def classes(given: ArrayLike, known: int, size: int, what: str) -> np.ndarray:
 
 def kinds(condition: Condition, called: Called | None = None) -> str:
     """Return in words what a run is conditioned on, and what each kind is called."""
+    names = ", ".join(condition.vector_names)
     said = {
         "label": f"one of {condition.num_classes} classes",
-        "vector": f"a vector of {_size(condition, 'vector')} numbers",
+        "vector": f"a vector of {_size(condition, 'vector')} numbers" + f", {names}" * bool(names),
         "field": f"a field of {_size(condition, 'field')} channels",
     }
     if called is not None:

@@ -5,7 +5,7 @@
     --cond_file=FILE.npy    vectors [n, c], or the only kind of a run that has no vectors
     --cond_file=FILE.npz    labels, cond and cond_field, those that the run has
     --cond_file=FILE.csv    a header and a row of numbers for each example; a column `labels` is the
-                            class
+                            class; the others are taken by name where the run's have names
 
 A file has a row for each example, or one row for all of them.
 """
@@ -111,7 +111,7 @@ def _file(path: pathlib.Path, condition: Condition) -> dict[str, np.ndarray]:
     if suffix not in ENDINGS:
         raise UserError(f"--cond_file must be one of {', '.join(ENDINGS)}: got {path.name!r}")
     if suffix == ".csv":
-        return _csv(path)
+        return _csv(path, condition.vector_names)
     arrays = numpy_files.read_file(path)
     if suffix == ".npz":
         check_names(arrays, OWN, path)
@@ -122,7 +122,7 @@ def _file(path: pathlib.Path, condition: Condition) -> dict[str, np.ndarray]:
     return {kind: arrays["x"]}
 
 
-def _csv(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _csv(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     header, rows = table.read(path)
     if "file" in header:
         raise UserError(
@@ -135,8 +135,7 @@ def _csv(path: pathlib.Path) -> dict[str, np.ndarray]:
         values = table.numbers(rows, [at], header, path)[:, 0]
         whole = values == np.round(values)
         found["label"] = values.astype(np.int64) if whole.all() else values
-    columns = [i for i, name in enumerate(header) if name != "labels"]
-    if columns:
+    if columns := table.columns(header, "labels", names, path):
         found["vector"] = table.numbers(rows, columns, header, path)
     return found
 

@@ -29,10 +29,14 @@ KINDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of each entry of the last axis; what is constant has std 1."""
+    """Mean and standard deviation of each entry of the last axis; what is constant has std 1.
+
+    `names` are those of the entries, where the data have any.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    names: tuple[str, ...] = ()
 
     def applied(self, values: np.ndarray) -> np.ndarray:
         """Return (values − mean)/std as float32, computed in float64."""
@@ -59,6 +63,11 @@ class Condition:
         """The parts of `Conditions` that the user gives: classes, but no flags."""
         there = (self.num_classes, self.vector, self.field)
         return tuple(kind for (kind, *_), one in zip(KINDS, there, strict=True) if one is not None)
+
+    @property
+    def vector_names(self) -> tuple[str, ...]:
+        """What the numbers of a vector are called, where the training data say so."""
+        return () if self.vector is None else self.vector.names
 
     def of(
         self, size: int, labels: np.ndarray | None, flags: np.ndarray | None = None
@@ -176,13 +185,14 @@ def learned(network: object, data: Dataset) -> Condition:
     index = np.linspace(0, len(data) - 1, min(NUM_KEPT, len(data))).round().astype(int)
     num_bytes = sum(part.nbytes for part in jax.tree.leaves(some(index[:1])))
     index = index[:: -(-len(index) * num_bytes // KEPT_BYTES)]
-    return Condition(None, None, _scale_of(data.vector), _scale_of(data.field), some(index))
+    vector = _scale_of(data.vector, data.vector_names)
+    return Condition(None, None, vector, _scale_of(data.field), some(index))
 
 
-def _scale_of(found: Moments | None) -> Scale | None:
+def _scale_of(found: Moments | None, names: tuple[str, ...] = ()) -> Scale | None:
     if found is None:
         return None
-    return Scale(tuple(found.mean.tolist()), tuple(map(spread, found.variance.tolist())))
+    return Scale(tuple(found.mean.tolist()), tuple(map(spread, found.variance.tolist())), names)
 
 
 def check(condition: Condition, dataset: Dataset) -> None:

@@ -86,6 +86,7 @@ class Dataset:
     moments: Moments | None = None  # of real numbers
     taken: str = ""  # what the user's files were taken for, in a line
     vector: Moments | None = None  # of the vectors that examples are conditioned on, if any
+    vector_names: tuple[str, ...] = ()  # of their numbers, where a file has them
     field: Moments | None = None  # of the fields, for each channel
     files: tuple[str, ...] | None = None  # of a folder of images: the path of each in it
 

@@ -1,10 +1,12 @@
 """The scales of a run's conditions and some of its training conditions, kept in its workdir.
 
 So sampling and scoring need no data set. The file is conditions.npz; an exported run has the same
-arrays: vector_mean, vector_std and field_mean, field_std, and some_label, some_vector, some_field.
+arrays: vector_mean, vector_std and field_mean, field_std, and some_label, some_vector, some_field;
+and vector_names, the names of a vector's numbers as the bytes of a JSON list, where they have any.
 """
 
 import dataclasses
+import json
 import pathlib
 import zipfile
 import zlib
@@ -30,6 +32,8 @@ def to_arrays(condition: Condition) -> dict[str, np.ndarray]:
         if scale is not None:
             found[f"{kind}_mean"] = np.asarray(scale.mean)
             found[f"{kind}_std"] = np.asarray(scale.std)
+            if scale.names:  # neither .npz without pickle nor safetensors hold texts
+                found[f"{kind}_names"] = np.frombuffer(json.dumps(scale.names).encode(), np.uint8)
     if found and condition.some is not None:
         some = condition.some._asdict()
         found |= {f"some_{kind}": np.asarray(p) for kind, p in some.items() if p is not None}
@@ -45,7 +49,10 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Condition:
             good = mean.ndim == 1 and mean.shape == std.shape and np.all(std > 0)
             if not (good and np.all(np.isfinite(mean)) and np.all(np.isfinite(std))):
                 raise ValueError(f"{kind}_mean and {kind}_std are no means and deviations")
-            scales[kind] = Scale(tuple(mean.tolist()), tuple(std.tolist()))
+            names = _names(arrays.get(f"{kind}_names"))
+            if names and len(names) != len(mean):
+                raise ValueError(f"{kind}_names are of another number than {kind}_mean")
+            scales[kind] = Scale(tuple(mean.tolist()), tuple(std.tolist()), names)
     some = Conditions(**{kind: arrays.get(f"some_{kind}") for kind, *_ in KINDS})
     if scales and len({len(p) for p in some if p is not None}) != 1:
         raise ValueError("its conditions are of several numbers of examples")
@@ -54,6 +61,15 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Condition:
         if part is None or part.shape[-1] != len(scale.mean):
             raise ValueError(f"some_{kind} is of another size than its scale")
     return Condition(None, None, scales.get("vector"), scales.get("field"), some)
+
+
+def _names(packed: np.ndarray | None) -> tuple[str, ...]:
+    if packed is None:
+        return ()
+    found = json.loads(packed.tobytes().decode())
+    if not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
+        raise ValueError("names are no texts")
+    return tuple(found)
 
 
 def write(workdir: pathlib.Path, condition: Condition) -> None:
@@ -114,6 +130,11 @@ def resumed(
         now, before = getattr(condition, kind), getattr(kept, kind)
         if now is None or before is None or not own:
             continue
+        if now.names and before.names and now.names != before.names:
+            raise UserError(
+                f"{workdir} holds a run on {kind}s of {', '.join(before.names)}, and they are of "
+                f"{', '.join(now.names)} by now. Use another --workdir, or the same data to resume"
+            )
         std = np.asarray(before.std)
         moved = np.abs(np.asarray(now.mean) - before.mean) + np.abs(np.asarray(now.std) - std)
         if np.any(moved > NEAR * (std + np.abs(before.mean))):

@@ -37,6 +37,25 @@ def read(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
     return header, rest
 
 
+def columns(
+    header: Sequence[str], other: str, names: Sequence[str], path: pathlib.Path
+) -> list[int]:
+    """Return where the numbers of a vector stand in a table, all columns but the `other` one.
+
+    With the names of a run's vector they are taken by name, else in order. Raises UserError for
+    columns of other names.
+    """
+    own = [name for name in header if name != other]
+    if not (own and names):
+        return [header.index(name) for name in own]
+    if set(own) != set(names):
+        raise UserError(
+            f"{path} has the columns {', '.join(own)}: expected those that this model "
+            f"was trained with, {', '.join(names)}"
+        )
+    return [header.index(name) for name in names]
+
+
 def _is_number(word: str) -> bool:
     try:
         float(word)

@@ -75,15 +75,15 @@ class Gallery:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs:
-    """Pictures in twos, the second below the first, with a line for each pair."""
+class Columns:
+    """Pictures in columns, one below the other, with a line for each column."""
 
     caption: str
-    pairs: tuple[tuple[Picture, Picture, str], ...]
-    kind: ClassVar[str] = "pairs"
+    columns: tuple[tuple[tuple[Picture, ...], str], ...]
+    kind: ClassVar[str] = "columns"
 
 
-Part = Note | Text | Table | Figures | Gallery | Pairs
+Part = Note | Text | Table | Figures | Gallery | Columns
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from vdm.run import figures, sample
+from vdm.run import figures, sample, views
 from vdm.run.report.layout import Gallery, Picture
 from vdm.run.report.read import step_of
 
@@ -18,10 +18,9 @@ MOST_CELLS = 8
 MOST_GRIDS, GRID_WIDTH = 4, 640
 
 
-def picture(x: np.ndarray, levels: int, text: str, label: str = "") -> Picture:
-    """Return an image [h, w, 1 or 3] of integers; a large one is made smaller."""
-    grey = figures.eight_bit(x, levels)
-    return _picture(Image.fromarray(grey[..., 0] if grey.shape[-1] == 1 else grey), text, label)
+def picture(view: np.ndarray, text: str, label: str = "") -> Picture:
+    """Return an image [h, w, 1 or 3] of eight bits; a large one is made smaller."""
+    return _picture(figures.image(view), text, label)
 
 
 def while_training(
@@ -29,8 +28,8 @@ def while_training(
 ) -> Gallery | None:
     """Return what was drawn at some of the steps; None where no grid can be read.
 
-    Of images the first few, which start from the same noise at every step, in a row; of points the
-    pictures themselves.
+    Where the grids have `cells`, one for an example, the first few, which start from the same noise
+    at every step, in a row; of points the pictures themselves.
     """
     rows = []
     for path in _some(grids, MOST_ROWS if cells else MOST_GRIDS):
@@ -49,7 +48,7 @@ def while_training(
 
 def _cells(image: Image.Image, shape: tuple[int, ...], step: int) -> tuple[Picture, ...]:
     """Cut the first images out of a grid of `vdm.run.figures`, at their own size."""
-    height, width = shape[:2]
+    height, width = views.size(shape)
     factor = figures.enlargement(height)
     small = image.reduce(factor) if factor > 1 else image
     columns = figures.columns(sample.GRID_SIZE)

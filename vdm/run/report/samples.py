@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from vdm.condition import Conditions
-from vdm.run import data, sample
+from vdm.run import data, sample, views
 from vdm.run.data.dataset import Dataset, settle
 from vdm.run.errors import UserError
 from vdm.run.report import levels, pictures, words
-from vdm.run.report.layout import Figures, Gallery, Note, Pairs, Part, Table, Text
+from vdm.run.report.layout import Columns, Figures, Gallery, Note, Part, Table, Text
 from vdm.run.report.levels import Curve
 from vdm.run.report.nearest import Nearest, nearest, subset
 from vdm.run.report.read import Run
@@ -70,13 +70,12 @@ def parts(run: Run, restored: Restored, drawn: Drawn) -> tuple[Part, ...]:
     shown: list[Part] = [Text(_how(run, drawn))]
     shape, found = drawn.x.shape[1:], drawn.neighbours
     num_levels = restored.trained.model.likelihood.levels
-    if num_levels is not None and len(shape) == 3 and shape[-1] in (1, 3):
-        if isinstance(found, Note):
-            shown.append(_gallery(drawn, num_levels))
-        else:
-            shown.append(_pairs(drawn, found, num_levels))
-    elif shape == (2,):
+    form = views.form(shape)
+    if form == "points":
         shown.append(Figures(levels.scatter(_panels(drawn))))
+    elif form is not None:
+        plain = isinstance(found, Note) and drawn.given.field is None
+        shown.append((_gallery if plain else _columns)(drawn, num_levels))
     else:
         kind = "Real numbers" if num_levels is None else "Integers"
         shown.append(
@@ -135,10 +134,10 @@ def _how(run: Run, drawn: Drawn) -> str:
     )
 
 
-def _gallery(drawn: Drawn, num_levels: int) -> Gallery:
+def _gallery(drawn: Drawn, num_levels: int | None) -> Gallery:
+    seen = views.of(drawn.x[: pictures.MOST_CELLS], views.ends(drawn.x, num_levels))
     cells = tuple(
-        pictures.picture(x, num_levels, f"sample {i + 1}{_of(drawn, i)}")
-        for i, x in enumerate(drawn.x[: pictures.MOST_CELLS])
+        pictures.picture(view, f"sample {i + 1}{_of(drawn, i)}") for i, view in enumerate(seen)
     )
     return Gallery("Samples.", (("", cells),))
 
@@ -158,24 +157,39 @@ def _condition(drawn: Drawn, i: int) -> str:
     return " and ".join(said)
 
 
-def _pairs(drawn: Drawn, found: Neighbours, num_levels: int) -> Pairs:
-    copies = found.training.take(found.of_samples.position).x
-    rows = []
-    for i, (x, copy) in enumerate(zip(drawn.x, copies, strict=True)):
-        where = found.of_samples.position[i]
-        rows.append(
-            (
-                pictures.picture(x, num_levels, f"sample {i + 1}{_of(drawn, i)}"),
-                pictures.picture(copy, num_levels, f"training example {where}, its nearest"),
-                f"{found.of_samples.distance[i]:.3g}"
-                + (f" · {_condition(drawn, i)}" if _condition(drawn, i) else ""),
-            )
+def _columns(drawn: Drawn, num_levels: int | None) -> Columns:
+    """Return each sample above its nearest training example and the field that it was given."""
+    found, field = drawn.neighbours, drawn.given.field
+    said = [""] * len(drawn.x)
+    below: list[tuple[np.ndarray, str]] = []
+    caption = ["Samples."]
+    seen = drawn.x
+    if not isinstance(found, Note):
+        copies = found.training.take(found.of_samples.position).x
+        seen = np.concatenate([drawn.x, copies])  # on one scale
+        below.append((copies, "training example, the nearest to sample"))
+        said = [f"{distance:.3g}" for distance in found.of_samples.distance]
+        caption.append(
+            "Below each is its nearest training example, with the Euclidean distance between the "
+            f"two in {unit(found)}."
         )
-    return Pairs(
-        "Samples. Below each is its nearest training example, with the Euclidean distance "
-        f"between the two in {unit(found)}.",
-        tuple(rows),
-    )
+    rows = [views.of(x, views.ends(seen, num_levels)) for x in (drawn.x, *(x for x, _ in below))]
+    texts = ["sample", *(text for _, text in below)]
+    if field is not None:
+        seen = np.asarray(field)
+        rows.append(views.of(seen, views.ends(seen, None)))
+        texts.append("the field given to sample")
+        caption.append("Last is the field that it was given.")
+    columns = []
+    for i, seen_of in enumerate(zip(*rows, strict=True)):
+        of = _of(drawn, i)
+        cells = [
+            pictures.picture(view, f"{text} {i + 1}{of if k == 0 else ''}")
+            for k, (view, text) in enumerate(zip(seen_of, texts, strict=True))
+        ]
+        line = " · ".join(filter(None, (said[i], _condition(drawn, i))))
+        columns.append((tuple(cells), line))
+    return Columns(" ".join(caption), tuple(columns))
 
 
 def _distance_table(found: Neighbours) -> Table:

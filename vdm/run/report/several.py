@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import vdm
-from vdm.run import config as configs
+from vdm.run import config as configs, views
 from vdm.run.evaluation import record
 from vdm.run.evaluation.record import TERMS, Origin, Result, VlbResult
 from vdm.run.report import compare, curves, levels, origins, pictures, results, samples, words
@@ -187,14 +187,14 @@ def _samples(runs: Sequence[Run], restored: Sequence[Restored | str], num: int) 
             continue
         drawn.append((run.name, one))
         num_levels, shape = found.trained.model.likelihood.levels, found.trained.shape
-        if num_levels is not None and len(shape) == 3 and shape[-1] in (1, 3):
-            shown = one.x[: pictures.MOST_CELLS]
+        if views.form(shape) not in (None, "points"):
+            shown = views.of(one.x[: pictures.MOST_CELLS], views.ends(one.x, num_levels))
             rows.append(
                 (
                     run.name,
                     tuple(
-                        pictures.picture(x, num_levels, f"sample {i + 1} of {run.name}")
-                        for i, x in enumerate(shown)
+                        pictures.picture(view, f"sample {i + 1} of {run.name}")
+                        for i, view in enumerate(shown)
                     ),
                 )
             )

@@ -1,6 +1,7 @@
 """The page on one run."""
 
 import vdm
+from vdm.run import views
 from vdm.run.evaluation.record import VlbResult
 from vdm.run.report import curves, levels, origins, pictures, results, samples
 from vdm.run.report.layout import Figures, Note, Page, Part, Section
@@ -94,11 +95,8 @@ def _samples(run: Run, restored: Restored | str, num: int) -> Section:
         drawn = samples.draw(run, restored, num)
         parts += [drawn] if isinstance(drawn, Note) else samples.parts(run, restored, drawn)
     if run.grids:
-        integers = (
-            not isinstance(restored, str) and restored.trained.model.likelihood.levels is not None
-        )
         shape = run.data.shape if run.data is not None else ()
-        cells = integers and len(shape) == 3
+        cells = views.form(shape) not in (None, "points")
         gallery = pictures.while_training(run.grids, shape, cells=cells)
         parts += [gallery] if gallery is not None else []
     else:

@@ -42,7 +42,8 @@ def prepare(config: Config, devices: Sequence[jax.Device] | None = None) -> Part
     made = of(config, validation.load(config, "train"), devices)
     if config.data.name in data.FILES or own.is_own_set(config.data.name):
         network = made.trainer.model.network
-        test = side_file.joined(data.load(config.data, "test"), config.data.path, network)
+        names = made.condition.vector_names
+        test = side_file.joined(data.load(config.data, "test"), config.data.path, network, names)
         checks.check_data(made.trainer.model, made.dataset.shape, made.condition, test)
         if isinstance(test.examples, Stored) and config.data.name == "images":
             for index in chunks(test.examples):
@@ -59,11 +60,18 @@ def of(config: Config, dataset: Dataset, devices: Sequence[jax.Device] | None = 
         )
     config = standardise.resolved(initial.resolved(config), dataset)
     trainer = build.trainer(config)
-    dataset = side_file.joined(dataset, config.data.path, trainer.model.network)
+    network = trainer.model.network
+    dataset = side_file.joined(dataset, config.data.path, network, names_of(config, network))
     condition = _fit(trainer, dataset)
     mesh = meshes.for_training(config, devices)
     example = make_batch(dataset, condition, config, 0, np.arange(1))
     return Parts(dataset, trainer, condition, mesh, example)
+
+
+def names_of(config: Config, network: object) -> tuple[str, ...]:
+    """Return what the numbers of a vector are called in the run that this one begins with."""
+    kept = initial.kept_condition(config, network)
+    return () if kept is None else kept.vector_names
 
 
 def _check(trainer: Trainer, condition: Condition, dataset: Dataset) -> None:

@@ -1,0 +1,72 @@
+"""Examples as pictures of eight bits: images, the middle slices of volumes, and lines of series."""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+LINE = (48, 96)  # pixels of the picture of a series, high and wide
+COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44))  # of its channels, again and again
+
+
+class Ends(NamedTuple):
+    """The values that are black and white, or below and above in the picture of a series."""
+
+    low: float
+    high: float
+
+
+def form(shape: tuple[int, ...]) -> str | None:
+    """Return what an example of a shape is seen as, None where it cannot be.
+
+    [2] are "points" in the plane, other [n] and [n, channels] a "line", [h, w, channels] an "image"
+    and [d, h, w, channels] its middle "slice".
+    """
+    if shape == (2,):
+        return "points"
+    if shape in ((), (1,)) or len(shape) > 4:
+        return None
+    return ("line", "line", "image", "slice")[len(shape) - 1]
+
+
+def size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return height and width of the picture of an example that is no point."""
+    height, width = LINE if form(shape) == "line" else shape[-3:-1]
+    return height, width
+
+
+def ends(x: np.ndarray, levels: int | None) -> Ends:
+    """Return the ends of examples: those of all `levels` of integers, of real numbers their own."""
+    return Ends(float(x.min()), float(x.max())) if levels is None else Ends(0.0, levels - 1.0)
+
+
+def of(x: np.ndarray, between: Ends) -> np.ndarray:
+    """Return a picture of each of some examples [n, *d] that are no points, [n, h, w, 1 or 3].
+
+    Three channels are colours; of others the first is shown. A line has all of its channels.
+    """
+    shown = form(x.shape[1:])
+    if shown == "line":
+        return np.stack([_line(one.reshape(len(one), -1), between) for one in x])
+    if shown == "slice":
+        x = x[:, x.shape[1] // 2]
+    return eight_bit(x if x.shape[-1] == 3 else x[..., :1], between)
+
+
+def eight_bit(x: np.ndarray, between: Ends) -> np.ndarray:
+    """Return numbers as the nearest of 256 between two ends."""
+    unit = 255.0 / ((between.high - between.low) or 1.0)
+    return np.clip(np.round((x.astype(np.float64) - between.low) * unit), 0, 255).astype(np.uint8)
+
+
+def _line(x: np.ndarray, between: Ends) -> np.ndarray:
+    height, width = LINE
+    canvas = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(canvas)
+    across = np.linspace(1, width - 2, len(x))
+    for i, values in enumerate(x.T):
+        share = eight_bit(values, between) / 255.0
+        down = 1 + (height - 3) * (1.0 - share)
+        points = [(float(a), float(b)) for a, b in zip(across, down, strict=True)]
+        pen.line(points, fill=COLOURS[i % len(COLOURS)])
+    return np.asarray(canvas)
