@@ -265,7 +265,7 @@ def test_images_have_the_vectors_of_their_side_file(tmp_path, capsys):
 def check_names(root, run, scores, capsys):
     """Columns are taken by their names in every later file, also from an exported run."""
     assert run.condition.vector.names == ("time", "depth")
-    export.export(run, root / "run.safetensors", root / "run")
+    export.write(run, root / "run", root / "run.safetensors", ())
     assert trained.load(root / "run.safetensors").condition == run.condition
     file = root / "data/conditions.csv"
     rows = [line.split(",") for line in file.read_text().splitlines()]
@@ -281,10 +281,10 @@ def check_names(root, run, scores, capsys):
     np.testing.assert_array_equal(found.vector, [[7.0, 0.5], [7.0, 0.5]])
     file.write_text(file.read_text().replace("depth,", "height,", 1))
     capsys.readouterr()
-    assert cli.main(command) == 1
+    assert cli.main(command) == 2
     expected = "expected those that this model was trained with, time, depth"
     assert f"has the columns height, time: {expected}" in capsys.readouterr().err
-    assert cli.main(["sample", f"--workdir={root / 'run'}", "--label=0"]) == 1
+    assert cli.main(["sample", f"--workdir={root / 'run'}", "--label=0"]) == 2
     assert "a vector of 2 numbers, time, depth" in capsys.readouterr().err
 
 
