@@ -77,9 +77,11 @@ def made(network):
 def test_an_example_loses_the_same_units_whatever_is_beside_it(network):
     of = made(network)
     whole = of(range(SIZE))
+    # How float32 rounds depends on the size of a batch and on the processor, and parameters of
+    # size 1 amplify it. Other units make a difference of the size of the output.
     for rows in ([3], [5, 0, 2], [0, 1, 2]):
-        np.testing.assert_allclose(of(rows), whole[np.array(rows)], rtol=2e-5, atol=1e-5)
-    assert not np.allclose(whole, of(range(SIZE), jax.random.key(4)), atol=1e-3)
+        np.testing.assert_allclose(of(rows), whole[np.array(rows)], rtol=1e-3, atol=1e-3)
+    assert not np.allclose(whole, of(range(SIZE), jax.random.key(4)), rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("network", [NETWORKS[name] for name in ("constructor", "call")])
