@@ -10,26 +10,20 @@ equal steps they have done equal work. All rows see the same batches, with the f
 `benchmarks/recipe.py` at a constant rate: so every point of a curve is a run that ends there.
 
 The bound is watched on examples held out of the training set, and rates are to be chosen by it. The
-test split is evaluated once, at the end. Of patches64, the photographs of
+test split is evaluated once, at the end; see `race.py`. Of patches64, the photographs of
 `experiments/patches64.py`, what is held out is the columns next to the test split.
-
-Finished runs are kept in the folder `--runs` and not repeated, so the command may be stopped and
-started again. Seconds are the processor's own on a CPU, whatever else runs there, and the clock's
-on an accelerator; compiling and evaluating are not counted.
 """
 
 import argparse
-import math
 import pathlib
 import re
 
 import jax
 import numpy as np
 
+import race
 import recipe
 import short_runs
-from vdm.run import data
-from vdm.run.data import validation
 from vdm.run.errors import UserError
 from vdm.run.training import build
 from vdm.run.training.step import Batch, init_state, train_step
@@ -56,24 +50,6 @@ NETWORKS = {
 }
 SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "patches64": (64, 64, 3)}
 RATES = {"plain": 5e-3, "levels": 5e-3, "dit": 1e-3}
-CONFIGS = {
-    "digits": (
-        *short_runs.DEMO,
-        "--config.train.validation_examples=300",
-        "--config.evaluate.levels_per_example=8",
-    ),
-    "mnist": (
-        "--config=experiments/mnist.py",
-        "--config.train.batch_size=16",
-        "--config.train.validation_examples=1000",
-        "--config.evaluate.batch_size=256",
-    ),
-    "patches64": (
-        "--config=experiments/patches64.py",
-        "--config.evaluate.levels_per_example=16",
-        "--config.evaluate.batch_size=8",
-    ),
-}
 EQUAL = 0.1  # of the FLOPs of any two rows
 ROW = re.compile(rf"({'|'.join(RATES)})(?:@(\d*\.?\d+(?:e-?\d+)?))?")
 
@@ -93,28 +69,8 @@ def changes_of(row, chosen, base):
 
 def make_config(row, chosen, flags, steps, seed):
     """Return the config of a run of a row on a set."""
-    base = short_runs.read_config([*CONFIGS[chosen], *flags], steps=steps, seed=seed)
+    base = short_runs.read_config([*race.SETS[chosen], *flags], steps=steps, seed=seed)
     return short_runs.changed(base, changes_of(row, chosen, base))
-
-
-def splits(config):
-    """Return what to train on, what to watch along a run, and by name what to evaluate last."""
-    test = {"test": data.load(config.data, "test")}
-    if not config.data.name.startswith("patches64:"):
-        return validation.load(config, "train"), validation.load(config, "validation"), test
-    # Patches overlap: those drawn at random would be half known.
-    whole = data.load(config.data, "train")
-    trained, held_out = strips(len(whole))
-    return whole.subset(trained), whole.subset(held_out).named("validation"), test
-
-
-def strips(size):
-    """Return which patches to train on, and which to hold out: the last 64 columns, no overlap."""
-    rows, columns, patch = 46, 57, 8  # a patch is 8 strides wide
-    assert size == 2 * rows * columns, "of experiments/patches64.py"
-    _, row, column = np.indices((2, rows, columns))
-    last = column == columns - 1
-    return np.flatnonzero(column < columns - patch), np.flatnonzero(last & (row % patch == 0))
 
 
 def step_flops(config, shape):
@@ -139,12 +95,6 @@ def check_equal(flops):
         )
 
 
-def at(points, seconds):
-    """Return the bound of a run at some seconds, linear between evaluations; NaN before them."""
-    times, values = ([point[key] for point in points] for key in ("seconds", "ema"))
-    return float(np.interp(seconds, times, values, left=math.nan))
-
-
 def table(runs, flops):
     """Print the bound of every row at equal steps and at equal seconds, mean ± standard error."""
     common = min(
@@ -156,7 +106,7 @@ def table(runs, flops):
     for row, of_seeds in runs.items():
         ends = [points[-1] for points in of_seeds.values()]
         cells = [f"{flops[row] / 1e6:.0f}", short_runs.cell([end["ema"] for end in ends])]
-        cells.append(short_runs.cell([at(points, common) for points in of_seeds.values()]))
+        cells.append(short_runs.cell([race.at(points, common) for points in of_seeds.values()]))
         cells.append(short_runs.cell([end["test"] for end in ends]))
         cells.append(f"{np.mean([end['seconds'] for end in ends]):.0f}")
         print(f"| {row} | {len(ends)} | {' | '.join(cells)} |")
@@ -182,13 +132,15 @@ def main():
         check_equal(flops)
     except UserError as error:
         parser.error(str(error))
+    folder = options.runs / str(options.steps)
     runs = {
-        row: recipe.measure(row, config, seeds, options, splits) for row, config in configs.items()
+        row: race.measure(row, config, seeds, folder, race.splits(config))
+        for row, config in configs.items()
     }
     print(f"\n{options.set}, {options.steps} steps")
     table(runs, flops)
     if options.picture:
-        recipe.draw(runs, options.picture, "held-out")
+        race.draw(runs, options.picture, "held-out")
 
 
 if __name__ == "__main__":

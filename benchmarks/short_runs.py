@@ -20,13 +20,18 @@ DEMO = (
 )
 
 
+def ema_decay(steps):
+    """Return the decay of an average that forgets half in a tenth of so many steps."""
+    return 0.5 ** (10 / steps)
+
+
 def read_config(flags, *, steps, seed):
     """Return the config of a run in which the average of parameters has a tenth for half-life."""
     return cli.read_config(
         [
             *flags,
             f"--config.train.num_steps={steps}",
-            f"--config.optimizer.ema_decay={0.5 ** (10 / steps)}",
+            f"--config.optimizer.ema_decay={ema_decay(steps)}",
             f"--config.seed={seed}",
         ]
     )

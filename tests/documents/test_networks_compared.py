@@ -44,7 +44,7 @@ def test_a_row_that_is_none_is_one_line(compared, row):
 def test_patches_that_are_held_out_share_no_pixel_with_those_of_training(compared):
     size = 2 * 46 * 57
     image, row, column = np.unravel_index(np.arange(size), (2, 46, 57))
-    trained, held_out = compared.strips(size)
+    trained, held_out = compared.race.strips(size)
     assert len(held_out) == 2 * 6
     assert column[trained].max() * 8 + 64 <= column[held_out].min() * 8
     corners = set(zip(image[held_out], row[held_out] * 8, strict=True))
@@ -53,6 +53,6 @@ def test_patches_that_are_held_out_share_no_pixel_with_those_of_training(compare
 
 def test_a_curve_is_read_between_its_evaluations(compared):
     points = [{"seconds": 2.0, "ema": 4.0}, {"seconds": 4.0, "ema": 3.0}]
-    assert compared.at(points, 3.0) == 3.5
-    assert compared.at(points, 4.0) == 3.0
-    assert math.isnan(compared.at(points, 1.0))
+    assert compared.race.at(points, 3.0) == 3.5
+    assert compared.race.at(points, 4.0) == 3.0
+    assert math.isnan(compared.race.at(points, 1.0))

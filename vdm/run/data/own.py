@@ -53,7 +53,7 @@ def load(name: str, path: str, split: str) -> Dataset:
     every = [part.label for _, part in found.values() if part.label is not None]
     classes = 1 + max(int(part.max()) for part in every) if every else None
     return dataclasses.replace(
-        made, name="own", split=split, version=f"own/{name}", num_classes=classes
+        made, name=name, split=split, version=f"own/{name}", num_classes=classes
     )
 
 
