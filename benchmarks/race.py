@@ -54,7 +54,7 @@ SETS = {
         "--config=experiments/mnist.py",
         "--config.train.batch_size=16",
         "--config.train.validation_examples=1000",
-        "--config.evaluate.levels_per_example=4",
+        "--config.evaluate.levels_per_example=1",
         "--config.evaluate.batch_size=128",
     ),
     "patches64": (

@@ -17,7 +17,9 @@ and no model's expected bits are below ½ mean log2(2πe V_θ(k)), over k and ov
 split: 0.2129 bits per dimension. Of x given θ alone it is ½ mean log2(2πe P_θ(k)) = 0.6937. The
 fields of the test split themselves have 0.2112 and 0.6910 under their true densities.
 
-Hardware: two CPU cores.
+Hardware and time: two CPU cores, four minutes, and five to evaluate.
+Expected: 0.223 ± 0.027 bits per dimension on the test split, 0.012 above what the true density has
+on the same fields.
 """
 
 import numpy as np

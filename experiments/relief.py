@@ -10,6 +10,11 @@ pieces of 16×16. An example is how many metres its cells are above the lowest o
 is a vector of three numbers: longitude and latitude of its middle, and the height of the lowest
 cell. A strip of the map from north to south is the test split, which no piece of training reaches
 into.
+
+Hardware and time: two CPU cores, two and a half minutes, and 20 seconds to evaluate.
+Expected: 4.868 ± 0.018 bits a cell on the 84 pieces of the test split, 4.825 ± 0.028 on as many of
+training. A code that predicts each cell from its neighbours and knows no place takes 5.516 ± 0.038
+(`python benchmarks/predictor.py --config=experiments/relief.py`).
 """
 
 import matplotlib.cbook

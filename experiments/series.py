@@ -11,7 +11,10 @@ these steps, from 0 to 292, so that the bound is what a lossless code of them ta
 compress`). The last quarter of the recording is the test split, which no piece of training reaches
 into. A code that knows nothing takes log2(293) = 8.19 bits a sample.
 
-Hardware: two CPU cores. What to expect is not known in closed form: vdm train prints the loss.
+Hardware and time: two CPU cores, two and a half minutes, and 20 seconds to evaluate.
+Expected: 2.81 ± 0.06 bits a sample on the 46 pieces of the test split, 2.65 ± 0.05 on as many of
+training. A code of the differences between samples takes 3.16 ± 0.09 (`python
+benchmarks/predictor.py --config=experiments/series.py`).
 """
 
 import matplotlib.cbook
