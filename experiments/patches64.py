@@ -10,8 +10,11 @@ test split is the right-hand fifth of both, which no patch of training reaches i
 full resolution stand at both ends of the network, since the bound is about single pixels; those at
 coarser resolutions see far for little work. A code that knows nothing takes 8 bits per dimension.
 
-Hardware: two CPU cores. What to expect is not known in closed form: vdm train prints the loss, and
-two photographs teach a model little about others.
+Hardware and time: two CPU cores, ten minutes, and one and a half to evaluate.
+Expected: 2.94 ± 0.28 bits per dimension on the 24 patches of the test split, 3.01 ± 0.27 on as many
+of training. A code that predicts each number from its neighbours takes 3.95 ± 0.47 (`python
+benchmarks/predictor.py --config=experiments/patches64.py`). Two photographs teach a model little
+about others.
 """
 
 import numpy as np
