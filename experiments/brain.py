@@ -9,6 +9,11 @@
 The image is the MNI152 template (T1, 1 mm, 197×233×189 voxels of 256 levels), which nilearn
 carries; nothing is downloaded. The template is symmetric: only its left half is taken. The pieces
 lie within the brain. The test split is the front, which no piece of training reaches into.
+
+Hardware and time: one CPU core, three and a half minutes, and as long to evaluate.
+Expected: 3.326 ± 0.067 bits a voxel on the 52 pieces of the test split, 3.399 ± 0.068 on as many of
+training. A code that predicts each voxel from its neighbours in the slice takes 4.240 ± 0.068
+(`python benchmarks/predictor.py --config=experiments/brain.py`).
 """
 
 import importlib.util
