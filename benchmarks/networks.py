@@ -6,7 +6,7 @@
 
 A row is a network, and its learning rate where that is not its own: `dit@0.003`. The networks of
 a set take the same FLOPs for a training step, as XLA counts them, within 10 % of one another: at
-equal steps they have done equal work. All rows see the same batches, with the fast recipe of
+equal steps they have done equal work. All rows see the same batches, with the recipe `ours` of
 `benchmarks/recipe.py` at a constant rate: so every point of a curve is a run that ends there.
 
 The bound is watched on examples held out of the training set, and rates are to be chosen by it. The
@@ -15,6 +15,7 @@ test split is evaluated once, at the end; see `race.py`. Of patches64, the photo
 """
 
 import argparse
+import functools
 import pathlib
 import re
 
@@ -130,13 +131,13 @@ def main():
         }
         flops = {row: step_flops(config, SHAPES[options.set]) for row, config in configs.items()}
         check_equal(flops)
+        folder = options.runs / str(options.steps)
+        runs = {
+            row: race.measure(row, config, seeds, folder, functools.partial(race.splits, config))
+            for row, config in configs.items()
+        }
     except UserError as error:
         parser.error(str(error))
-    folder = options.runs / str(options.steps)
-    runs = {
-        row: race.measure(row, config, seeds, folder, race.splits(config))
-        for row, config in configs.items()
-    }
     print(f"\n{options.set}, {options.steps} steps")
     table(runs, flops)
     if options.picture:

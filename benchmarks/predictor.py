@@ -16,6 +16,7 @@ import numpy as np
 
 import short_runs
 from vdm.run import data
+from vdm.run.training import build
 
 ADDED = 0.05  # to each count: what the training split does not show costs about 20 bits
 
@@ -24,10 +25,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     _, flags = parser.parse_known_args()
     config = short_runs.read_config(flags, steps=1, seed=0)
-    levels = int(config.model.likelihood.get("levels") or 0)
-    if not levels:
+    levels = build.model(config).likelihood.levels
+    if levels is None:
         parser.error("the config is of real numbers: expected one with levels")
-    train, test = (residuals(data.load(config.data, split).x) for split in data.SPLITS)
+    splits = [data.load(config.data, split) for split in data.SPLITS]
+    if len(splits[0].shape) < 2:
+        parser.error(f"examples have shape {list(splits[0].shape)}: expected an axis of channels")
+    train, test = (residuals(split.x) for split in splits)
     counts = np.bincount(train.ravel() + levels, minlength=2 * levels + 1) + ADDED
     bits = -np.log2(counts / counts.sum())
     size = test[0].size

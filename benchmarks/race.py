@@ -35,7 +35,7 @@ from vdm.run.training.step import init_state, train_step
 
 WATCHED = ("validation", "test")
 EVALUATIONS = 10  # along a run, at even steps
-PACE = 20  # steps that are timed to plan a run of so many seconds
+BLOCKS, PER_BLOCK = 5, 5  # steps that are timed to plan a run of so many seconds
 TEST_EXAMPLES = 1000  # of a test split at most, evenly spaced
 CIFAR10 = (
     "--config=experiments/cifar10_small.py",
@@ -54,7 +54,6 @@ SETS = {
         "--config=experiments/mnist.py",
         "--config.train.batch_size=16",
         "--config.train.validation_examples=1000",
-        "--config.evaluate.levels_per_example=1",
         "--config.evaluate.batch_size=128",
     ),
     "patches64": (
@@ -187,22 +186,32 @@ def learn(config, seeds, found):
         yield points
 
 
-def pace(config, found):
-    """Return the seconds that a step takes, the median of a few."""
-    runner = prepared(config, found)
-    state, taken = runner.init(0), []
-    for _, batch in zip(range(PACE), runner.batches(0), strict=False):
+def pace(config, load):
+    """Return the seconds that a step takes, the median over a few blocks of steps."""
+    runner = prepared(config, load())
+    state, batches, taken = runner.init(0), runner.batches(0), []
+    for _ in range(BLOCKS):
         started = clock()
-        state = jax.block_until_ready(runner.step(state, batch, 0))
-        taken.append(clock() - started)
-    return float(np.median(taken[2:]))
+        for batch in itertools.islice(batches, PER_BLOCK):
+            state = runner.step(state, batch, 0)
+        jax.block_until_ready(state)
+        taken.append((clock() - started) / PER_BLOCK)
+    return float(np.median(taken[1:]))
 
 
-def planned(config, seconds, path, found):
-    """Return the config with as many steps as take so many seconds; the pace is kept in a file."""
+def planned(config, seconds, path, load):
+    """Return the config with as many steps as take so many seconds.
+
+    The pace is measured once and kept in a file, for the same config at any rate. Raises UserError
+    for a file of another config.
+    """
+    like = _without_rate(config)
     if not path.exists():
-        write_json(path, {"seconds_per_step": pace(config, found)})
-    num_steps = max(EVALUATIONS, round(seconds / read_json(path)["seconds_per_step"]))
+        write_json(path, {"config": like, "seconds_per_step": pace(config, load)})
+    kept = read_json(path)
+    if kept["config"] != like:
+        raise UserError(f"{path} is of another config: remove it, or name other --runs")
+    num_steps = max(EVALUATIONS, round(seconds / kept["seconds_per_step"]))
     return short_runs.changed(
         config,
         {
@@ -212,13 +221,27 @@ def planned(config, seconds, path, found):
     )
 
 
-def measure(row, config, seeds, folder, found):
-    """Train the runs of a row that are not there yet; return the points of each seed."""
+def _without_rate(config):
+    """Return the values of a config that the time of a step may depend on."""
+    values = configs.to_dict(config)
+    values["backend"] = jax.default_backend()
+    del values["seed"], values["train"]["num_steps"]
+    for key in ("learning_rate", "schedule_learning_rate", "ema_decay"):
+        del values["optimizer"][key]
+    return json.loads(json.dumps(values))
+
+
+def measure(row, config, seeds, folder, load):
+    """Train the runs of a row that are not there yet; return the points of each seed.
+
+    `load()` gives the splits where there is something to train. Raises UserError for a run that is
+    there with another config, and where a bound is not finite.
+    """
     values = configs.to_dict(config)
     del values["seed"]
     paths = {seed: folder / f"{row.replace('/', '_of_')}_{seed}.json" for seed in seeds}
     missing = [seed for seed in seeds if not paths[seed].exists()]
-    made = learn(config, missing, found) if missing else ()
+    made = learn(config, missing, load()) if missing else ()
     for seed, points in zip(missing, made, strict=True):
         write_json(paths[seed], {"config": values, "points": points})
         print(f"{row}, seed {seed}: {points[-1]}", flush=True)

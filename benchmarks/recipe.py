@@ -1,7 +1,8 @@
 """Bits per dimension against steps and seconds: the paper's recipe and ours, change by change.
 
     taskset -c 1 python benchmarks/recipe.py
-    python benchmarks/recipe.py --rows=paper,paper@0.008,ours --picture=docs/pictures/recipe.png
+    python benchmarks/recipe.py --rows=paper,paper@0.008,ours --on=test \
+        --picture=docs/pictures/recipe.png
     python benchmarks/recipe.py --set=cifar10 --seconds=600 --rows=paper,fast --rates=2e-3,5e-3,1e-2
 
 All rows train the same network on the same batches, with the same budget and memory of the average
@@ -115,30 +116,39 @@ def run(row, on, seeds, options, flags):
     """Return the points of each seed of a row, watched on a split."""
     config = make_config(row, flags, options.steps, seeds[0])
     folder = folder_of(options)
-    found = race.splits(config, on)
+    load = functools.partial(race.splits, config, on)
     if options.seconds:
         words = parsed(row)  # at any rate a step takes as long
         pace = folder / f"pace_{words[1]}{words[3]}.json"
-        config = race.planned(config, options.seconds, pace, found)
-    return race.measure(row, config, seeds, folder / on, found)
+        config = race.planned(config, options.seconds, pace, load)
+    return race.measure(row, config, seeds, folder / on, load)
 
 
 def folder_of(options):
     """Return the folder of the runs of a set and a budget."""
-    budget = f"{options.seconds:g}_seconds" if options.seconds else str(options.steps)
+    budget = f"{options.seconds:g}_seconds" if options.seconds else f"{options.steps}_steps"
     return options.runs / options.set / budget
 
 
 def at_best_rate(row, rates, points_of):
-    """Return a row at the rate that is best on held-out examples, where it names none itself."""
+    """Return a row at the rate that is best on held-out examples, where it names none itself.
+
+    A rate at which training diverges is passed over; raises UserError where all of them are.
+    """
     if not rates or parsed(row)[2]:
         return row
     found = {}
     for rate in rates:
         named = with_rate(row, rate)
-        (points,) = points_of(named).values()
+        try:
+            (points,) = points_of(named).values()
+        except UserError as error:
+            print(f"{named}: {error}", flush=True)
+            continue
         found[named] = points[-1]["ema"]
         print(f"{named}: {found[named]:.4f} on held-out examples", flush=True)
+    if not found:
+        raise UserError(f"row {row!r} has no bound at any of the rates {', '.join(rates)}")
     return min(found, key=found.get)
 
 
@@ -183,13 +193,15 @@ def main():
         for row in rows:  # a mistake in any of them is found before the first run
             for named in [row, *(with_rate(row, rate) for rate in rates if not parsed(row)[2])]:
                 make_config(named, flags, options.steps, 0)
+            if options.seconds and parsed(row)[4]:
+                raise UserError(f"row {row!r} has steps of its own: expected none with --seconds")
+        points_of = functools.partial(run, options=options, flags=flags)
+        scanned = functools.partial(points_of, on="validation", seeds=seeds[:1])
+        best = {row: at_best_rate(row, rates, scanned) for row in rows}
+        runs = {named: points_of(named, options.on, seeds) for named in best.values()}
     except UserError as error:
         parser.error(str(error))
-    points_of = functools.partial(run, options=options, flags=flags)
-    scanned = functools.partial(points_of, on="validation", seeds=seeds[:1])
-    best = {row: at_best_rate(row, rates, scanned) for row in rows}
-    runs = {named: points_of(named, options.on, seeds) for named in best.values()}
-    print(f"\n{options.set}, {folder_of(options).name}")
+    print(f"\n{options.set}, {folder_of(options).name.replace('_', ' ')}")
     table(runs, [best[row] for row in against], options.on)
     if options.picture:
         race.draw(runs, options.picture, options.on)

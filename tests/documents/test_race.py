@@ -45,23 +45,29 @@ def test_a_large_test_split_is_thinned_evenly(recipe, monkeypatch):
 def test_a_run_is_planned_for_its_seconds(recipe, monkeypatch, tmp_path):
     race = recipe.race
     calls = []
-    monkeypatch.setattr(race, "pace", lambda config, found: calls.append(config) or 0.05)
-    for _ in range(2):  # the pace is measured once
-        config = race.planned(digits(recipe), 30.0, tmp_path / "pace.json", None)
+    monkeypatch.setattr(race, "pace", lambda config, load: calls.append(config) or 0.05)
+    for row in ("paper@0.008", "paper@0.004"):  # the pace is measured once
+        config = race.planned(digits(recipe, row), 30.0, tmp_path / "pace.json", None)
     assert len(calls) == 1 and config.train.num_steps == 600
     assert config.optimizer.ema_decay == 0.5 ** (1 / 60)
+    with pytest.raises(UserError, match=r"pace\.json is of another config"):
+        race.planned(digits(recipe, "paper@0.008+head"), 30.0, tmp_path / "pace.json", None)
 
 
 def test_the_rate_is_the_one_that_is_best_on_held_out_examples(recipe):
     bounds = {"fast@1e-3": 2.0, "fast@2e-3": 1.5, "fast@4e-3": 1.7}
 
     def points_of(row):
+        if row not in bounds:
+            raise UserError("the bound is not finite")
         return {0: [{"ema": 9.0}, {"ema": bounds[row]}]}
 
-    rates = ["1e-3", "2e-3", "4e-3"]
+    rates = ["1e-3", "2e-3", "4e-3", "1"]
     assert recipe.at_best_rate("fast", rates, points_of) == "fast@2e-3"
     assert recipe.at_best_rate("fast@3e-3", rates, points_of) == "fast@3e-3"
     assert recipe.at_best_rate("fast", [], points_of) == "fast"
+    with pytest.raises(UserError, match="no bound at any of the rates 1"):
+        recipe.at_best_rate("fast", ["1"], points_of)
     bounds = {"ours@1e-3-head/50": 1.0}
     assert recipe.at_best_rate("ours-head/50", rates[:1], points_of) == "ours@1e-3-head/50"
 
@@ -78,12 +84,17 @@ def test_runs_that_are_there_are_not_repeated_and_those_of_another_config_are_re
             yield [{"step": 100, "seconds": 1.0, "ema": 2.0 + seed, "raw": 3.0, "test": 2.5}]
 
     monkeypatch.setattr(race, "learn", learn)
-    first = race.measure("paper@0.008", config, [0, 1], tmp_path, None)
-    again = race.measure("paper@0.008", config, [0, 1, 2], tmp_path, None)
+    loads = []
+
+    def measured(config, seeds):
+        return race.measure("paper@0.008", config, seeds, tmp_path, lambda: loads.append(1))
+
+    first, again = measured(config, [0, 1]), measured(config, [0, 1, 2])
+    assert measured(config, [2]) == {2: again[2]} and len(loads) == 2
     assert made == [0, 1, 2] and {seed: again[seed] for seed in first} == first
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=8))
     with pytest.raises(UserError, match="is of another config"):
-        race.measure("paper@0.008", other, [0], tmp_path, None)
+        measured(other, [0])
 
 
 def test_a_bound_is_reached_between_the_evaluations_around_it(recipe):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 
 import exact_conditions as exact
 import jax
@@ -285,30 +286,55 @@ def check_names(root, run, scores, capsys):
     expected = "expected those that this model was trained with, time, depth"
     assert f"has the columns height, time: {expected}" in capsys.readouterr().err
     assert cli.main(["sample", f"--workdir={root / 'run'}", "--label=0"]) == 2
-    assert "a vector of 2 numbers, time, depth" in capsys.readouterr().err
+    assert "a vector of 2 numbers (time, depth)" in capsys.readouterr().err
 
 
-def test_a_resumed_run_has_the_columns_that_it_began_with(tmp_path):
+def test_columns_in_another_order_are_those_that_a_run_began_with(tmp_path):
+    folder_of(tmp_path / "data", 12)
+    config = images_config(tmp_path / "data", cond_dim=2)
+    train.train(config, tmp_path / "first")
+    kept = kept_conditions.read(tmp_path / "first", trained.load(tmp_path / "first").model.network)
+    assert kept_conditions.names(tmp_path / "first") == kept.vector.names == ("time", "depth")
+    assert kept_conditions.names(tmp_path) == ()
+    begun = dataclasses.replace(config.train, init_from=str(tmp_path / "first"), num_steps=1)
+    begun = dataclasses.replace(config, train=begun)
+    file = tmp_path / "data/conditions.csv"
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    file.write_text("".join(f"{name},{depth},{time}\n" for name, time, depth in rows))
+
+    def trained_on(run, config):
+        """The vectors of a config's training set as a run takes them, named."""
+        names = kept_conditions.names(tmp_path / run)
+        found = parts.prepare(config, names=names).dataset
+        return found.vector_names, found.take(np.arange(len(found))).vector
+
+    names, first = trained_on("first", config)
+    assert names == ("time", "depth") and np.all(first[:, 0] == np.round(first[:, 0]))
+    train.train(
+        dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=4)),
+        tmp_path / "first",
+    )  # resumed: the scale is that of the same columns
+    train.train(begun, tmp_path / "second")
+    assert trained_on("second", begun)[0] == ("time", "depth")
+    shutil.rmtree(tmp_path / "first")  # what a run has begun it can go on with alone
+    names, second = trained_on("second", configs.load(tmp_path / "second"))
+    assert names == ("time", "depth")
+    np.testing.assert_array_equal(second, first)
+
+
+def test_names_that_are_damaged_are_no_names(tmp_path):
     folder_of(tmp_path / "data", 8)
     config = images_config(tmp_path / "data", cond_dim=2)
     made = parts.of(config, data.load(config.data, "train"))
     kept_conditions.write(tmp_path, made.condition)
-    network = made.trainer.model.network
-    kept = kept_conditions.read(tmp_path, network)
-    assert kept == made.condition
-    file = tmp_path / "data/conditions.csv"
-    file.write_text(file.read_text().replace("time,depth", "depth,time"))
-    now = parts.of(config, data.load(config.data, "train")).condition
-    with pytest.raises(UserError, match=r"on vectors of time, depth, and they are of depth, time"):
-        kept_conditions.resumed(now, kept, tmp_path, own=True)
-    begun = dataclasses.replace(config.train, init_from=str(tmp_path))
-    begun = dataclasses.replace(config, train=begun)
-    assert parts.names_of(begun, network) == ("time", "depth")
-    arrays = kept_conditions.to_arrays(kept)
+    assert kept_conditions.read(tmp_path, made.trainer.model.network) == made.condition
+    arrays = kept_conditions.to_arrays(made.condition)
     for bad in (b'["time"]', b'{"time": 1}', b"[1, 2]", b"time"):
         arrays["vector_names"] = np.frombuffer(bad, np.uint8)
         with pytest.raises(ValueError):
             kept_conditions.from_arrays(arrays)
+    (tmp_path / "conditions.npz").write_bytes(b"PK")
+    assert kept_conditions.names(tmp_path) == ()
 
 
 SIDE = {

@@ -1,17 +1,22 @@
 """What an example looks like, against pixels that follow from its values."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from vdm.run import figures, views
+from vdm.run import figures, sample, views
+from vdm.run.report import pictures
 from vdm.run.views import Ends
 
 
 def test_each_shape_has_its_form():
     found = {shape: views.form(shape) for shape in [(2,), (3,), (7, 2), (4, 5, 1), (2, 3, 4, 1)]}
     assert list(found.values()) == ["points", "line", "line", "image", "slice"]
-    assert [views.form(shape) for shape in [(), (1,), (1, 1, 1, 1, 1)]] == [None] * 3
+    without = [(), (1,), (1, 1), (1, 3), (1, 1, 1, 1, 1)]
+    assert [views.form(shape) for shape in without] == [None] * 5
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
@@ -19,7 +24,7 @@ def test_real_fields_are_grey_from_the_least_to_the_most_of_all(channels):
     x = np.random.default_rng(0).normal(size=(4, 5, 6, channels))
     seen = views.of(x, views.ends(x, None))
     shown = x if channels == 3 else x[..., :1]  # three are colours
-    share = (shown - x.min()) / (x.max() - x.min())
+    share = (shown - shown.min()) / (shown.max() - shown.min())
     np.testing.assert_array_equal(seen, np.round(255 * share))
     assert seen.shape == (4, *views.size(x.shape[1:]), 3 if channels == 3 else 1)
     np.testing.assert_array_equal(views.of(0 * x + 7, views.ends(0 * x + 7, None)), 0)
@@ -60,6 +65,23 @@ def test_every_kind_becomes_a_grid(shape, tmp_path):
     page = np.asarray(Image.open(tmp_path / "x.png"))
     seen = views.of(x, views.ends(x, None))
     height, width = seen.shape[1:3]
-    times = figures.enlargement(height)
+    times = figures.enlargement(height, width)
     small = page[::times, ::times].reshape(2 * (height + 1) + 1, 3 * (width + 1) + 1, -1)
     np.testing.assert_array_equal(small[height + 2 : -1, width + 2 : 2 * width + 2], seen[4])
+
+
+@pytest.mark.parametrize("shape", [(6, 7, 1), (6, 7, 3), (5, 40, 1), (4, 6, 7, 1), (20, 2)])
+def test_the_cells_of_a_grid_of_training_are_the_views(shape, tmp_path):
+    x = np.random.default_rng(1).normal(size=(sample.GRID_SIZE, *shape))
+    figures.write(x, tmp_path / "step_000007.png", levels=None)
+    gallery = pictures.while_training([tmp_path / "step_000007.png"], shape, cells=True)
+    (name, cells), seen = gallery.rows[0], views.of(x, views.ends(x, None))
+    assert name == "step 7" and len(cells) == 8
+    for cell, view in zip(cells, seen, strict=False):
+        with Image.open(io.BytesIO(base64.b64decode(cell.source.split(",")[1]))) as image:
+            found = np.asarray(image)
+        np.testing.assert_array_equal(found.reshape(view.shape), view)
+
+
+def test_a_long_low_field_is_not_enlarged():
+    assert figures.enlargement(1, 1024) == 1 and figures.enlargement(8, 8) == 6

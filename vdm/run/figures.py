@@ -51,7 +51,7 @@ def write(
     A scatter shows them with as many points of `data`, the training set, if given.
     """
     how = kind(path, x.shape[1:], levels)
-    if how == "folder" and levels is not None:
+    if how == "folder":
         with new_folder(path) as folder:
             for i, one in enumerate(views.of(x, views.ends(x, levels))):
                 image(one).save(folder / f"{i:06}.png")
@@ -82,13 +82,13 @@ def columns(n: int) -> int:
     return math.ceil(math.sqrt(n))
 
 
-def enlargement(height: int) -> int:
-    """Return the whole factor by which images of a height are enlarged in a grid."""
-    return max(1, math.ceil(MIN_IMAGE_SIZE / height))
+def enlargement(height: int, width: int) -> int:
+    """Return the whole factor by which images of a size are enlarged in a grid."""
+    return max(1, math.ceil(MIN_IMAGE_SIZE / max(height, width)))
 
 
 def _to_image(pages: np.ndarray) -> Image.Image:
-    factor = enlargement(pages.shape[1])
+    factor = enlargement(*pages.shape[1:3])
     return image(grid(pages).repeat(factor, axis=0).repeat(factor, axis=1))
 
 

@@ -49,7 +49,8 @@ def train(
     the first process with every record of metrics, numbers by name with the step among them.
     """
     every, began, asked = config.train, time.perf_counter(), config
-    made = processes.together(lambda: parts.prepare(asked))
+    names = kept_conditions.names(workdir)
+    made = processes.together(lambda: parts.prepare(asked, names=names))
     dataset, trainer, condition, mesh, example = made
     config = trainer.config
     program = programs.build(trainer, mesh, example)
@@ -335,7 +336,7 @@ def _check_drawn(
     try:
         figures.kind(_grid(workdir, 0), shape, levels)
     except UserError as error:
-        raise UserError(f"train.sample_every is {every}, expected 0: {error}") from error
+        raise UserError(f"train.sample_every is {every}: {error}") from error
 
 
 def _grid(workdir: pathlib.Path, step: int) -> pathlib.Path:

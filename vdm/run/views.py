@@ -19,14 +19,13 @@ class Ends(NamedTuple):
 def form(shape: tuple[int, ...]) -> str | None:
     """Return what an example of a shape is seen as, None where it cannot be.
 
-    [2] are "points" in the plane, other [n] and [n, channels] a "line", [h, w, channels] an "image"
-    and [d, h, w, channels] its middle "slice".
+    [2] are "points" in the plane, other [n] and [n, channels] a "line" where there are two or more
+    positions, [h, w, channels] an "image" and [d, h, w, channels] its middle "slice".
     """
     if shape == (2,):
         return "points"
-    if shape in ((), (1,)) or len(shape) > 4:
-        return None
-    return ("line", "line", "image", "slice")[len(shape) - 1]
+    found = {1: "line", 2: "line", 3: "image", 4: "slice"}.get(len(shape))
+    return None if found == "line" and shape[0] < 2 else found
 
 
 def size(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -36,8 +35,14 @@ def size(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def ends(x: np.ndarray, levels: int | None) -> Ends:
-    """Return the ends of examples: those of all `levels` of integers, of real numbers their own."""
-    return Ends(float(x.min()), float(x.max())) if levels is None else Ends(0.0, levels - 1.0)
+    """Return the ends of examples [n, *d]: the first and the last of the `levels` of integers.
+
+    Of real numbers they are the smallest and the largest of what is seen.
+    """
+    if levels is not None:
+        return Ends(0.0, levels - 1.0)
+    shown = _seen(x)
+    return Ends(float(shown.min()), float(shown.max()))
 
 
 def of(x: np.ndarray, between: Ends) -> np.ndarray:
@@ -45,12 +50,18 @@ def of(x: np.ndarray, between: Ends) -> np.ndarray:
 
     Three channels are colours; of others the first is shown. A line has all of its channels.
     """
-    shown = form(x.shape[1:])
-    if shown == "line":
+    if form(x.shape[1:]) == "line":
         return np.stack([_line(one.reshape(len(one), -1), between) for one in x])
-    if shown == "slice":
+    return eight_bit(_seen(x), between)
+
+
+def _seen(x: np.ndarray) -> np.ndarray:
+    """Return the part of examples [n, *d] that their pictures show."""
+    if form(x.shape[1:]) == "line":
+        return x
+    if form(x.shape[1:]) == "slice":
         x = x[:, x.shape[1] // 2]
-    return eight_bit(x if x.shape[-1] == 3 else x[..., :1], between)
+    return x if x.shape[-1] == 3 else x[..., :1]
 
 
 def eight_bit(x: np.ndarray, between: Ends) -> np.ndarray:

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import math
 import re
 import shutil
 
@@ -30,6 +31,7 @@ from vdm.run.report import (
     words,
     write,
 )
+from vdm.run.report.layout import Note
 from vdm.run.workdir import chains
 
 pytestmark = pytest.mark.float32
@@ -336,9 +338,9 @@ def samples_of(made, shape):
     x = np.random.default_rng(0).integers(0, 17, (43, *shape), dtype=np.uint8)
     training = Dataset("volumes", "train", Examples(x[:40]), "volumes:1")
     near = nearest.nearest(x[40:], training)
-    field = np.linspace(-2, 3, 3 * 27).reshape(3, *shape[:-1], 1) if len(shape) == 4 else None
+    field = np.linspace(-2, 3, 3 * math.prod(shape[:-1])).reshape(3, *shape[:-1], 1)
     drawn = samples.Drawn(x[40:], Conditions(field=field), samples.Neighbours(training, near, near))
-    return x[40:], x[near.position], near, samples.parts(run, restored.restore(run), drawn)
+    return x[40:], x[near.position], near, samples.parts(run, restored.restore(run), drawn), drawn
 
 
 def pixels(picture):
@@ -347,21 +349,36 @@ def pixels(picture):
 
 
 def test_volumes_are_seen_as_slices_beside_their_neighbours_and_fields(made):
-    x, copies, near, parts = samples_of(made, (3, 3, 3, 2))
-    _, shown, table, figures_ = parts
-    assert "the field that it was given" in shown.caption
+    x, copies, near, (_, shown, table, figures_), _ = samples_of(made, (3, 3, 3, 2))
+    assert "the field that the sample was given" in shown.caption
+    # On the scale of what is seen of all fields: their middle slices.
+    low, high = (-2 + 5 * at / 80 for at in (9, 54 + 17))
     for i, (cells, line) in enumerate(shown.columns):
+        assert cells[1].text == f"training example {near.position[i]}, its nearest"
         for cell, volume in zip(cells, (x[i], copies[i]), strict=False):
             np.testing.assert_array_equal(pixels(cell), np.round(volume[1, ..., 0] * (255 / 16)))
         middle = 27 * i + 9 + np.arange(9).reshape(3, 3)  # of 81 numbers, evenly spaced
-        np.testing.assert_array_equal(pixels(cells[2]), np.round(middle * (255 / 80)))
+        seen = (-2 + 5 * middle / 80 - low) / (high - low)
+        np.testing.assert_array_equal(pixels(cells[2]), np.round(255 * seen))
         assert line == f"{near.distance[i]:.3g}"
     assert [row[:2] for row in table.rows] == [("samples", "3"), ("held-out examples", "3")]
     assert table.rows[0][3] == f"{np.median(near.distance):.3g}" and len(figures_.figures) == 1
 
 
+def test_a_field_is_shown_without_neighbours_too_and_one_number_is_none(made):
+    *_, drawn = samples_of(made, (3, 3, 1))
+    alone = drawn._replace(neighbours=Note("The data are not there."))
+    run = read.read(made[0])
+    _, shown, _ = samples.parts(run, restored.restore(run), alone)
+    assert [len(cells) for cells, _ in shown.columns] == [2, 2, 2]
+    assert shown.caption.startswith("Samples. The last picture")
+    *_, (_, shown, *_), _ = samples_of(made, (5,))  # vectors with one number beside each
+    assert [len(cells) for cells, _ in shown.columns] == [2, 2, 2]
+    assert "field" not in shown.caption
+
+
 def test_examples_of_five_axes_have_distances_and_no_pictures(made):
-    _, _, near, (_, note, table, figures_) = samples_of(made, (3, 2, 2, 2, 1))
+    _, _, near, (_, note, table, figures_), _ = samples_of(made, (3, 2, 2, 2, 1))
     assert "Integers of shape [3, 2, 2, 2, 1] cannot be drawn" in note.text
     assert [row[:2] for row in table.rows] == [("samples", "3"), ("held-out examples", "3")]
     assert table.rows[0][3] == f"{np.median(near.distance):.3g}" and len(figures_.figures) == 1

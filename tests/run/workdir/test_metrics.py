@@ -86,7 +86,7 @@ def test_data_without_a_picture_is_refused_before_the_first_step(tmp_path, monke
     monkeypatch.setattr(data, "load", lambda name, split: wider)
     with pytest.raises(
         UserError,
-        match=r"sample_every is 1, expected 0: real numbers of shape .* cannot be drawn",
+        match=r"sample_every is 1: real numbers of shape .* cannot be drawn",
     ):
         train.train(runs.points(sample_every=1), tmp_path)
     assert not list(tmp_path.iterdir())

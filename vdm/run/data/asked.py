@@ -11,6 +11,7 @@ from vdm.run.data.beside import Called
 from vdm.run.data.condition import Condition
 from vdm.run.errors import UserError, as_user_error
 
+MOST_NAMES = 6  # of a vector's numbers in a message
 WORDS = {"label": "classes", "vector": "vectors", "field": "fields"}
 
 
@@ -76,10 +77,11 @@ def classes(given: ArrayLike, known: int, size: int, what: str) -> np.ndarray:
 
 def kinds(condition: Condition, called: Called | None = None) -> str:
     """Return in words what a run is conditioned on, and what each kind is called."""
-    names = ", ".join(condition.vector_names)
+    names = ", ".join(condition.vector_names[:MOST_NAMES])
+    names += ", ..." * (len(condition.vector_names) > MOST_NAMES)
     said = {
         "label": f"one of {condition.num_classes} classes",
-        "vector": f"a vector of {_size(condition, 'vector')} numbers" + f", {names}" * bool(names),
+        "vector": f"a vector of {_size(condition, 'vector')} numbers" + f" ({names})" * bool(names),
         "field": f"a field of {_size(condition, 'field')} channels",
     }
     if called is not None:

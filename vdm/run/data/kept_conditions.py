@@ -5,6 +5,7 @@ arrays: vector_mean, vector_std and field_mean, field_std, and some_label, some_
 and vector_names, the names of a vector's numbers as the bytes of a JSON list, where they have any.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -107,6 +108,17 @@ def read(workdir: pathlib.Path, network: object) -> Condition:
     return found
 
 
+def names(workdir: pathlib.Path) -> tuple[str, ...]:
+    """Return what the numbers of a vector are called in a workdir's run, () where none are.
+
+    Of a damaged file too, which `read` refuses.
+    """
+    path = workdir / CONDITIONS_FILE
+    with contextlib.suppress(*DAMAGE), path.open("rb") as file, np.load(file) as arrays:
+        return _names(arrays.get("vector_names"))
+    return ()
+
+
 def check_sizes(kept: Condition, network: object, where: str) -> None:
     """Raise UserError unless the scales are those of a network's vectors and fields."""
     for kind, argument, _ in KINDS[1:]:
@@ -130,11 +142,6 @@ def resumed(
         now, before = getattr(condition, kind), getattr(kept, kind)
         if now is None or before is None or not own:
             continue
-        if now.names and before.names and now.names != before.names:
-            raise UserError(
-                f"{workdir} holds a run on {kind}s of {', '.join(before.names)}, and they are of "
-                f"{', '.join(now.names)} by now. Use another --workdir, or the same data to resume"
-            )
         std = np.asarray(before.std)
         moved = np.abs(np.asarray(now.mean) - before.mean) + np.abs(np.asarray(now.std) - std)
         if np.any(moved > NEAR * (std + np.abs(before.mean))):

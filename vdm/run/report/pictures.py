@@ -49,9 +49,9 @@ def while_training(
 def _cells(image: Image.Image, shape: tuple[int, ...], step: int) -> tuple[Picture, ...]:
     """Cut the first images out of a grid of `vdm.run.figures`, at their own size."""
     height, width = views.size(shape)
-    factor = figures.enlargement(height)
-    small = image.reduce(factor) if factor > 1 else image
     columns = figures.columns(sample.GRID_SIZE)
+    factor = max(1, image.width // (columns * (width + 1) + 1))
+    small = image.reduce(factor) if factor > 1 else image
     found = []
     for i in range(min(MOST_CELLS, columns)):
         left = 1 + i * (width + 1)

@@ -74,7 +74,7 @@ def parts(run: Run, restored: Restored, drawn: Drawn) -> tuple[Part, ...]:
     if form == "points":
         shown.append(Figures(levels.scatter(_panels(drawn))))
     elif form is not None:
-        plain = isinstance(found, Note) and drawn.given.field is None
+        plain = isinstance(found, Note) and _field(drawn) is None
         shown.append((_gallery if plain else _columns)(drawn, num_levels))
     else:
         kind = "Real numbers" if num_levels is None else "Integers"
@@ -159,37 +159,37 @@ def _condition(drawn: Drawn, i: int) -> str:
 
 def _columns(drawn: Drawn, num_levels: int | None) -> Columns:
     """Return each sample above its nearest training example and the field that it was given."""
-    found, field = drawn.neighbours, drawn.given.field
-    said = [""] * len(drawn.x)
-    below: list[tuple[np.ndarray, str]] = []
-    caption = ["Samples."]
-    seen = drawn.x
+    found, field, num = drawn.neighbours, _field(drawn), len(drawn.x)
+    texts = [[f"sample {i + 1}{_of(drawn, i)}" for i in range(num)]]
+    said, caption, seen = [""] * num, "Samples.", [drawn.x]
     if not isinstance(found, Note):
-        copies = found.training.take(found.of_samples.position).x
-        seen = np.concatenate([drawn.x, copies])  # on one scale
-        below.append((copies, "training example, the nearest to sample"))
+        seen.append(found.training.take(found.of_samples.position).x)
+        texts.append([f"training example {i}, its nearest" for i in found.of_samples.position])
         said = [f"{distance:.3g}" for distance in found.of_samples.distance]
-        caption.append(
-            "Below each is its nearest training example, with the Euclidean distance between the "
+        caption += (
+            " Below each is its nearest training example, with the Euclidean distance between the "
             f"two in {unit(found)}."
         )
-    rows = [views.of(x, views.ends(seen, num_levels)) for x in (drawn.x, *(x for x, _ in below))]
-    texts = ["sample", *(text for _, text in below)]
+    between = views.ends(np.concatenate(seen), num_levels)
+    rows = [views.of(x, between) for x in seen]
     if field is not None:
-        seen = np.asarray(field)
-        rows.append(views.of(seen, views.ends(seen, None)))
-        texts.append("the field given to sample")
-        caption.append("Last is the field that it was given.")
+        rows.append(views.of(field, views.ends(field, None)))
+        texts.append([f"the field that sample {i + 1} was given" for i in range(num)])
+        caption += " The last picture of each column is the field that the sample was given."
     columns = []
-    for i, seen_of in enumerate(zip(*rows, strict=True)):
-        of = _of(drawn, i)
-        cells = [
-            pictures.picture(view, f"{text} {i + 1}{of if k == 0 else ''}")
-            for k, (view, text) in enumerate(zip(seen_of, texts, strict=True))
-        ]
+    for i in range(num):
+        cells = [pictures.picture(row[i], text[i]) for row, text in zip(rows, texts, strict=True)]
         line = " · ".join(filter(None, (said[i], _condition(drawn, i))))
         columns.append((tuple(cells), line))
-    return Columns(" ".join(caption), tuple(columns))
+    return Columns(caption, tuple(columns))
+
+
+def _field(drawn: Drawn) -> np.ndarray | None:
+    """Return the fields that samples were given, where they can be seen as pictures."""
+    if drawn.given.field is None:
+        return None
+    found = np.asarray(drawn.given.field)
+    return found if views.form(found.shape[1:]) not in (None, "points") else None
 
 
 def _distance_table(found: Neighbours) -> Table:

@@ -33,13 +33,16 @@ class Parts(NamedTuple):
     example: Batch
 
 
-def prepare(config: Config, devices: Sequence[jax.Device] | None = None) -> Parts:
+def prepare(
+    config: Config, devices: Sequence[jax.Device] | None = None, names: Sequence[str] = ()
+) -> Parts:
     """Return the parts of a run; raises UserError for every mistake that a config can have.
 
-    `devices` are those of the mesh, all of every process by default. Of the user's own files also
-    the test split is checked, which only an evaluation reads.
+    `devices` are those of the mesh, all of every process by default; `names` are those of a
+    vector's numbers, where the run has begun already. Of the user's own files also the test split
+    is checked, which only an evaluation reads.
     """
-    made = of(config, validation.load(config, "train"), devices)
+    made = of(config, validation.load(config, "train"), devices, names)
     if config.data.name in data.FILES or own.is_own_set(config.data.name):
         network = made.trainer.model.network
         names = made.condition.vector_names
@@ -51,7 +54,12 @@ def prepare(config: Config, devices: Sequence[jax.Device] | None = None) -> Part
     return made
 
 
-def of(config: Config, dataset: Dataset, devices: Sequence[jax.Device] | None = None) -> Parts:
+def of(
+    config: Config,
+    dataset: Dataset,
+    devices: Sequence[jax.Device] | None = None,
+    names: Sequence[str] = (),
+) -> Parts:
     """Return the parts of a run on this training set; raises UserError as `prepare` does."""
     if config.train.batch_size > len(dataset):
         raise UserError(
@@ -61,14 +69,15 @@ def of(config: Config, dataset: Dataset, devices: Sequence[jax.Device] | None = 
     config = standardise.resolved(initial.resolved(config), dataset)
     trainer = build.trainer(config)
     network = trainer.model.network
-    dataset = side_file.joined(dataset, config.data.path, network, names_of(config, network))
+    names = names or _names_before(config, network)
+    dataset = side_file.joined(dataset, config.data.path, network, names)
     condition = _fit(trainer, dataset)
     mesh = meshes.for_training(config, devices)
     example = make_batch(dataset, condition, config, 0, np.arange(1))
     return Parts(dataset, trainer, condition, mesh, example)
 
 
-def names_of(config: Config, network: object) -> tuple[str, ...]:
+def _names_before(config: Config, network: object) -> tuple[str, ...]:
     """Return what the numbers of a vector are called in the run that this one begins with."""
     kept = initial.kept_condition(config, network)
     return () if kept is None else kept.vector_names
