@@ -363,6 +363,7 @@ def test_volumes_are_seen_as_slices_beside_their_neighbours_and_fields(made):
         assert line == f"{near.distance[i]:.3g}"
     assert [row[:2] for row in table.rows] == [("samples", "3"), ("held-out examples", "3")]
     assert table.rows[0][3] == f"{np.median(near.distance):.3g}" and len(figures_.figures) == 1
+    assert "The samples were given conditions of training examples" in table.caption
 
 
 def test_a_field_is_shown_without_neighbours_too_and_one_number_is_none(made):

@@ -87,7 +87,8 @@ def parts(run: Run, restored: Restored, drawn: Drawn) -> tuple[Part, ...]:
         )
     if isinstance(found, Note):
         return (*shown, found)
-    return (*shown, _distance_table(found), Figures((distance_figure([(run.name, found)]),)))
+    table = _distance_table(found, _of_training(drawn.given))
+    return (*shown, table, Figures((distance_figure([(run.name, found)]),)))
 
 
 def _panels(drawn: Drawn) -> list[tuple[str, np.ndarray]]:
@@ -123,7 +124,7 @@ def _how(run: Run, drawn: Drawn) -> str:
     guided = "" if settings.guidance == 1.0 else f", guidance {words.plain(settings.guidance)}"
     clipped = ", x̂ clipped" if settings.clip_denoised else ""
     given = ""
-    if drawn.given.vector is not None or drawn.given.field is not None:
+    if _of_training(drawn.given):
         given = ", conditions of training examples"
     elif drawn.given.label is not None:
         given = ", classes 0, 1, 2, … in order"
@@ -132,6 +133,11 @@ def _how(run: Run, drawn: Drawn) -> str:
         f"{settings.num_steps:,} steps{guided}{clipped}, seed {settings.seed}{given}; averaged "
         "parameters."
     )
+
+
+def _of_training(given: Conditions) -> bool:
+    """Return whether conditions are those that the run has kept of its training examples."""
+    return given.vector is not None or given.field is not None
 
 
 def _gallery(drawn: Drawn, num_levels: int | None) -> Gallery:
@@ -192,7 +198,7 @@ def _field(drawn: Drawn) -> np.ndarray | None:
     return found if views.form(found.shape[1:]) not in (None, "points") else None
 
 
-def _distance_table(found: Neighbours) -> Table:
+def _distance_table(found: Neighbours, of_training: bool) -> Table:
     rows = tuple(
         (
             name,
@@ -208,7 +214,9 @@ def _distance_table(found: Neighbours) -> Table:
     return Table(
         f"Distance to the nearest of {len(found.training):,} training examples, in {unit(found)}. "
         f"{nearer} of {num:,} samples {'is' if nearer == 1 else 'are'} nearer than any of the "
-        "held-out examples.",
+        "held-out examples."
+        + " The samples were given conditions of training examples, and are near these for that "
+        "reason too." * of_training,
         ("", "n", "least", "median", "largest"),
         rows,
     )
