@@ -23,7 +23,7 @@ def compared(monkeypatch):
 @pytest.mark.parametrize("chosen", ["digits", "mnist", "patches64"])
 def test_the_rows_of_a_set_take_equal_work(compared, chosen, capsys):
     flops = {}
-    for row in compared.RATES:
+    for row in compared.ROWS:
         config = compared.make_config(f"{row}@0.003", chosen, [], 100, 0)
         assert config.optimizer.learning_rate == 0.003
         assert config.optimizer.decay == "constant"

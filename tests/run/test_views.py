@@ -14,7 +14,7 @@ from vdm.run.views import Ends
 
 def test_each_shape_has_its_form():
     found = {shape: views.form(shape) for shape in [(2,), (3,), (7, 2), (4, 5, 1), (2, 3, 4, 1)]}
-    assert list(found.values()) == ["points", "line", "line", "image", "slice"]
+    assert list(found.values()) == ["points", "lines", "lines", "image", "slice"]
     without = [(), (1,), (1, 1), (1, 3), (1, 1, 1, 1, 1)]
     assert [views.form(shape) for shape in without] == [None] * 5
 

@@ -19,18 +19,23 @@ class Ends(NamedTuple):
 def form(shape: tuple[int, ...]) -> str | None:
     """Return what an example of a shape is seen as, None where it cannot be.
 
-    [2] are "points" in the plane, other [n] and [n, channels] a "line" where there are two or more
+    [2] are "points" in the plane, other [n] and [n, channels] "lines" where there are two or more
     positions, [h, w, channels] an "image" and [d, h, w, channels] its middle "slice".
     """
     if shape == (2,):
         return "points"
-    found = {1: "line", 2: "line", 3: "image", 4: "slice"}.get(len(shape))
-    return None if found == "line" and shape[0] < 2 else found
+    found = {1: "lines", 2: "lines", 3: "image", 4: "slice"}.get(len(shape))
+    return None if found == "lines" and shape[0] < 2 else found
+
+
+def has_picture(shape: tuple[int, ...]) -> bool:
+    """Return whether an example of a shape has a picture of its own, as points do not."""
+    return form(shape) not in (None, "points")
 
 
 def size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return height and width of the picture of an example that is no point."""
-    height, width = LINE if form(shape) == "line" else shape[-3:-1]
+    """Return height and width of the picture of an example that has one."""
+    height, width = LINE if form(shape) == "lines" else shape[-3:-1]
     return height, width
 
 
@@ -46,18 +51,18 @@ def ends(x: np.ndarray, levels: int | None) -> Ends:
 
 
 def of(x: np.ndarray, between: Ends) -> np.ndarray:
-    """Return a picture of each of some examples [n, *d] that are no points, [n, h, w, 1 or 3].
+    """Return a picture of each of some examples [n, *d] that have one, [n, h, w, 1 or 3].
 
-    Three channels are colours; of others the first is shown. A line has all of its channels.
+    Three channels are colours; of others the first is shown. Lines are there for all channels.
     """
-    if form(x.shape[1:]) == "line":
+    if form(x.shape[1:]) == "lines":
         return np.stack([_line(one.reshape(len(one), -1), between) for one in x])
     return eight_bit(_seen(x), between)
 
 
 def _seen(x: np.ndarray) -> np.ndarray:
     """Return the part of examples [n, *d] that their pictures show."""
-    if form(x.shape[1:]) == "line":
+    if form(x.shape[1:]) == "lines":
         return x
     if form(x.shape[1:]) == "slice":
         x = x[:, x.shape[1] // 2]

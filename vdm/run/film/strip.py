@@ -1,10 +1,10 @@
 """A film as a picture: a row for each sample, a column for each noise level."""
 
 import pathlib
-from typing import Any
 
 import numpy as np
 
+from vdm.run import figures, views
 from vdm.run.errors import UserError
 from vdm.run.film.frames import Film
 from vdm.run.system.files import replacing
@@ -17,9 +17,8 @@ CELL = 1.1  # inches
 def kind(path: pathlib.Path, shape: tuple[int, ...]) -> str:
     """Return how a film of examples of a shape is written: "array" or what a cell shows.
 
-    A .npy holds any data; a .png shows [2] as "points" in the plane, other [n] and [n, channels] as
-    "lines", [h, w, channels] as an "image" and [d, h, w, channels] as its middle "slice". Raises
-    UserError for another ending or shape.
+    A .npy holds any data; a cell of a .png shows what `vdm.run.views.form` says. Raises UserError
+    for another ending or shape.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"cannot write {path}: it exists already and is not a file")
@@ -27,12 +26,13 @@ def kind(path: pathlib.Path, shape: tuple[int, ...]) -> str:
         return "array"
     if path.suffix != ".png":
         raise UserError(f"a film strip is written as .png or .npy: got {path.name!r}")
-    if len(shape) > 4:
+    form = views.form(shape)
+    if form is None:
         raise UserError(
             f"data of shape {list(shape)} cannot be drawn as a film strip: "
             "`vdm sample --trajectory --out=NAME.npy` writes an array"
         )
-    return "points" if shape == (2,) else ("lines", "lines", "image", "slice")[len(shape) - 1]
+    return form
 
 
 def number(how: str, num: int | None) -> int:
@@ -61,18 +61,19 @@ def _draw(film: Film, how: str, levels: int | None, path: pathlib.Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    frames = film.x[:, :, film.x.shape[2] // 2] if how == "slice" else film.x
+    # One scale for all cells, that of the samples: an x̂ at much noise may be far off.
+    frames, ends = film.x, film.x[:, -1]
+    shared = how in ("points", "lines")
+    if not shared:
+        seen = views.of(frames.reshape(-1, *frames.shape[2:]), views.ends(ends, levels))
+        frames = seen.reshape(*frames.shape[:2], *seen.shape[1:])
     num_rows, num_columns = (1 if how == "points" else len(frames)), frames.shape[1]
-    wide = CELL * (2.0 if how in ("points", "lines") else 1.0)
+    wide = CELL * (2.0 if shared else 1.0)
     figure = Figure(
         figsize=(wide * num_columns, (wide if how == "points" else CELL) * num_rows + 0.4),
         layout="constrained",
     )
     canvas = FigureCanvasAgg(figure)
-    # One scale for all cells, that of the samples: an x̂ at much noise may be far off.
-    ends = film.x[:, -1]
-    low, high = (0, levels - 1) if levels is not None else (ends.min(), ends.max())
-    shared = how in ("points", "lines")
     cells = figure.subplots(num_rows, num_columns, squeeze=False, sharex=shared, sharey=shared)
     for row, across in enumerate(cells):
         for column, axes in enumerate(across):
@@ -84,7 +85,8 @@ def _draw(film: Film, how: str, levels: int | None, path: pathlib.Path) -> None:
                 axes.plot(frames[row, column], linewidth=0.8)
                 axes.set_ylim(*_ends(ends))
             else:
-                _image(axes, frames[row, column], float(low), float(high))
+                page = figures.image(frames[row, column])
+                axes.imshow(page, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             if row == 0:
                 last = column == num_columns - 1
@@ -98,10 +100,3 @@ def _ends(x: np.ndarray) -> tuple[float, float]:
     low, high = float(x.min()), float(x.max())
     margin = 0.1 * (high - low) or 1.0
     return low - margin, high + margin
-
-
-def _image(axes: Any, x: np.ndarray, low: float, high: float) -> None:
-    """Show an image [h, w, channels]: three channels are colours, of others the first is shown."""
-    colours = np.clip((x - low) / max(high - low, 1e-12), 0.0, 1.0)
-    x = colours if x.shape[-1] == 3 else x[..., 0]
-    axes.imshow(x, cmap="gray", vmin=low, vmax=high, interpolation="nearest")

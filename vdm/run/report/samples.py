@@ -70,12 +70,11 @@ def parts(run: Run, restored: Restored, drawn: Drawn) -> tuple[Part, ...]:
     shown: list[Part] = [Text(_how(run, drawn))]
     shape, found = drawn.x.shape[1:], drawn.neighbours
     num_levels = restored.trained.model.likelihood.levels
-    form = views.form(shape)
-    if form == "points":
-        shown.append(Figures(levels.scatter(_panels(drawn))))
-    elif form is not None:
+    if views.has_picture(shape):
         plain = isinstance(found, Note) and _field(drawn) is None
         shown.append((_gallery if plain else _columns)(drawn, num_levels))
+    elif views.form(shape) == "points":
+        shown.append(Figures(levels.scatter(_panels(drawn))))
     else:
         kind = "Real numbers" if num_levels is None else "Integers"
         shown.append(
@@ -195,7 +194,7 @@ def _field(drawn: Drawn) -> np.ndarray | None:
     if drawn.given.field is None:
         return None
     found = np.asarray(drawn.given.field)
-    return found if views.form(found.shape[1:]) not in (None, "points") else None
+    return found if views.has_picture(found.shape[1:]) else None
 
 
 def _distance_table(found: Neighbours, of_training: bool) -> Table:

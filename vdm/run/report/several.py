@@ -187,7 +187,7 @@ def _samples(runs: Sequence[Run], restored: Sequence[Restored | str], num: int) 
             continue
         drawn.append((run.name, one))
         num_levels, shape = found.trained.model.likelihood.levels, found.trained.shape
-        if views.form(shape) not in (None, "points"):
+        if views.has_picture(shape):
             shown = views.of(one.x[: pictures.MOST_CELLS], views.ends(one.x, num_levels))
             rows.append(
                 (

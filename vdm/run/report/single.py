@@ -96,7 +96,7 @@ def _samples(run: Run, restored: Restored | str, num: int) -> Section:
         parts += [drawn] if isinstance(drawn, Note) else samples.parts(run, restored, drawn)
     if run.grids:
         shape = run.data.shape if run.data is not None else ()
-        cells = views.form(shape) not in (None, "points")
+        cells = views.has_picture(shape)
         gallery = pictures.while_training(run.grids, shape, cells=cells)
         parts += [gallery] if gallery is not None else []
     else:
