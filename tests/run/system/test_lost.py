@@ -34,6 +34,10 @@ time.sleep(0.1)
 ctypes.CDLL(None).abort()
 """
 REPORT = "E1126 22:17:24.289332    7218 coordination_service_agent.cc:289] Polled an error"
+PREEMPTION = (
+    "W1126 22:17:24.289301    7218 preemption_sync_manager.cc:147] Failed to retrieve preemption "
+    "notice from coordination service: UNAVAILABLE: Socket closed"
+)
 FATAL = (
     "F1126 22:17:24.289373    7218 client.h:80] Terminating process because the JAX distributed "
     "service detected fatal errors. This most likely indicates that another task died"
@@ -104,6 +108,7 @@ def test_without_a_connection_of_ours_the_end_of_jax_is_one_line():
     ("lines", "code", "shown"),
     [
         ([REPORT, FATAL, "a stack trace"], 75, ""),
+        ([PREEMPTION, "more of it", REPORT, FATAL], 75, ""),
         ([REPORT, "of something else"], -signal.SIGABRT, f"{REPORT}\nof something else\n"),
         (["a warning"], -signal.SIGABRT, "a warning\n"),
     ],

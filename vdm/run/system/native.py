@@ -15,8 +15,12 @@ import time
 from collections.abc import Callable
 
 HELD_SECONDS = 3.0
-# How the lines begin with which JAX's coordination service reports a process that is gone.
-REPORT = re.compile(rb"^[EF]\d{4} .*(coordination_service|Terminating process because)", re.M)
+# How the lines begin with which JAX reports a process that is gone: its coordination service, or
+# what waits for that service's notice of a preemption, whichever comes first.
+REPORT = re.compile(
+    rb"^[EFW]\d{4} .*(coordination_service|preemption_sync_manager|Terminating process because)",
+    re.M,
+)
 FATAL = b"Terminating process because the JAX distributed service detected fatal errors"
 
 
