@@ -29,6 +29,7 @@ from vdm.run.system import native
 native.hold_back(lambda: os._exit(75))
 for line in sys.argv[1:]:
     os.write(2, (line + "\\n").encode())
+    time.sleep(0.05)  # so that each is read by itself
 print("Python's own", file=sys.stderr)
 time.sleep(0.1)
 ctypes.CDLL(None).abort()
