@@ -29,7 +29,7 @@ from vdm.run.errors import UserError
 from vdm.run.evaluation import bound
 from vdm.run.system.files import read_json, write_json
 from vdm.run.trained import Trained
-from vdm.run.training import parts, program as programs
+from vdm.run.training import parts, program as programs, statistics
 from vdm.run.training.batches import on_devices
 from vdm.run.training.step import init_state, train_step
 
@@ -40,7 +40,7 @@ TEST_EXAMPLES = 1000  # of a test split at most, evenly spaced
 CIFAR10 = (
     "--config=experiments/cifar10_small.py",
     "--config.train.validation_examples=1000",
-    "--config.evaluate.levels_per_example=4",
+    "--config.evaluate.levels_per_example=1",
     "--config.evaluate.batch_size=128",
 )
 # Of each set: the network, the batch, and how many examples are held out of training.
@@ -128,11 +128,15 @@ def prepared(config, found):
     def batches(seed):
         return on_devices(dataset, condition, dataclasses.replace(config, seed=seed), mesh, 0)
 
-    init = jax.jit(
+    drawn = jax.jit(
         lambda seed: init_state(with_seed(seed), example),
         out_shardings=places,
         compiler_options={"xla_backend_optimization_level": 0},  # as `vdm train` does
     )
+
+    def init(seed):
+        return statistics.measured(drawn(seed), trainer, dataset)
+
     step = jax.jit(
         lambda state, batch, seed: train_step(state, batch, trainer=with_seed(seed))[0],
         donate_argnums=0,

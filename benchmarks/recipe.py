@@ -57,6 +57,8 @@ CHANGES = {
     "fixed": {"model.schedule.name": "linear"},
     "muon": {"optimizer.method": {"name": "muon"}, "optimizer.warmup_steps": 20},
     "quick": {"optimizer.b2": 0.95},
+    "full": {"model.network.wiener": "full"},
+    "stationary": {"model.network.wiener": "stationary"},
 }
 # A recipe's rate and changes.
 RECIPES = {

@@ -16,6 +16,7 @@ from vdm import noise_levels as levels
 from vdm.condition import Condition, as_arrays, num_rows, take
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
+from vdm.networks import wiener
 from vdm.noise_levels import NoiseLevels
 from vdm.variance import two_gradients
 
@@ -109,6 +110,7 @@ def _step(
     both = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
     (loss, _), gradient, _ = two_gradients(both, levels_of, params)
     updates, state = optimizer.update(gradient, state, params)
+    updates = wiener.held(model.network, updates)
     return optax.apply_updates(params, updates), state, loss
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vdm.condition import Condition
-from vdm.networks import positions
+from vdm.networks import positions, wiener
 from vdm.networks.axes import check_axes, check_rank, each_axis
 from vdm.networks.condition import Kinds, check_kinds, checked
 from vdm.networks.embeddings import embed, inputs
@@ -45,8 +45,10 @@ class DiT(nn.Module):
     `cond_dim` for vectors [b, cond_dim] and `cond_channels` for fields [b, *sizes, cond_channels],
     which are appended to z; `optional_cond` for examples that come without (see `vdm.condition`);
     `residual`; the range `log_snr_max`, `log_snr_min` on which λ is normalised; the compute
-    `dtype`, parameters being float32 always; and `remat`, which computes every block twice to
-    spare its memory. Raises ValueError or TypeError for fields or inputs that do not fit.
+    `dtype`, parameters being float32 always; `remat`, which computes every block twice to
+    spare its memory; and `wiener`, "stationary" or "full" for a network that is also given the best
+    linear estimate of x (see `vdm.networks.wiener`). Raises ValueError or TypeError for fields or
+    inputs that do not fit.
     """
 
     axes: int = 2
@@ -66,6 +68,7 @@ class DiT(nn.Module):
     log_snr_min: float = -5.0
     dtype: DTypeLike = "float32"
     remat: bool = False
+    wiener: str = "none"
 
     def __post_init__(self) -> None:
         # A list, as JSON gives it, would make the module unhashable.
@@ -92,6 +95,7 @@ class DiT(nn.Module):
             log_snr_max=self.log_snr_max,
             log_snr_min=self.log_snr_min,
         )
+        wiener.check_kind(self.wiener)
         super().__post_init__()
 
     def _check_heads(self) -> None:
@@ -152,7 +156,13 @@ class DiT(nn.Module):
             log_snr_min=self.log_snr_min,
             dtype=self.dtype,
         )
-        seen = inputs(z, conditions.field, self.fourier_exponents, self._kinds)
+        seen = inputs(
+            z,
+            conditions.field,
+            self.fourier_exponents,
+            self._kinds,
+            wiener.estimated(self.wiener, self._padding, z, log_snr),
+        )
 
         sizes = tuple(size // p for size, p in zip(z.shape[1:-1], self._patches, strict=True))
         h = nn.Dense(self.channels, dtype=self.dtype, name="dense_in")(

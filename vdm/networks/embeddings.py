@@ -105,17 +105,20 @@ def inputs(
     field: Float[Array | np.ndarray, " b *d e"] | None,
     exponents: Sequence[int | float],
     kinds: Kinds,
+    estimate: Float[Array, " b *d c"] | None = None,
 ) -> Float[Array, " b *d features"]:
-    """Return the channels of z, its `fourier_features`, and the field or what was learned for none.
+    """Return the channels of z, its `fourier_features`, the field or what was learned for none, x̂.
 
-    In z's own precision: bfloat16 would round away what the features show. Makes parameters in the
-    calling module.
+    The last is an `estimate` of x, if there is one. In z's own precision: bfloat16 would round away
+    what the features show. Makes parameters in the calling module.
     """
     parts = [z]
     if exponents:
         parts.append(fourier_features(z, exponents))
     if field is not None:
         parts.append(of_field(field, kinds).astype(z.dtype))
+    if estimate is not None:
+        parts.append(estimate)
     return jnp.concatenate(parts, axis=-1)
 
 

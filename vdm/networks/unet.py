@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from vdm.choices import unknown
 from vdm.condition import Condition
-from vdm.networks import stacked
+from vdm.networks import stacked, wiener
 from vdm.networks.axes import check_axes, check_rank, each_axis
 from vdm.networks.blocks import AttentionBlock, ResBlock, group_norm
 from vdm.networks.condition import Kinds, check_kinds, checked
@@ -50,6 +50,9 @@ class UNet(nn.Module):
     network commutes with every shift along the axis; with levels only with shifts by multiples of
     2^len(levels), which sizes must be multiples of.
 
+    With `wiener` "stationary" or "full" the network is also given the best linear estimate of x,
+    for which it needs the data's mean and covariance (see `vdm.networks.wiener`).
+
     Fields: `channels` of every block, `num_blocks` a side, `fourier_exponents` n of the
     features sin, cos(2π 2ⁿ z) appended to z (empty for none), `attention` "none",
     "middle" or "everywhere", `num_groups` of GroupNorm, which must divide `channels`,
@@ -58,9 +61,9 @@ class UNet(nn.Module):
     `optional_cond` for examples that come without (see `vdm.condition`), `residual`, the range
     `log_snr_max`, `log_snr_min` on which λ is normalised, the compute `dtype`, parameters being
     float32 always, `remat`, which computes every block twice to spare its memory, `axes` from 1 to
-    3, `padding` and `levels`. Parameters that `stacked.stack` has rearranged give the same
-    function, compiled as a scan over equal blocks, those at full resolution. Raises ValueError or
-    TypeError for fields or inputs that do not fit.
+    3, `padding`, `levels` and `wiener`. Parameters that `stacked.stack` has rearranged give the
+    same function, compiled as a scan over equal blocks, those at full resolution. Raises ValueError
+    or TypeError for fields or inputs that do not fit.
     """
 
     channels: int = 128
@@ -81,6 +84,7 @@ class UNet(nn.Module):
     axes: int = 2
     padding: str | Sequence[str] = "zero"
     levels: Sequence[int] = ()
+    wiener: str = "none"
 
     def __post_init__(self) -> None:
         check_axes(self.axes)
@@ -107,6 +111,7 @@ class UNet(nn.Module):
             log_snr_max=self.log_snr_max,
             log_snr_min=self.log_snr_min,
         )
+        wiener.check_kind(self.wiener)
         super().__post_init__()
 
     @property
@@ -162,7 +167,13 @@ class UNet(nn.Module):
             return Conv(features, padding, self.dtype, name=name, **options)
 
         everywhere = self.attention == "everywhere"
-        seen = inputs(z, conditions.field, self.fourier_exponents, self._kinds)
+        seen = inputs(
+            z,
+            conditions.field,
+            self.fourier_exponents,
+            self._kinds,
+            wiener.estimated(self.wiener, padding, z, log_snr),
+        )
 
         # Parameters of either layout are taken. A fresh network is not scanned: XLA:CPU computes a
         # convolution's weight gradient 20 to 75 times slower inside scan (jax issue 12868).

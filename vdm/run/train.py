@@ -25,7 +25,15 @@ from vdm.run.system.ahead import made_ahead
 from vdm.run.system.files import check_writable, sweep
 from vdm.run.system.progress import bar, say
 from vdm.run.trained import Trained
-from vdm.run.training import advice, finite, initial, parts, program as programs, throughput
+from vdm.run.training import (
+    advice,
+    finite,
+    initial,
+    parts,
+    program as programs,
+    statistics,
+    throughput,
+)
 from vdm.run.training.batches import on_devices
 from vdm.run.training.parts import Parts
 from vdm.run.training.program import Program
@@ -58,7 +66,8 @@ def train(
     read = functools.partial(initial.read, config, trainer, mesh, example)
     if every.init_from and not checkpoint.latest_step(workdir):
         source = processes.together(read)
-    begin = functools.partial(_start, program=program, read=read, config=config)
+    measured = functools.partial(statistics.measured, trainer=trainer, dataset=dataset)
+    begin = functools.partial(_start, program=program, read=read, measured=measured, config=config)
     if every.sample_every:  # an error now, not at the first grid
         _check_drawn(every.sample_every, workdir, dataset.shape, trainer.model.likelihood.levels)
     per_dispatch = programs.steps_per_dispatch(config, meshes.platform(mesh))
@@ -270,11 +279,13 @@ def _start(
     *,
     program: Program,
     read: Callable[[], initial.Source],
+    measured: Callable[[TrainState], TrainState],
     config: Config,
 ) -> TrainState:
     """Return the state of the latest checkpoint, or the first one where there is none, as held.
 
-    That one begins with the `source`, by default what is read of train.init_from.
+    That one begins with the `source`, by default what is read of train.init_from, or else with what
+    is `measured` of the data.
     """
     hold = program.layout.hold
     state = checkpoint.resume(checkpoints, program.template)
@@ -282,7 +293,7 @@ def _start(
         return hold(state)
     first = program.init()
     if not config.train.init_from:
-        return hold(first)
+        return hold(processes.together(lambda: measured(first)))
     return hold(initial.applied(first, source or processes.together(read), config))
 
 

@@ -15,7 +15,7 @@ from vdm.run.data import condition as conditions, side_file, validation
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset, Stored, chunks
 from vdm.run.errors import UserError
-from vdm.run.training import build, checks, initial, own_parts, standardise
+from vdm.run.training import build, checks, initial, own_parts, standardise, statistics
 from vdm.run.training.batches import make_batch
 from vdm.run.training.step import Batch, Trainer
 
@@ -118,5 +118,7 @@ def _fit(trainer: Trainer, dataset: Dataset) -> Condition:
     if (kept := initial.kept_condition(config, network)) is not None:
         own = dataclasses.replace(own, vector=kept.vector, field=kept.field)
     condition = conditions.build(network, dataset.shape, config.data.augment, own)
+    if not config.train.init_from:
+        statistics.check(trainer, dataset)
     _check(trainer, condition, dataset)
     return condition

@@ -15,7 +15,7 @@ from vdm.condition import Condition, drop_condition
 from vdm.laws import LawState
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, VLB, Params
-from vdm.networks import precision
+from vdm.networks import precision, wiener
 from vdm.networks.dropout import Dropout
 from vdm.noise_levels import NoiseLevels
 from vdm.run.config import Config
@@ -113,7 +113,7 @@ def train_step(
         batch = batch._replace(cond=cond)
     loss, terms, gradient, law_state = gradients(trainer, state, batch, noise, division)
     updates, opt_state = trainer.optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = optax.apply_updates(state.params, wiener.held(model.network, updates))
     decay = optim.ema_decay(config.optimizer, state.step)
     ema = optax.incremental_update(params, state.ema, 1.0 - decay)
     log_snr_fn = model.log_snr(params)

@@ -1,0 +1,235 @@
+"""The Wiener filter: the best linear estimate of x from z, which a network is given beside z.
+
+Of data with mean m and covariance C = U diag(s) Uᵀ it is
+
+    x̂(z, λ) = m + U diag(α s/(α² s + σ²)) Uᵀ (z − α m),    α² = sigmoid(λ), σ² = sigmoid(−λ),
+
+which for Gaussian data is the mean of p(x|z) (Bishop 2006, "Pattern Recognition and Machine
+Learning", eq. 2.116). It sees all of z at once, where a few convolutions see a part of it. m, U and
+s are measured once, from training examples, and are parameters that no step changes.
+
+"full" has a covariance of all numbers of an example. "stationary" is for fields in which it depends
+only on where two places are to each other: then cosines diagonalise it along an axis with ends
+(padding "zero", each field going on as its mirror image), and sines and cosines along one that
+closes (padding "wrap"). For each frequency there is a covariance of the channels.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vdm.choices import unknown
+from vdm.networks.axes import each_axis
+
+NAME = "wiener"  # of the module among a network's, and of its parameters
+KINDS = ("none", "stationary", "full")
+LARGEST = 4096  # numbers of an example, of which "full" keeps the square
+
+
+class Statistics(NamedTuple):
+    """Mean of the data, and the eigenvectors (columns) and eigenvalues of their covariances.
+
+    With "full" for all numbers of an example, d = [] and c of them; with "stationary" for the c
+    channels at each frequency, *d of them.
+    """
+
+    mean: Float[Array | np.ndarray, " *size c"]
+    basis: Float[Array | np.ndarray, " *d c c"]
+    variance: Float[Array | np.ndarray, " *d c"]
+
+
+class Wiener(nn.Module):
+    """The filter as part of a network; `padding` has a word for each spatial axis of z.
+
+    Its parameters are those of `Statistics`. Before they are measured they say that the data are
+    white noise of variance 1, of which x̂ is αz.
+    """
+
+    kind: str
+    padding: tuple[str, ...]
+
+    @nn.compact
+    def __call__(
+        self, z: Float[Array, " b *size c"], log_snr: Float[Array, " b"]
+    ) -> Float[Array, " b *size c"]:
+        size = z.shape[1:]
+        form = (math.prod(size),) if self.kind == "full" else size
+        if self.kind == "full" and form[0] > LARGEST:
+            raise ValueError(
+                f"wiener='full' keeps the square of an example's {form[0]} numbers: expected at "
+                f"most {LARGEST} of them; 'stationary' has no such limit"
+            )
+        start = {
+            "mean": jnp.zeros(size),
+            "basis": jnp.broadcast_to(jnp.eye(form[-1]), (*form, form[-1])),
+            "variance": jnp.ones(form),
+        }
+        found = {
+            name: jax.lax.stop_gradient(self.param(name, lambda _, v=value: v))
+            for name, value in start.items()
+        }
+        return estimate(Statistics(**found), z, log_snr, self.padding)
+
+
+def check_kind(kind: str) -> None:
+    """Raise ValueError for a kind of filter that there is not."""
+    if kind not in KINDS:
+        raise ValueError(unknown("wiener", kind, KINDS))
+
+
+def estimated(
+    kind: str, padding: tuple[str, ...], z: Float[Array, " b *size c"], log_snr: Float[Array, " b"]
+) -> Float[Array, " b *size c"] | None:
+    """Return what a filter of a kind makes of z, None for "none"; a child of the calling module."""
+    return None if kind == "none" else Wiener(kind, padding, name=NAME)(z, log_snr)
+
+
+def estimate(
+    statistics: Statistics,
+    z: Float[Array, " b *size c"],
+    log_snr: Float[Array, " b"],
+    padding: Sequence[str],
+) -> Float[Array, " b *size c"]:
+    """Return x̂(z, λ), in z's precision."""
+    mean, basis, variance = (jnp.asarray(part, z.dtype) for part in statistics)
+    square, noise = (
+        jax.nn.sigmoid(sign * log_snr).reshape(-1, *(1,) * variance.ndim) for sign in (1, -1)
+    )
+    at = jnp.sqrt(jax.nn.sigmoid(log_snr)).reshape(-1, *(1,) * (z.ndim - 1))
+    full = variance.ndim == 1
+    matrices = [] if full else _matrices(z.shape[1:-1], padding)
+    apart = z - at * mean
+    h = apart.reshape(len(z), -1) if full else _turned(apart, matrices)
+    h = jnp.einsum("b...c,...cm->b...m", h, basis)
+    h = jnp.sqrt(square) * variance / (square * variance + noise) * h
+    h = jnp.einsum("b...m,...cm->b...c", h, basis)
+    return mean + (h.reshape(z.shape) if full else _turned(h, [m.T for m in matrices]))
+
+
+def measured(
+    batches: Iterable[Float[np.ndarray, " n *size c"]], kind: str, padding: Sequence[str]
+) -> Statistics:
+    """Return the statistics of encoded examples, that come in batches, in float64.
+
+    Raises ValueError for no examples, for fewer than an example has numbers where these have a
+    covariance ("full"), and for an unknown kind.
+    """
+    check_kind(kind)
+    count, total, second = 0, np.zeros(()), np.zeros(())
+    size: tuple[int, ...] = ()
+    matrices: list[np.ndarray] = []
+    for batch in batches:
+        z = np.asarray(batch, np.float64)
+        size = z.shape[1:]
+        if kind == "full":
+            h = z.reshape(len(z), -1)
+        else:
+            matrices = _matrices(size[:-1], padding)
+            h = _turned(z, matrices)
+        columns = np.moveaxis(h, 0, -1)
+        count, total = count + len(z), total + h.sum(axis=0)
+        second = second + columns @ np.swapaxes(columns, -1, -2)
+    check_number(count, math.prod(size), kind)
+    mean = total / count
+    covariance = second / count - mean[..., :, None] * mean[..., None, :]
+    if kind == "stationary":
+        for axis, word in enumerate(padding):
+            if word == "wrap":
+                # Nothing depends on where along the axis it is: no wave but the constant one has a
+                # mean, and neither a sine nor a cosine is preferred, so that x̂ moves with z.
+                covariance = _turned(covariance[None], [_pooled(size[axis])], axis + 1)[0]
+                np.moveaxis(mean, axis, 0)[1:] = 0.0
+        mean = _turned(mean[None], [m.T for m in matrices])[0]
+    variance, basis = np.linalg.eigh(covariance)
+    return Statistics(mean.reshape(size), basis, np.maximum(variance, 0.0))
+
+
+def check_number(count: int, num_dims: int, kind: str) -> None:
+    """Raise ValueError where there are too few examples to measure the statistics from."""
+    least = num_dims + 1 if kind == "full" else 1
+    if count < least:
+        raise ValueError(
+            f"wiener={kind!r} needs at least {least} examples of {num_dims} numbers to be measured "
+            f"from: got {count}" + ("; 'stationary' needs fewer" if kind == "full" else "")
+        )
+
+
+def fitted(
+    network: nn.Module, params: Any, batches: Iterable[Float[np.ndarray, " n *size c"]]
+) -> Any:
+    """Return the parameters of a model with the statistics that its network's filter needs.
+
+    `params` is a tree as `VDM.init` gives it, `batches` are encoded examples
+    (`model.likelihood.encode`). Raises ValueError for a network without a filter, and as
+    `measured`.
+    """
+    kind = of(network)
+    if kind == "none":
+        raise ValueError(
+            f"{type(network).__name__} has no filter: expected one with wiener="
+            + " or ".join(KINDS[1:])
+        )
+    padding = each_axis(network.padding, network.axes)
+    statistics = measured(batches, kind, padding)._asdict()
+    own = params["network"][NAME]
+    placed = {name: jnp.asarray(statistics[name], own[name].dtype) for name in own}
+    return {**params, "network": {**params["network"], NAME: placed}}
+
+
+def of(network: object) -> str:
+    """Return the kind of a network's filter, "none" where it has none."""
+    return getattr(network, "wiener", "none") if isinstance(network, nn.Module) else "none"
+
+
+def held(network: object, updates: Any) -> Any:
+    """Return updates of a model's parameters that leave its statistics as they are."""
+    if of(network) == "none":
+        return updates
+    own = jax.tree.map(jnp.zeros_like, updates["network"][NAME])
+    return {**updates, "network": {**updates["network"], NAME: own}}
+
+
+def _turned(h: Any, matrices: Sequence[np.ndarray], first: int = 1) -> Any:
+    """Return h with its axes from `first` on multiplied by a matrix each."""
+    xp = h.__array_namespace__()
+    for axis, matrix in enumerate(matrices, start=first):
+        h = xp.moveaxis(xp.tensordot(xp.asarray(matrix, dtype=h.dtype), h, axes=(1, axis)), 0, axis)
+    return h
+
+
+def _matrices(sizes: Sequence[int], padding: Sequence[str]) -> list[np.ndarray]:
+    """Return for each axis the orthogonal matrix whose rows are its waves."""
+    waves = {"zero": _cosines, "wrap": _circle}
+    return [waves[word](n) for word, n in zip(padding, sizes, strict=True)]
+
+
+def _cosines(n: int) -> np.ndarray:
+    """Return the discrete cosine transform (DCT-II) of n places, [n, n], orthogonal."""
+    k, place = np.arange(n)[:, None], np.arange(n) + 0.5
+    scale = np.where(k == 0, 1.0, 2.0) / n
+    return np.sqrt(scale) * np.cos(math.pi * k * place / n)
+
+
+def _circle(n: int) -> np.ndarray:
+    """Return the discrete Fourier transform of n real places, [n, n], orthogonal.
+
+    Row 0 is constant, rows 2k − 1 and 2k are the cosine and the sine of k turns.
+    """
+    row, place = np.arange(n)[:, None], np.arange(n)
+    k = (row + 1) // 2
+    angle = 2 * math.pi * ((k * place) % n) / n
+    scale = np.where((k == 0) | (2 * k == n), 1.0, 2.0) / n
+    return np.sqrt(scale) * np.where((row % 2 == 1) | (k == 0), np.cos(angle), np.sin(angle))
+
+
+def _pooled(n: int) -> np.ndarray:
+    """Return the matrix that takes the mean of what a sine and a cosine of equal turns have."""
+    k = (np.arange(n) + 1) // 2
+    same = (k[:, None] == k).astype(np.float64)
+    return same / same.sum(axis=1, keepdims=True)
