@@ -11,6 +11,7 @@ from vdm.networks import stacked
 # The root mean square of a step's entries, in units of the rate: about that of Adam's steps, so
 # that vectors and matrices share one rate (Liu et al. 2025, "Muon is scalable for LLM training").
 RMS = 0.2
+ITERATIONS = 3
 
 
 def muon(
@@ -24,8 +25,9 @@ def muon(
     """Return Muon for the matrices and kernels of a network of Flax Linen, and NAdam for the rest.
 
     The average of the gradient, with Nesterov's momentum `beta`, is replaced by the nearest matrix
-    with equal singular values, U Vᵀ of its U S Vᵀ, up to what five Newton–Schulz iterations leave
-    (Jordan et al. 2024, "Muon: an optimizer for hidden layers"). A kernel [*window, in, out] is
+    with equal singular values, U Vᵀ of its U S Vᵀ, up to what three Newton–Schulz iterations leave
+    (Jordan et al. 2024, "Muon: an optimizer for hidden layers"; three do where a matrix begins
+    with the Schatten 4-norm 1, a closer bound of the greatest singular value than Frobenius's). A kernel [*window, in, out] is
     taken as a matrix of window · in rows; of stacked blocks (`vdm.networks.stacked`) each is its
     own. Vectors and tables of embeddings get Adam with Nesterov's momentum, `b1` and `b2`, at the
     same rate, and only what Muon moves decays, by `weight_decay` times the rate. Raises
@@ -35,6 +37,8 @@ def muon(
         raise ValueError(f"beta must be at least 0 and below 1: got {beta}")
     return contrib.muon(
         learning_rate,
+        ns_steps=ITERATIONS,
+        preconditioning="schatten",
         beta=beta,
         weight_decay=weight_decay,
         adam_b1=b1,

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vdm.choices import unknown
+from vdm.diffusion import alpha, expand, sigma
 from vdm.networks.axes import each_axis
 
 NAME = "wiener"  # of the module among a network's, and of its parameters
@@ -35,13 +36,13 @@ LARGEST = 4096  # numbers of an example, of which "full" keeps the square
 class Statistics(NamedTuple):
     """Mean of the data, and the eigenvectors (columns) and eigenvalues of their covariances.
 
-    With "full" for all numbers of an example, d = [] and c of them; with "stationary" for the c
+    With "full" for all numbers of an example, d = [] and m of them; with "stationary" for the m
     channels at each frequency, *d of them.
     """
 
-    mean: Float[Array | np.ndarray, " *size c"]
-    basis: Float[Array | np.ndarray, " *d c c"]
-    variance: Float[Array | np.ndarray, " *d c"]
+    mean: Float[Array | np.ndarray, " *size"]
+    basis: Float[Array | np.ndarray, " *d m m"]
+    variance: Float[Array | np.ndarray, " *d m"]
 
 
 class Wiener(nn.Module):
@@ -98,22 +99,19 @@ def estimate(
 ) -> Float[Array, " b *size c"]:
     """Return x̂(z, λ), in z's precision."""
     mean, basis, variance = (jnp.asarray(part, z.dtype) for part in statistics)
-    square, noise = (
-        jax.nn.sigmoid(sign * log_snr).reshape(-1, *(1,) * variance.ndim) for sign in (1, -1)
-    )
-    at = jnp.sqrt(jax.nn.sigmoid(log_snr)).reshape(-1, *(1,) * (z.ndim - 1))
-    full = variance.ndim == 1
+    full = variance.ndim == 1 and z.ndim > 2
     matrices = [] if full else _matrices(z.shape[1:-1], padding)
-    apart = z - at * mean
+    apart = z - expand(alpha(log_snr), z) * mean[None]
     h = apart.reshape(len(z), -1) if full else _turned(apart, matrices)
     h = jnp.einsum("b...c,...cm->b...m", h, basis)
-    h = jnp.sqrt(square) * variance / (square * variance + noise) * h
+    at, noise, variance = expand(alpha(log_snr), h), expand(sigma(log_snr), h), variance[None]
+    h = at * variance / (at**2 * variance + noise**2) * h
     h = jnp.einsum("b...m,...cm->b...c", h, basis)
-    return mean + (h.reshape(z.shape) if full else _turned(h, [m.T for m in matrices]))
+    return mean[None] + (h.reshape(z.shape) if full else _turned(h, [m.T for m in matrices]))
 
 
 def measured(
-    batches: Iterable[Float[np.ndarray, " n *size c"]], kind: str, padding: Sequence[str]
+    batches: Iterable[Float[np.ndarray, "..."]], kind: str, padding: Sequence[str]
 ) -> Statistics:
     """Return the statistics of encoded examples, that come in batches, in float64.
 
@@ -160,9 +158,7 @@ def check_number(count: int, num_dims: int, kind: str) -> None:
         )
 
 
-def fitted(
-    network: nn.Module, params: Any, batches: Iterable[Float[np.ndarray, " n *size c"]]
-) -> Any:
+def fitted(network: nn.Module, params: Any, batches: Iterable[Float[np.ndarray, "..."]]) -> Any:
     """Return the parameters of a model with the statistics that its network's filter needs.
 
     `params` is a tree as `VDM.init` gives it, `batches` are encoded examples

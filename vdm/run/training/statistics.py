@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
-from vdm.model import Params
 from vdm.networks import wiener
 from vdm.run.data.dataset import Dataset, chunks
 from vdm.run.errors import UserError
@@ -34,16 +35,13 @@ def measured(first: TrainState, trainer: Trainer, dataset: Dataset) -> TrainStat
 
     def batches() -> Iterator[np.ndarray]:
         for index in chunks(dataset.examples):
-            yield np.asarray(encode(dataset.take(index).x))
+            yield np.asarray(encode(jnp.asarray(dataset.take(index).x)))
 
-    params = wiener.fitted(network, first.params, batches())
-    # A copy for each: a donated buffer must not be donated twice.
-    copies = (_placed(params, first.params) for _ in range(2))
-    return first._replace(params=next(copies), ema=next(copies))
-
-
-def _placed(params: Params, like: Params) -> Params:
-    """Return copies of the parameters where those of another tree are."""
-    return jax.tree.map(
-        lambda value, old: jax.device_put(value, old.sharding, may_alias=False), params, like
-    )
+    found = wiener.fitted(network, first.params, batches())
+    if jax.process_count() > 1:
+        # Eigenvectors have no sign of their own: two machines may find different ones.
+        found = multihost_utils.broadcast_one_to_all(found)
+    placed = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), found, first.params)
+    # Copies: buffers are donated, which neither these two nor two devices may have in common.
+    params, ema = (jax.tree.map(jnp.copy, placed) for _ in range(2))
+    return first._replace(params=params, ema=ema)
