@@ -21,5 +21,7 @@ def get_config() -> ConfigDict:
     """Return the config."""
     config = neighbour(__file__, "mnist.py")
     config.data.name = "cifar10"
-    config.train.update(num_steps=500, log_every=10, checkpoint_every=250)
+    config.model.network.update(num_blocks=2, wiener="stationary")
+    config.train.update(num_steps=5000, checkpoint_every=500)
+    config.optimizer.learning_rate = 2e-2
     return config

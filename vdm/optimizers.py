@@ -27,11 +27,11 @@ def muon(
     The average of the gradient, with Nesterov's momentum `beta`, is replaced by the nearest matrix
     with equal singular values, U Vᵀ of its U S Vᵀ, up to what three Newton–Schulz iterations leave
     (Jordan et al. 2024, "Muon: an optimizer for hidden layers"; three do where a matrix begins
-    with the Schatten 4-norm 1, a closer bound of the greatest singular value than Frobenius's). A kernel [*window, in, out] is
-    taken as a matrix of window · in rows; of stacked blocks (`vdm.networks.stacked`) each is its
-    own. Vectors and tables of embeddings get Adam with Nesterov's momentum, `b1` and `b2`, at the
-    same rate, and only what Muon moves decays, by `weight_decay` times the rate. Raises
-    ValueError for a beta outside [0, 1).
+    with the Schatten 4-norm 1, a closer bound of the greatest singular value than Frobenius's). A
+    kernel [*window, in, out] is taken as a matrix of window · in rows; of stacked blocks
+    (`vdm.networks.stacked`) each is its own. Vectors and tables of embeddings get Adam with
+    Nesterov's momentum, `b1` and `b2`, at the same rate, and only what Muon moves decays, by
+    `weight_decay` times the rate. Raises ValueError for a beta outside [0, 1).
     """
     if not 0 <= beta < 1:
         raise ValueError(f"beta must be at least 0 and below 1: got {beta}")

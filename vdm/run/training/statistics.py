@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,7 @@ def measured(first: TrainState, trainer: Trainer, dataset: Dataset) -> TrainStat
     They are those of the examples that are trained on, without augmentation.
     """
     network, encode = trainer.model.network, trainer.model.likelihood.encode
-    if wiener.of(network) == "none":
+    if not isinstance(network, nn.Module) or wiener.of(network) == "none":
         return first
 
     def batches() -> Iterator[np.ndarray]:
