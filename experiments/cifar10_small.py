@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config = neighbour(__file__, "mnist.py")
     config.data.name = "cifar10"
     config.model.network.update(num_blocks=2, wiener="stationary")
-    config.train.update(num_steps=5000, checkpoint_every=500)
-    config.optimizer.learning_rate = 2e-2
+    # Of equal work, batches of 4 get further than of 8.
+    config.train.update(num_steps=9000, batch_size=4, checkpoint_every=1000)
+    config.optimizer.learning_rate = 1.5e-2
     return config
