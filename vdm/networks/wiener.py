@@ -111,7 +111,7 @@ def estimate(
 
 
 def measured(
-    batches: Iterable[Float[np.ndarray, "..."]], kind: str, padding: Sequence[str]
+    batches: Iterable[Float[Array | np.ndarray, "..."]], kind: str, padding: Sequence[str]
 ) -> Statistics:
     """Return the statistics of encoded examples, that come in batches, in float64.
 
@@ -158,7 +158,9 @@ def check_number(count: int, num_dims: int, kind: str) -> None:
         )
 
 
-def fitted(network: nn.Module, params: Any, batches: Iterable[Float[np.ndarray, "..."]]) -> Any:
+def fitted(
+    network: nn.Module, params: Any, batches: Iterable[Float[Array | np.ndarray, "..."]]
+) -> Any:
     """Return the parameters of a model with the statistics that its network's filter needs.
 
     `params` is a tree as `VDM.init` gives it, `batches` are encoded examples
