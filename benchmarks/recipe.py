@@ -5,11 +5,13 @@
         --picture=docs/pictures/recipe.png
     python benchmarks/recipe.py --set=cifar10 --seconds=600 --rows=paper,fast --rates=2e-3,5e-3,1e-2
 
-All rows train the same network on the same batches, with the same budget and memory of the average
-of parameters (EMA); see `race.py`. A row is a recipe, its learning rate where that is not its own,
-and what is added or left out: `paper@0.008+head` is the paper's recipe at the rate 0.008 with the v
-head. A row may be planned for steps of its own, as `fast/600` is. With `--seconds` each row has as
-many steps as take so many seconds, and a cosine ends there.
+All rows train on the same examples, with the same budget and memory of the average of parameters
+(EMA), and the same network but for the Wiener filter of `+full` and `+stationary`; see `race.py`.
+A row is a recipe, its learning rate where that is not its own, and what is added or left out:
+`paper@0.008+head` is the paper's recipe at the rate 0.008 with the v head, `fast+stationary+batch4`
+our fast one with a filter and batches of 4. A row may be planned for steps of its own, as
+`fast/600` is. With `--seconds` each row has as many steps as take so many seconds, and a cosine
+ends there.
 
 With `--rates` every row without a rate is first trained at each of them with the first seed, and
 goes on with the one that is best on the examples held out of training; `--on` says on what the
@@ -59,6 +61,8 @@ CHANGES = {
     "quick": {"optimizer.b2": 0.95},
     "full": {"model.network.wiener": "full"},
     "stationary": {"model.network.wiener": "stationary"},
+    "batch4": {"train.batch_size": 4},
+    "batch8": {"train.batch_size": 8},
 }
 # A recipe's rate and changes.
 RECIPES = {
