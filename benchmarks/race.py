@@ -62,7 +62,11 @@ SETS = {
         "--config.evaluate.batch_size=8",
     ),
     # 32 channels, two blocks a side, batches of 8; and 64 channels, four blocks, batches of 16.
-    "cifar10": (*CIFAR10, "--config.model.network.num_blocks=2"),
+    "cifar10": (
+        *CIFAR10,
+        "--config.model.network.num_blocks=2",
+        "--config.train.batch_size=8",
+    ),
     "cifar10_64": (
         *CIFAR10,
         "--config.model.network.num_blocks=4",

@@ -37,9 +37,12 @@ from vdm.run.trained import PARAMS
 PAPER = {
     "model.schedule.name": "learned_linear",
     "model.prediction": "eps",
+    "model.network.residual": True,
+    "model.network.wiener": "none",
     "objective.law": {"name": "schedule"},
     "objective.draw": "low_discrepancy",
     "objective.weighting": {"name": "elbo"},
+    "optimizer.method": {"name": "adamw"},
     "optimizer.decay": "constant",
     "optimizer.warmup_steps": 100,
     "optimizer.b1": 0.9,

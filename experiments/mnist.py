@@ -17,7 +17,7 @@ Two steps of a small form, on noise and in a minute:
     python -c "import numpy as n; n.save('noise', n.random.randint(0, 256, (40, 28, 28, 1), 'u1'))"
     vdm train --config=experiments/mnist.py --workdir=runs/small --config.train.num_steps=2 \
         --config.train.batch_size=4 --config.model.network.channels=8 \
-        --config.model.network.num_groups=4 \
+        --config.model.network.num_groups=4 --config.model.network.wiener=stationary \
         --config.data.name=arrays --config.data.path=noise.npy
 """
 

@@ -105,3 +105,12 @@ def test_a_bound_is_reached_between_the_evaluations_around_it(recipe):
     assert recipe.race.reached(points, 3.5) == [100, 10.0]
     np.testing.assert_allclose(recipe.race.reached(points, 1.25), [275, 27.5])
     assert recipe.race.reached(points, 0.5) is None
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
+def test_the_papers_recipe_is_the_papers_whatever_the_config_says(recipe, name):
+    config = recipe.make_config("paper", list(recipe.race.SETS[name]), 100, 0)
+    network = config.model.network
+    assert config.optimizer.method == {"name": "adamw"} and config.model.prediction == "eps"
+    assert network["residual"] and network["wiener"] == "none"
+    assert config.train.batch_size == (8 if name == "cifar10" else 16)

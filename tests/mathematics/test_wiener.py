@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,17 +58,20 @@ def test_full_is_the_posterior_mean_of_gaussian_data(shape):
 
 @pytest.mark.parametrize("shape", [(6, 2), (5, 2), (3, 4, 2), (2, 3, 4, 1)])
 def test_stationary_is_the_posterior_mean_of_fields_that_close(shape):
-    # All shifts and mirror images of three fields: their covariance is that of a stationary field.
+    # Of the three fields alone the same is found as of all their shifts and mirror images, whose
+    # covariance is that of a stationary field.
     sizes, axes = shape[:-1], range(1, len(shape))
     x = noise(3, *shape) @ np.array([[1.0, 0.5], [0.0, 0.4]])[: shape[-1], : shape[-1]] + 0.7
+    alone = x
     for axis in axes:
         x = np.concatenate([x, np.flip(x, axis)])
     shifts = itertools.product(*map(range, sizes))
     x = np.concatenate([np.roll(x, shift, axes[: len(sizes)]) for shift in shifts])
     padding = ("wrap",) * len(sizes)
     z = noise(3, *shape, seed=3)
-    found = filtered(measured([x], "stationary", padding), z, padding)
-    np.testing.assert_allclose(found, solved(*of(x), z), atol=1e-10)
+    for given in (x, alone):
+        found = filtered(measured([given], "stationary", padding), z, padding)
+        np.testing.assert_allclose(found, solved(*of(x), z), atol=1e-10)
 
 
 @pytest.mark.parametrize("shape", [(6, 2), (3, 4, 2), (2, 3, 2, 1)])
@@ -183,8 +187,8 @@ def test_an_unknown_kind_is_refused(network):
 
 
 def test_what_cannot_be_measured_is_refused():
-    for kind, x in (("full", noise(12, 3, 4, 1)), ("stationary", noise(0, 3, 4, 1))):
-        with pytest.raises(ValueError, match=f"'{kind}' needs at least {1 + (len(x) and 12)} ex"):
+    for kind, x, least in (("full", noise(12, 3, 4, 1), 13), ("stationary", noise(1, 3, 4, 1), 2)):
+        with pytest.raises(ValueError, match=f"'{kind}' needs at least {least} examples of 12"):
             measured([x], kind, ("zero", "zero"))
     with pytest.raises(ValueError, match="unknown wiener 'none of it'"):
         measured([noise(5, 2)], "none of it", ())
@@ -192,10 +196,24 @@ def test_what_cannot_be_measured_is_refused():
     with pytest.raises(ValueError, match="UNet has no filter"):
         fitted(plain, {}, [DATA])
     assert wiener.of(plain) == "none"
-    with pytest.raises(ValueError, match="at most 4096"):
-        jax.eval_shape(
-            UNet(**SMALL, wiener="full").init,
-            jax.random.key(0),
-            jnp.zeros((1, 40, 40, 3)),
-            jnp.zeros(1),
-        )
+    for kind, size in (("full", (40, 40, 3)), ("stationary", (4097, 2, 1))):
+        with pytest.raises(
+            ValueError, match=f"at most 4096, got {4800 if kind == 'full' else 4097}"
+        ):
+            jax.eval_shape(
+                UNet(**SMALL, wiener=kind).init,
+                jax.random.key(0),
+                jnp.zeros((1, *size)),
+                jnp.zeros(1),
+            )
+
+
+def test_a_network_that_means_something_else_by_the_name_has_no_filter():
+    class Own(nn.Module):
+        wiener: str = "stationary"
+
+    assert [wiener.of(one) for one in (Own(), "full", UNet(**SMALL, wiener="full"))] == [
+        "none",
+        "none",
+        "full",
+    ]

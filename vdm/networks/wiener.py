@@ -9,13 +9,14 @@ Learning", eq. 2.116). It sees all of z at once, where a few convolutions see a 
 s are measured once, from training examples, and are parameters that no step changes.
 
 "full" has a covariance of all numbers of an example. "stationary" is for fields in which it depends
-only on where two places are to each other: then cosines diagonalise it along an axis with ends
-(padding "zero", each field going on as its mirror image), and sines and cosines along one that
-closes (padding "wrap"). For each frequency there is a covariance of the channels.
+only on the displacement between two places, and not on its sign along an axis: then cosines
+diagonalise it along an axis with ends (padding "zero"), if each field goes on as its mirror image,
+and sines and cosines along one that closes (padding "wrap"). For each frequency there is a
+covariance of the channels. Of other data "stationary" is an approximation.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -30,7 +31,10 @@ from vdm.networks.axes import each_axis
 
 NAME = "wiener"  # of the module among a network's, and of its parameters
 KINDS = ("none", "stationary", "full")
-LARGEST = 4096  # numbers of an example, of which "full" keeps the square
+# Numbers of an example in "full", places along an axis in "stationary": their square is kept.
+LARGEST = 4096
+
+Batches = Iterable[Float[Array | np.ndarray, "..."]]
 
 
 class Statistics(NamedTuple):
@@ -61,19 +65,22 @@ class Wiener(nn.Module):
     ) -> Float[Array, " b *size c"]:
         size = z.shape[1:]
         form = (math.prod(size),) if self.kind == "full" else size
-        if self.kind == "full" and form[0] > LARGEST:
+        if max(form[:-1] or form) > LARGEST:
+            what = "an example's numbers" if self.kind == "full" else "the places along an axis"
             raise ValueError(
-                f"wiener='full' keeps the square of an example's {form[0]} numbers: expected at "
-                f"most {LARGEST} of them; 'stationary' has no such limit"
+                f"wiener={self.kind!r} keeps the square of {what}: expected at most {LARGEST}, got "
+                f"{max(form[:-1] or form)}"
             )
-        start = {
-            "mean": jnp.zeros(size),
-            "basis": jnp.broadcast_to(jnp.eye(form[-1]), (*form, form[-1])),
-            "variance": jnp.ones(form),
+        starts: dict[str, Callable[[], Array]] = {
+            "mean": lambda: jnp.zeros(size, jnp.float32),
+            "basis": lambda: jnp.broadcast_to(
+                jnp.eye(form[-1], dtype=jnp.float32), (*form, form[-1])
+            ),
+            "variance": lambda: jnp.ones(form, jnp.float32),
         }
         found = {
-            name: jax.lax.stop_gradient(self.param(name, lambda _, v=value: v))
-            for name, value in start.items()
+            name: jax.lax.stop_gradient(self.param(name, lambda _, made=made: made()))
+            for name, made in starts.items()
         }
         return estimate(Statistics(**found), z, log_snr, self.padding)
 
@@ -91,13 +98,15 @@ def estimated(
     return None if kind == "none" else Wiener(kind, padding, name=NAME)(z, log_snr)
 
 
+# On accelerators too: close to the clean end x̂ and z differ by little.
+@jax.default_matmul_precision("highest")
 def estimate(
     statistics: Statistics,
     z: Float[Array, " b *size c"],
     log_snr: Float[Array, " b"],
     padding: Sequence[str],
 ) -> Float[Array, " b *size c"]:
-    """Return x̂(z, λ), in z's precision."""
+    """Return x̂(z, λ), in z's precision on every device."""
     mean, basis, variance = (jnp.asarray(part, z.dtype) for part in statistics)
     full = variance.ndim == 1 and z.ndim > 2
     matrices = [] if full else _matrices(z.shape[1:-1], padding)
@@ -110,13 +119,11 @@ def estimate(
     return mean[None] + (h.reshape(z.shape) if full else _turned(h, [m.T for m in matrices]))
 
 
-def measured(
-    batches: Iterable[Float[Array | np.ndarray, "..."]], kind: str, padding: Sequence[str]
-) -> Statistics:
+def measured(batches: Batches, kind: str, padding: Sequence[str]) -> Statistics:
     """Return the statistics of encoded examples, that come in batches, in float64.
 
-    Raises ValueError for no examples, for fewer than an example has numbers where these have a
-    covariance ("full"), and for an unknown kind.
+    Raises ValueError for fewer than two examples, with "full" for no more than an example has
+    numbers, and for an unknown kind.
     """
     check_kind(kind)
     count, total, second = 0, np.zeros(()), np.zeros(())
@@ -135,14 +142,15 @@ def measured(
         second = second + columns @ np.swapaxes(columns, -1, -2)
     check_number(count, math.prod(size), kind)
     mean = total / count
+    wrapped = [axis for axis, word in enumerate(padding) if word == "wrap"]
+    if kind == "stationary":
+        for axis in wrapped:
+            # Nothing depends on where along it something is: only the constant wave has a mean.
+            np.moveaxis(mean, axis, 0)[1:] = 0.0
     covariance = second / count - mean[..., :, None] * mean[..., None, :]
     if kind == "stationary":
-        for axis, word in enumerate(padding):
-            if word == "wrap":
-                # Nothing depends on where along the axis it is: no wave but the constant one has a
-                # mean, and neither a sine nor a cosine is preferred, so that x̂ moves with z.
-                covariance = _turned(covariance[None], [_pooled(size[axis])], axis + 1)[0]
-                np.moveaxis(mean, axis, 0)[1:] = 0.0
+        for axis in wrapped:
+            covariance = _turned(covariance[None], [_pooled(size[axis])], axis + 1)[0]
         mean = _turned(mean[None], [m.T for m in matrices])[0]
     variance, basis = np.linalg.eigh(covariance)
     return Statistics(mean.reshape(size), basis, np.maximum(variance, 0.0))
@@ -150,7 +158,7 @@ def measured(
 
 def check_number(count: int, num_dims: int, kind: str) -> None:
     """Raise ValueError where there are too few examples to measure the statistics from."""
-    least = num_dims + 1 if kind == "full" else 1
+    least = max(2, num_dims + 1) if kind == "full" else 2
     if count < least:
         raise ValueError(
             f"wiener={kind!r} needs at least {least} examples of {num_dims} numbers to be measured "
@@ -158,31 +166,41 @@ def check_number(count: int, num_dims: int, kind: str) -> None:
         )
 
 
-def fitted(
-    network: nn.Module, params: Any, batches: Iterable[Float[Array | np.ndarray, "..."]]
-) -> Any:
+def fitted(network: object, params: Any, batches: Batches) -> Any:
     """Return the parameters of a model with the statistics that its network's filter needs.
 
     `params` is a tree as `VDM.init` gives it, `batches` are encoded examples
     (`model.likelihood.encode`). Raises ValueError for a network without a filter, and as
     `measured`.
     """
-    kind = of(network)
-    if kind == "none":
-        raise ValueError(
-            f"{type(network).__name__} has no filter: expected one with wiener="
-            + " or ".join(KINDS[1:])
-        )
-    padding = each_axis(network.padding, network.axes)
-    statistics = measured(batches, kind, padding)._asdict()
+    statistics = measured_for(network, batches)._asdict()
     own = params["network"][NAME]
     placed = {name: jnp.asarray(statistics[name], own[name].dtype) for name in own}
     return {**params, "network": {**params["network"], NAME: placed}}
 
 
+def measured_for(network: object, batches: Batches) -> Statistics:
+    """Return the statistics that a network's filter needs; raises ValueError as `fitted`."""
+    kind = of(network)
+    if kind == "none":
+        kinds = " or ".join(KINDS[1:])
+        raise ValueError(
+            f"{type(network).__name__} has no filter: expected one with wiener={kinds}"
+        )
+    return measured(batches, kind, padding_of(network))
+
+
+def padding_of(network: Any) -> tuple[str, ...]:
+    """Return the padding of each axis of a network that has a filter."""
+    return each_axis(network.padding, network.axes)
+
+
 def of(network: object) -> str:
     """Return the kind of a network's filter, "none" where it has none."""
-    return getattr(network, "wiener", "none") if isinstance(network, nn.Module) else "none"
+    kind = getattr(network, "wiener", "none")
+    # A network of the user's own may mean something else by the name.
+    own = isinstance(network, nn.Module) and hasattr(network, "padding") and kind in KINDS
+    return kind if own else "none"
 
 
 def held(network: object, updates: Any) -> Any:
@@ -195,9 +213,10 @@ def held(network: object, updates: Any) -> Any:
 
 def _turned(h: Any, matrices: Sequence[np.ndarray], first: int = 1) -> Any:
     """Return h with its axes from `first` on multiplied by a matrix each."""
-    xp = h.__array_namespace__()
+    xp = np if isinstance(h, np.ndarray) else jnp
     for axis, matrix in enumerate(matrices, start=first):
-        h = xp.moveaxis(xp.tensordot(xp.asarray(matrix, dtype=h.dtype), h, axes=(1, axis)), 0, axis)
+        made = xp.tensordot(xp.asarray(matrix, dtype=h.dtype), h, axes=(1, axis))
+        h = xp.moveaxis(made, 0, axis)
     return h
 
 

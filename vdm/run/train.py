@@ -293,7 +293,7 @@ def _start(
         return hold(state)
     first = program.init()
     if not config.train.init_from:
-        return hold(processes.together(lambda: measured(first)))
+        return hold(measured(first))
     return hold(initial.applied(first, source or processes.together(read), config))
 
 

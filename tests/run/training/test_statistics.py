@@ -1,5 +1,7 @@
 """A run whose network has a Wiener filter: what is measured, when, and that it stays."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -61,3 +63,12 @@ def test_a_split_with_too_few_examples_is_refused_before_anything_is_compiled():
     ):
         parts.prepare(made)
     parts.prepare(config("stationary", validation_examples=1450))
+
+
+def test_statistics_of_fields_that_close_are_none_of_fields_with_ends(tmp_path):
+    train.train(config("stationary", num_steps=1), tmp_path / "one")
+    later = config("stationary", init_from=str(tmp_path / "one"))
+    network = {**later.model.network, "padding": "wrap"}
+    later = dataclasses.replace(later, model=dataclasses.replace(later.model, network=network))
+    with pytest.raises(UserError, match="network.padding is .*'zero'.* and .*'wrap'.* here"):
+        train.train(later, tmp_path / "two")

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from vdm.model import Params
+from vdm.networks import wiener
 from vdm.run import config as configs, data
 from vdm.run.config import Config
 from vdm.run.config.blocks import parameters
@@ -71,6 +72,13 @@ def read(config: Config, trainer: Trainer, mesh: Mesh, example: Batch) -> Source
     template = programs.template(other, mesh, blank)
     own = programs.template(trainer, mesh, example)
     _check_same(workdir, "network", template.params["network"], own.params["network"])
+    both = (network, trainer.model.network)
+    filters = [wiener.padding_of(one) for one in both if wiener.of(one) == "stationary"]
+    if len(set(filters)) > 1:
+        raise UserError(
+            f"model.network.padding is {filters[0]} in {workdir} and {filters[1]} here: expected "
+            "the same, or the statistics of the network's filter would mean something else"
+        )
     for key in ("prediction", "sigma_data") if other.model.prediction == "edm" else ("prediction",):
         one, here = getattr(there.model, key), getattr(config.model, key)
         if one != here:
