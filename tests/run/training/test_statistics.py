@@ -70,5 +70,5 @@ def test_statistics_of_fields_that_close_are_none_of_fields_with_ends(tmp_path):
     later = config("stationary", init_from=str(tmp_path / "one"))
     network = {**later.model.network, "padding": "wrap"}
     later = dataclasses.replace(later, model=dataclasses.replace(later.model, network=network))
-    with pytest.raises(UserError, match="network.padding is .*'zero'.* and .*'wrap'.* here"):
+    with pytest.raises(UserError, match=r"network.padding is .*'zero'.* and .*'wrap'.* here"):
         train.train(later, tmp_path / "two")
