@@ -27,7 +27,8 @@ def muon(
     The average of the gradient, with Nesterov's momentum `beta`, is replaced by the nearest matrix
     with equal singular values, U Vᵀ of its U S Vᵀ, up to what three Newton–Schulz iterations leave
     (Jordan et al. 2024, "Muon: an optimizer for hidden layers"; three do where a matrix begins
-    with the Schatten 4-norm 1, a closer bound of the greatest singular value than Frobenius's). A
+    with the Schatten 4-norm 1, a closer bound on the greatest singular value than Frobenius's,
+    as `optax` has it after Grishina et al. 2025, arXiv 2506.10935). A
     kernel [*window, in, out] is taken as a matrix of window · in rows; of stacked blocks
     (`vdm.networks.stacked`) each is its own. Vectors and tables of embeddings get Adam with
     Nesterov's momentum, `b1` and `b2`, at the same rate, and only what Muon moves decays, by

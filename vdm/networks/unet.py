@@ -51,7 +51,8 @@ class UNet(nn.Module):
     2^len(levels), which sizes must be multiples of.
 
     With `wiener` "stationary" or "full" the network is also given the best linear estimate of x,
-    for which it needs the data's mean and covariance (see `vdm.networks.wiener`).
+    for which it needs the data's mean and covariance (see `vdm.networks.wiener`). With "full" it
+    does not commute with shifts.
 
     Fields: `channels` of every block, `num_blocks` a side, `fourier_exponents` n of the
     features sin, cos(2π 2ⁿ z) appended to z (empty for none), `attention` "none",
