@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.model.prediction = "v"
     # The network is also given the best linear estimate of x: digits are alike in where they are.
     config.model.network.update(residual=False, wiener="full")
-    config.train.update(num_steps=12_000, checkpoint_every=1000, sample_every=0)
+    config.train.update(num_steps=6000, checkpoint_every=1000, sample_every=0)
     # 10,000 images: their number makes the standard error small enough.
     config.evaluate.levels_per_example = 1
     config.optimizer.method = ConfigDict({"name": "muon"})
