@@ -188,12 +188,12 @@ def untrained_bpd(config, batch_size=4):
 def test_the_fast_recipe_differs_from_the_papers_in_what_was_measured():
     paper, fast = (cli.read_config([f"--config={path_of(n)}"]) for n in ("cifar10", "cifar10_fast"))
     paper.objective.law["name"] = "sigmoid"
-    paper.model.network["residual"] = False
-    replace = dataclasses.replace
+    paper.model.network.update(residual=False, wiener="stationary")
+    replace, muon = dataclasses.replace, {"name": "muon"}
     assert fast == replace(
         paper,
         model=replace(paper.model, prediction="v"),
-        optimizer=replace(paper.optimizer, decay="cosine", clip_norm=1.0),
+        optimizer=replace(paper.optimizer, decay="cosine", clip_norm=1.0, method=muon),
         train=replace(paper.train, num_steps=1_000_000),
     )
 
