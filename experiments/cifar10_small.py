@@ -1,4 +1,4 @@
-"""CIFAR-10, 32×32×3 pixels of 256 levels: the first 500 steps, a check that takes minutes.
+"""CIFAR-10, 32×32×3 pixels of 256 levels: what a small network learns on one core.
 
     vdm train    --config=experiments/cifar10_small.py --workdir=runs/cifar10_small
     vdm evaluate --workdir=runs/cifar10_small --split=test
@@ -7,8 +7,9 @@
 The set is prepared once by tensorflow-datasets; where it is not there, the
 first command says how.
 
-Hardware and time: two CPU cores, 80 seconds, and 157 to evaluate.
-Expected: 4.550 ± 0.025 bits per dimension on the 10,000 test images. A code that knows nothing
+Hardware and time: one CPU core, 38 minutes of processor time, and 6 minutes to evaluate.
+Expected: 3.570 ± 0.024 bits per dimension on the 10,000 test images (4.550 ± 0.025 with Adam, half
+the blocks, no filter and 500 steps of 8, in 80 seconds on two cores). A code that knows nothing
 takes 8, one that knows the histogram of each colour channel 7.902.
 """
 
