@@ -16,7 +16,10 @@ pytestmark = pytest.mark.float32
 
 
 def config(kind="full", **changed):
-    return runs.images({**runs.UNET, "wiener": kind}, batch_size=6, **changed)
+    """A run whose decay of weights would shrink the statistics at once."""
+    made = runs.images({**runs.UNET, "wiener": kind}, **changed)
+    optimizer = dataclasses.replace(made.optimizer, weight_decay=100.0, warmup_steps=0)
+    return dataclasses.replace(made, optimizer=optimizer)
 
 
 def measured(made, kind, padding=("zero", "zero")):
