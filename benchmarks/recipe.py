@@ -1,8 +1,8 @@
 """Bits per dimension against steps and seconds: the paper's recipe and ours, change by change.
 
     taskset -c 1 python benchmarks/recipe.py
-    python benchmarks/recipe.py --rows=paper,paper@0.008,ours --on=test \
-        --picture=docs/pictures/recipe.png
+    python benchmarks/recipe.py --rows=paper@0.008,ours,fast+full/600 --against=paper@0.008 \
+        --on=test --picture=docs/pictures/recipe.png
     python benchmarks/recipe.py --set=cifar10 --seconds=600 --rows=paper,fast --rates=2e-3,5e-3,1e-2
 
 All rows train on the same examples, with the same budget and memory of the average of parameters

@@ -9,7 +9,7 @@ first command says how.
 
 Hardware and time: one CPU core, 25 minutes of processor time beside other work.
 Expected: 1.075 ± 0.005 bits per dimension on the 10,000 test images (1.077 ± 0.005 with Adam, no
-filter and twice the steps). What limits it is the number of steps.
+filter and twice the steps).
 A code that knows nothing takes log2(256) = 8.
 
 Two steps of a small form, on noise and in a minute:

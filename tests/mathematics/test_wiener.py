@@ -18,6 +18,7 @@ from vdm.networks.wiener import estimate, fitted, measured
 
 LOG_SNR = np.array([-4.0, 0.5, 6.0])
 SMALL = {"channels": 8, "num_blocks": 1, "num_groups": 4}
+OF = {UNet: SMALL, DiT: {"channels": 8, "num_blocks": 1, "num_heads": 2}}
 
 
 def noise(*shape, seed=0):
@@ -110,8 +111,9 @@ def test_constant_data_are_known_at_every_level(kind):
 
 @functools.cache
 def model(network=UNet, kind="stationary", **more):
-    own = {"channels": 8, "num_blocks": 1} | (SMALL if network is UNet else {"num_heads": 2})
-    made = network(**own, wiener=kind, residual=False, fourier_exponents=(), dropout=0.0, **more)
+    made = network(
+        **OF[network], wiener=kind, residual=False, fourier_exponents=(), dropout=0.0, **more
+    )
     return VDM(schedules.linear(5.0, -4.0), made, likelihoods.gaussian(0.1), "x")
 
 
@@ -122,28 +124,25 @@ DATA = np.cumsum(noise(40, 4, 4, 1), axis=1).astype(np.float32) / 2
 @pytest.mark.parametrize("kind", ["stationary", "full"])
 def test_a_network_is_given_the_estimate_beside_z(network, kind):
     made = model(network, kind)
+    z = noise(3, 4, 4, 1)
+
+    def given(params):
+        _, kept = made.network.apply(
+            {"params": params["network"]},
+            jnp.asarray(z, jnp.float32),
+            jnp.asarray(LOG_SNR, jnp.float32),
+            mutable=["intermediates"],
+            capture_intermediates=True,
+        )
+        return kept["intermediates"]["wiener"]["__call__"][0]
+
     params = made.init(jax.random.key(0), DATA)
-    z, log_snr = jnp.asarray(noise(3, 4, 4, 1), jnp.float32), jnp.asarray(LOG_SNR, jnp.float32)
     # White noise of variance 1 before the data are known.
-    before = made.network.apply(
-        {"params": params["network"]},
-        z,
-        log_snr,
-        mutable=["intermediates"],
-        capture_intermediates=True,
-    )[1]["intermediates"]["wiener"]["__call__"][0]
     at = np.sqrt(1 / (1 + np.exp(-LOG_SNR))).reshape(3, 1, 1, 1)
-    np.testing.assert_allclose(before, at * z, rtol=1e-5)
-    params = fitted(made.network, params, [DATA])
-    after = made.network.apply(
-        {"params": params["network"]},
-        z,
-        log_snr,
-        mutable=["intermediates"],
-        capture_intermediates=True,
-    )[1]["intermediates"]["wiener"]["__call__"][0]
+    np.testing.assert_allclose(given(params), at * z, rtol=1e-5)
+    after = given(fitted(made.network, params, [DATA]))
     padding = ("zero", "zero")
-    expected = filtered(measured([DATA.astype(float)], kind, padding), noise(3, 4, 4, 1), padding)
+    expected = filtered(measured([DATA.astype(float)], kind, padding), z, padding)
     np.testing.assert_allclose(after, expected, atol=1e-4)
 
 
@@ -152,10 +151,7 @@ def test_the_network_uses_the_estimate(network):
     # Channels that the first layer is given: z, and the estimate.
     made = model(network)
     params = made.init(jax.random.key(0), DATA)["network"]
-    plain = network(
-        **({"channels": 8, "num_blocks": 1} | (SMALL if network is UNet else {"num_heads": 2})),
-        fourier_exponents=(),
-    )
+    plain = network(**OF[network], fourier_exponents=())
     without = jax.eval_shape(plain.init, jax.random.key(0), DATA[:1], np.zeros(1, np.float32))
     name = "conv_in" if network is UNet else "dense_in"
     assert params[name]["kernel"].size == 2 * without["params"][name]["kernel"].size

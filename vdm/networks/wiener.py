@@ -106,7 +106,11 @@ def estimate(
     log_snr: Float[Array, " b"],
     padding: Sequence[str],
 ) -> Float[Array, " b *size c"]:
-    """Return x̂(z, λ), in z's precision on every device."""
+    """Return x̂ = m + U diag(α s/(α² s + σ²)) Uᵀ (z − α m), of z's shape and precision.
+
+    z has shape [b, *size, c] and λ shape [b]; `padding` has a word for each axis of `size`, and
+    counts for statistics of the kind "stationary" only. Raises ValueError for another number of λ.
+    """
     mean, basis, variance = (jnp.asarray(part, z.dtype) for part in statistics)
     full = variance.ndim == 1 and z.ndim > 2
     matrices = [] if full else _matrices(z.shape[1:-1], padding)
