@@ -1,9 +1,9 @@
-"""The condition of an example: a class, a vector, a field, or several of them.
+"""The condition of an example: a class, a vector, a field, a mask, or several of them.
 
 A class is a whole number from 0, a vector a row of floats, a field floats at each of the example's
-positions. An example can come without: class −1, or a vector or field of nothing but NaN. A network
-that was trained so, by dropping conditions, has the two denoisers of classifier-free guidance
-(Ho & Salimans 2022).
+positions, and a mask says which points a set has (`vdm.sets`). But for the mask, an example can
+come without: class −1, or a vector or field of nothing but NaN. A network that was trained so, by
+dropping conditions, has the two denoisers of classifier-free guidance (Ho & Salimans 2022).
 """
 
 from typing import NamedTuple, TypeVar
@@ -20,15 +20,17 @@ class Conditions(NamedTuple):
     """Several conditions of each example of a batch; None for a kind that there is not.
 
     `label` is the class, integers of shape [b], `vector` floats of shape [b, c], and `field` floats
-    of the examples' own shape [b, *d, c] but for the number of channels.
+    of the examples' own shape [b, *d, c] but for the number of channels. `mask` is booleans of
+    shape [b, n], True where a set has a point.
     """
 
     label: Array | np.ndarray | None = None
     vector: Array | np.ndarray | None = None
     field: Array | np.ndarray | None = None
+    mask: Array | np.ndarray | None = None
 
 
-# An array by itself is the condition of a network that has one kind.
+# An array by itself is the condition of a network that has one kind, which is not the mask.
 Condition = Array | np.ndarray | Conditions
 
 
@@ -71,11 +73,14 @@ def no_condition(
 def drop_condition(key: Key[Array, ""], cond: Condition, rate: float) -> Condition:
     """Return the conditions with each example's dropped, all parts of it, with probability `rate`.
 
-    Raises ValueError for parts of several numbers of examples.
+    A mask stays: it says what the example is. Raises ValueError for parts of several numbers of
+    examples.
     """
     dropped = jax.random.bernoulli(key, rate, (num_rows(cond),))
 
     def without(part: Array) -> Array:
+        if part.dtype == bool:
+            return part
         none = -1 if jnp.issubdtype(part.dtype, jnp.integer) else jnp.nan
         return jnp.where(jnp.expand_dims(dropped, range(1, part.ndim)), none, part)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -18,6 +17,7 @@ from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
 from vdm.networks import wiener
 from vdm.noise_levels import NoiseLevels
+from vdm.sets import dims_of
 from vdm.variance import two_gradients
 
 # Positions in [0, 1) as times of the schedule, or noise levels with their density.
@@ -43,7 +43,8 @@ def fit(
     The loss is the negative bound in continuous time (VDM, eq. 11 and 17), one noise level per
     example. A batch is drawn without replacement: every epoch passes through `x` in a new order,
     of which the last n mod batch_size examples are left out. `cond` has one condition per
-    example. `noise_levels(key, batch_size)` gives the times of a batch, or its noise levels with
+    example; of sets, with their mask, the loss is the mean over sets of the bits per dimension of
+    each. `noise_levels(key, batch_size)` gives the times of a batch, or its noise levels with
     their density; by default low-discrepancy times of the schedule. The interior of a learned
     schedule descends the variance of the diffusion term, everything else the bound
     (`vdm.variance`). Dropout is on. `params` is not changed. `progress` shows a bar with the
@@ -92,7 +93,7 @@ def _step(
     key_levels, key_noise, key_dropout = jax.random.split(key, 3)
     batch = jnp.take(x, index, axis=0)
     given = take(cond, index)
-    to_bpd = functools.partial(bits_per_dim, num_dims=math.prod(batch.shape[1:]))
+    to_bpd = functools.partial(bits_per_dim, num_dims=dims_of(batch, given))
 
     def levels_of(schedule: Params) -> NoiseLevels:
         draw = levels.low_discrepancy if noise_levels is None else noise_levels

@@ -20,6 +20,7 @@ from vdm.diffusion import expand, q_sample
 from vdm.likelihoods import Likelihood
 from vdm.noise_levels import NoiseLevels, from_times
 from vdm.schedules.base import LogSnrFn
+from vdm.sets import Mask, wiped
 
 AnyArray = Float[Array | np.ndarray, "*b"]
 EpsFn = Callable[[Float[Array, " b *d"], Float[Array, "..."]], Float[Array, " b *d"]]
@@ -43,12 +44,16 @@ def sum_dims(values: Float[Array, " b *d"]) -> Float[Array, " b"]:
     return jnp.sum(values, axis=tuple(range(1, values.ndim)))
 
 
-def prior_kl(x: Float[Array, " b *d"], log_snr_1: Float[Array, "..."]) -> Float[Array, " b"]:
-    """Return KL(q(z_1|x) ‖ N(0, I)) = ½ Σ [sigmoid(λ_1)(x² − 1) + softplus(λ_1)], in nats."""
+def prior_kl(
+    x: Float[Array, " b *d"], log_snr_1: Float[Array, "..."], mask: Mask | None = None
+) -> Float[Array, " b"]:
+    """Return KL(q(z_1|x) ‖ N(0, I)) = ½ Σ [sigmoid(λ_1)(x² − 1) + softplus(λ_1)], in nats.
+
+    With a mask of sets (`vdm.sets`) the sum is over the points that are there, here and below.
+    """
     log_snr_1 = expand(log_snr_1, x)
-    return 0.5 * sum_dims(
-        jax.nn.sigmoid(log_snr_1) * (jnp.square(x) - 1.0) + jax.nn.softplus(log_snr_1)
-    )
+    each = jax.nn.sigmoid(log_snr_1) * (jnp.square(x) - 1.0) + jax.nn.softplus(log_snr_1)
+    return 0.5 * sum_dims(wiped(each, mask))
 
 
 def reconstruction(
@@ -56,10 +61,16 @@ def reconstruction(
     eps_0: Float[Array, " b *d"],
     log_snr_0: Float[Array, "..."],
     likelihood: Likelihood,
+    mask: Mask | None = None,
 ) -> Float[Array, " b"]:
     """Return −log p(x|z_0) at z_0 = α_0 x + σ_0 ε_0, in nats; x_raw is not yet encoded."""
     z_0 = q_sample(likelihood.encode(x_raw), eps_0, log_snr_0)
-    return -likelihood.log_prob(x_raw, z_0, log_snr_0)
+    if mask is None:
+        return -likelihood.log_prob(x_raw, z_0, log_snr_0)
+    # Every point is an example to the likelihood.
+    x_raw, z_0 = (part.reshape(-1, *part.shape[2:]) for part in (x_raw, z_0))
+    each = -likelihood.log_prob(x_raw, z_0, log_snr_0)
+    return sum_dims(wiped(each.reshape(mask.shape), mask))
 
 
 def noise_error(
@@ -121,6 +132,9 @@ def diffusion_loss_steps(
     return weight * noise_error(x, eps, log_snr_t, eps_fn)
 
 
-def bits_per_dim(nats: AnyArray, num_dims: int) -> AnyArray:
-    """Convert nats per example into bits per dimension: nats / (num_dims · ln 2)."""
+def bits_per_dim(nats: AnyArray, num_dims: int | Int[Array | np.ndarray, " b"]) -> AnyArray:
+    """Convert nats per example into bits per dimension: nats / (num_dims · ln 2).
+
+    Examples of different sizes have a number of dimensions each.
+    """
     return nats / (num_dims * math.log(2.0))

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int, Key, Num
 from vdm import condition as conditions, denoisers, draws, losses, noise_levels as levels, samplers
 from vdm.choices import unknown
 from vdm.codec import Codec
-from vdm.condition import Condition
+from vdm.condition import Condition, Conditions
 from vdm.dequantisation import importance_weighted
-from vdm.diffusion import PREDICTIONS, alpha, convert, expand
+from vdm.diffusion import PREDICTIONS, alpha, convert, expand, sigma
 from vdm.few_steps import bound as chains
 from vdm.few_steps.chain import Chain, check
 from vdm.few_steps.sampler import Ancestral
@@ -30,6 +30,7 @@ from vdm.ode.options import Divergence, Steps, of_keywords
 from vdm.samplers import Sampler
 from vdm.schedules import Schedule
 from vdm.schedules.base import LogSnrFn
+from vdm.sets import Mask, check_mask, filled, keys_for, mask_of, padding_log_prob, wiped
 
 Params = dict[str, Any]
 HEADS = (*PREDICTIONS, "edm")
@@ -107,7 +108,9 @@ class VDM:
                 )
             if cond is None:
                 raise ValueError("guidance needs a condition: got cond=None")
-            without = self._plain_denoiser(params, None, dropout_key)
+            mask = mask_of(cond)
+            nothing = None if mask is None else Conditions(mask=mask)
+            without = self._plain_denoiser(params, nothing, dropout_key)
             eps_fn = denoisers.guided(eps_fn, without, guidance)
         if not clip_denoised:
             return eps_fn
@@ -125,6 +128,7 @@ class VDM:
         dropout_key: Array | Dropout | None,
     ) -> EpsFn:
         cond = conditions.as_arrays(cond)
+        mask = mask_of(cond)
 
         def apply(z: Float[Array, " b *d"], log_snr: Float[Array, " b"]) -> Float[Array, " b *d"]:
             variables = {"params": params["network"]}
@@ -139,7 +143,18 @@ class VDM:
             output = apply(z, per_example)
             return convert(output, z, per_example, source=self.prediction, target="eps")
 
-        return eps_fn
+        if mask is None:
+            return eps_fn
+
+        def of_points(
+            z: Float[Array, " b *d"], log_snr: Float[Array, "..."]
+        ) -> Float[Array, " b *d"]:
+            check_mask(mask, z.shape)
+            # The padding is as good as normal: of that law this is the exact ε̂.
+            normal = sigma(expand(log_snr, z)) * z
+            return jnp.where(mask[..., None], eps_fn(wiped(z, mask), log_snr), normal)
+
+        return of_points
 
     def vlb(
         self,
@@ -167,7 +182,9 @@ class VDM:
         chain instead, the network being given T examples for every one, in one batch. Each term is
         an unbiased estimate
         for uniform times, −VLB being their sum (VDM, eq. 11). `clip_denoised` is the bound of the
-        model whose x̂ is clipped to the data's range, never a looser one. Raises TypeError for data
+        model whose x̂ is clipped to the data's range, never a looser one. Of sets, whose `cond` has
+        a mask (`vdm.sets`), it is the bound of the points given their number: padding has no part
+        in it. Raises TypeError for data
         that the likelihood does not model, ValueError for keys or times that do not fit the batch,
         for num_steps < 1 and for arguments that exclude each other.
         """
@@ -175,6 +192,9 @@ class VDM:
         draws.check_key(key, x.shape[0])
         _check_steps(noise_levels, num_steps, chain, all_steps)
         key_t, key_0, key_eps = draws.split(key, 3)
+        mask = _mask(cond, x)
+        x = filled(x, mask, self.likelihood)
+        key_0, key_eps = keys_for(key_0, mask), keys_for(key_eps, mask)
         if noise_levels is None:
             noise_levels = self._default_times(key_t, x.shape[0])
         given = noise_levels.log_snr if isinstance(noise_levels, NoiseLevels) else noise_levels
@@ -183,9 +203,11 @@ class VDM:
                 f"noise_levels must be one per example, shape {x.shape[:1]}: got shape "
                 f"{given.shape}"
             )
-        encoded = self.likelihood.encode(x)
+        encoded = wiped(self.likelihood.encode(x), mask)
         if all_steps and chain is not None:
             cond = _for_all_steps(cond, chain)
+        if chain is not None:
+            chain = chain.masked(mask_of(cond))
         log_snr_fn, eps_fn = (
             self.log_snr(params),
             self.denoiser(
@@ -199,11 +221,11 @@ class VDM:
         if chain is not None:
             levels_of_chain = jnp.asarray(chain.log_snrs, encoded.dtype)
             log_snr_0, log_snr_1 = levels_of_chain[-1], levels_of_chain[0]
-        eps_0 = draws.normal(key_0, x.shape, encoded.dtype)
-        eps = draws.normal(key_eps, x.shape, encoded.dtype)
+        eps_0 = wiped(draws.normal(key_0, x.shape, encoded.dtype), mask)
+        eps = wiped(draws.normal(key_eps, x.shape, encoded.dtype), mask)
         if chain is not None:
             if all_steps:
-                every = _noise(key_eps, chain.num_steps, encoded)
+                every = _noise(key_eps, chain.num_steps, encoded, mask)
                 diffusion = chains.all_steps(encoded, every, chain, eps_fn)
             else:
                 step = _step_of(jnp.asarray(given), chain.num_steps)
@@ -222,8 +244,8 @@ class VDM:
                 num_steps=num_steps,
             )
         return VLB(
-            prior=losses.prior_kl(encoded, log_snr_1),
-            reconstruction=losses.reconstruction(x, eps_0, log_snr_0, self.likelihood),
+            prior=losses.prior_kl(encoded, log_snr_1, mask),
+            reconstruction=losses.reconstruction(x, eps_0, log_snr_0, self.likelihood, mask),
             diffusion=diffusion,
         )
 
@@ -246,17 +268,21 @@ class VDM:
         """
         x = jnp.asarray(x)
         draws.check_key(key, x.shape[0])
-        encoded = self.likelihood.encode(x)
+        mask = _mask(cond, x)
+        x, key = filled(x, mask, self.likelihood), keys_for(key, mask)
+        encoded = wiped(self.likelihood.encode(x), mask)
         # In one go: a thousand draws, one after the other, take minutes to compile.
-        fresh = _noise(key, chain.num_steps + 1, encoded)
+        fresh = _noise(key, chain.num_steps + 1, encoded, mask)
+        every = _for_all_steps(cond, chain)
         eps_fn = self.denoiser(
             params,
-            _for_all_steps(cond, chain),
+            every,
             clip_denoised=clip_denoised or chain.clip_denoised,
         )
-        eps_0, above = chains.log_weights(encoded, fresh, chain, eps_fn)
+        chain = chain.masked(mask_of(every))
+        eps_0, above = chains.log_weights(encoded, fresh, chain, eps_fn, mask)
         log_snr_0 = jnp.asarray(chain.log_snrs, encoded.dtype)[-1]
-        return -losses.reconstruction(x, eps_0, log_snr_0, self.likelihood) - above
+        return -losses.reconstruction(x, eps_0, log_snr_0, self.likelihood, mask) - above
 
     def _default_times(self, key: Key[Array, "..."], n: int) -> Float[Array, " b"]:
         if key.ndim == 0:
@@ -288,7 +314,7 @@ class VDM:
         `vdm.few_steps` is a grid with its own variances and clipping: it takes the place of
         num_steps and of the grid, for the ancestral sampler. `start` is a
         latent z at the first of the levels, in place of noise. `guidance` and `clip_denoised` are
-        those of `denoiser`. z_0 is
+        those of `denoiser`. Of sets, whose `cond` has a mask (`vdm.sets`), the padding is 0. z_0 is
         turned into data by `final`: the likelihood's "mode", or a "draw" from p(x|z_0), the
         last part of the generative model.
         Raises ValueError for num_steps < 1, missing or superfluous, an unknown sampler, grid
@@ -307,12 +333,18 @@ class VDM:
                 "a chain is its own grid, for the ancestral sampler: got "
                 f"sampler={sampler!r}, grid={grid!r} and num_steps={num_steps} beside it"
             )
+        draws.check_key(key, shape[0] if shape else 0)
+        mask = mask_of(conditions.as_arrays(cond))
+        if mask is not None:
+            check_mask(mask, shape)
+        key = keys_for(key, mask)
         eps_fn = self.denoiser(params, cond, guidance=guidance, clip_denoised=clip_denoised)
         z_0 = samplers.sample(key, eps_fn, log_snrs, shape, sampler=sampler, start=start)
         if final == "mode":
-            return self.likelihood.decode(z_0, log_snrs[-1])
+            return wiped(self.likelihood.decode(z_0, log_snrs[-1]), mask)
         # The sampler has mixed 0 to len(log_snrs) − 1 into the key.
-        return self.likelihood.draw(draws.fold_in(key, len(log_snrs)), z_0, log_snrs[-1])
+        drawn = self.likelihood.draw(draws.fold_in(key, len(log_snrs)), z_0, log_snrs[-1])
+        return wiped(drawn, mask)
 
     def codec(
         self,
@@ -356,6 +388,11 @@ class VDM:
             log_snr: Float[Array, "..."],
             cond: Condition | None,
         ) -> Float[Array, " b *d"]:
+            if mask_of(cond) is not None:
+                raise ValueError(
+                    "a codec is of examples of one shape, which a decoder has to know: got sets "
+                    "with a mask (sort them by their number of points, and code each by itself)"
+                )
             denoiser = self.denoiser(params, cond, guidance=guidance, clip_denoised=clip_denoised)
             return denoiser(z, log_snr)
 
@@ -436,12 +473,15 @@ class VDM:
         log_snr_fn = self.log_snr(params)
 
         def one(key: Key[Array, ""], x: Num[Array, "*d"], cond: Condition | None) -> marginal.Draws:
-            encoded = self.likelihood.encode(x[None])
+            x, cond = x[None], jax.tree.map(lambda part: part[None], cond)
+            mask = mask_of(cond)
+            x = filled(x, mask, self.likelihood)
+            encoded = self.likelihood.encode(x)
             log_snr_max, log_snr_min = (log_snr_fn(jnp.asarray(t, encoded.dtype)) for t in (0, 1))
             found = marginal.log_weights(
                 key[None],
-                x[None],
-                self.denoiser(params, jax.tree.map(lambda part: part[None], cond)),
+                x,
+                self.denoiser(params, cond),
                 self.likelihood,
                 log_snr_max=log_snr_max,
                 log_snr_min=log_snr_min,
@@ -450,8 +490,16 @@ class VDM:
                 divergence=divergence,
                 steps=steps,
             )
+            if mask is not None:
+                share = padding_log_prob(x, mask, self.likelihood, log_snr_max)
+                found = found._replace(log_weights=found.log_weights - share)
             return jax.tree.map(lambda leaf: leaf[:, 0], found)
 
+        if _mask(cond, x) is not None and self.likelihood.levels is not None:
+            raise ValueError(
+                "the ODE's likelihood of sets is for real numbers: got a mask and a likelihood of "
+                f"integers, {self.likelihood}"
+            )
         keys = jax.random.split(key, x.shape[0]) if key.ndim == 0 else key
         cond = conditions.as_arrays(cond)
         return jax.vmap(one, out_axes=1)(keys, x, cond)
@@ -477,12 +525,22 @@ def _check_steps(
         raise ValueError("a bound with num_steps takes times, not noise levels with a density")
 
 
-def _noise(key: Key[Array, "..."], num: int, x: Float[Array, " b *d"]) -> Float[Array, " n b *d"]:
+def _noise(
+    key: Key[Array, "..."], num: int, x: Float[Array, " b *d"], mask: Mask | None
+) -> Float[Array, " n b *d"]:
     """Return several draws of the noise of a batch, each from its own number mixed into the key."""
     # One program for all of them: T may be hundreds.
-    return jax.vmap(lambda i: draws.normal(draws.fold_in(key, i), x.shape, x.dtype))(
+    return jax.vmap(lambda i: wiped(draws.normal(draws.fold_in(key, i), x.shape, x.dtype), mask))(
         jnp.arange(num)
     )
+
+
+def _mask(cond: Condition | None, x: Num[Array, " b *d"]) -> Mask | None:
+    """Return the mask of a batch of sets, once it is known to fit; None for other data."""
+    mask = mask_of(conditions.as_arrays(cond))
+    if mask is not None:
+        check_mask(mask, x.shape)
+    return mask
 
 
 def _for_all_steps(cond: Condition | None, chain: Chain) -> Condition | None:

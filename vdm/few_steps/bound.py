@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 from vdm.diffusion import expand, q_sample
 from vdm.few_steps.chain import Chain, spread
 from vdm.losses import EpsFn, sum_dims
+from vdm.sets import Mask, wiped
 
 
 def step_kl(
@@ -79,6 +80,7 @@ def log_weights(
     fresh: Float[Array, " levels b *d"],
     chain: Chain,
     eps_fn: EpsFn,
+    mask: Mask | None = None,
 ) -> tuple[Float[Array, " b *d"], Float[Array, " b"]]:
     """Return the ε of z_0 at the end of a whole path drawn from q, and log q − log p above z_0.
 
@@ -91,7 +93,8 @@ def log_weights(
     in nats, [b]. Its mean is prior and diffusion term of the bound, and the mean of
     p(x|z_0) exp(−it) is P(x) of the chain itself, whose logarithm K draws bound more and more
     closely (Burda et al. 2016, theorem 1). `eps_fn` is called once, with T examples for every one,
-    as in `all_steps` but in the order of the chain, from noise.
+    as in `all_steps` but in the order of the chain, from noise. A `mask` is that of sets, whose
+    `x` and `fresh` are 0 in the padding.
     """
     num, size = chain.num_steps, len(x)
     levels = jnp.asarray(chain.log_snrs).astype(x.dtype)
@@ -117,5 +120,6 @@ def log_weights(
     steps = 0.5 * jnp.sum(sum_dims(each).reshape(num, size), axis=0)
     z_1 = q_sample(x, fresh[0], levels[0])
     log_variance = jax.nn.log_sigmoid(-levels[0])
-    start = 0.5 * sum_dims(jnp.square(z_1) - jnp.square(fresh[0]) - log_variance)
+    each = jnp.square(z_1) - jnp.square(fresh[0]) - log_variance
+    start = 0.5 * sum_dims(wiped(each, mask))
     return last, start + steps

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vdm.diffusion import convert, expand
+from vdm.sets import Mask, wiped
 
 # What v may depend on: nothing but the level, the channel or the position, or z_t itself.
 VARIANCES = ("none", "level", "channel", "table", "head")
@@ -49,7 +50,7 @@ class Head:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["log_snrs", "variance"],
+    data_fields=["log_snrs", "variance", "mask"],
     meta_fields=["clip_denoised"],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,12 +59,14 @@ class Chain:
 
     `variance` is a `Table`, a `Head`, or None for v = 0. `clip_denoised` says that x̂ is clipped to
     the data's range, as it was when v was fitted. It is a pytree: a compiled function takes it as
-    an argument. `vdm.few_steps.chain` makes one, and `vdm.few_steps.check` says if it is sound.
+    an argument. `vdm.few_steps.chain` makes one, and `vdm.few_steps.check` says if it is sound. A
+    `mask` is that of the sets (`vdm.sets`) that a bound is of: v is 0 in their padding.
     """
 
     log_snrs: Float[Array | np.ndarray, " levels"]
     variance: Table | Head | None = None
     clip_denoised: bool = False
+    mask: Mask | None = None
 
     @property
     def num_steps(self) -> int:
@@ -84,12 +87,25 @@ class Chain:
         """
         if self.variance is None:
             return None
+        return wiped(self._v(z, eps_hat, log_snr), self.mask)
+
+    def masked(self, mask: Mask | None) -> "Chain":
+        """Return the chain for the sets of a mask; without one as it is."""
+        return self if mask is None else dataclasses.replace(self, mask=mask)
+
+    def _v(
+        self,
+        z: Float[Array, " b *d"],
+        eps_hat: Float[Array, " b *d"],
+        log_snr: Float[Array, "..."],
+    ) -> Float[Array, " b *d"]:
         log_snr = jnp.broadcast_to(log_snr, z.shape[:1]).astype(z.dtype)
         if isinstance(self.variance, Head):
             x_hat = convert(eps_hat, z, log_snr, source="eps", target="x")
             module, params = self.variance.module, self.variance.params
             log_v: Any = module.apply({"params": params}, z, x_hat, log_snr)
             return jnp.exp(log_v.astype(z.dtype))
+        assert self.variance is not None
         if len(self.variance.values) != self.num_steps:
             raise ValueError(
                 f"a chain of {self.num_steps} steps needs a table of as many rows: got "

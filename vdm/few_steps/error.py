@@ -14,6 +14,7 @@ from vdm.diffusion import convert, q_sample
 from vdm.likelihoods import Likelihood
 from vdm.losses import EpsFn
 from vdm.schedules.base import LogSnrFn
+from vdm.sets import Mask, filled, mask_of, wiped
 
 Advance = Callable[[int], None]
 Data = Num[Array | np.ndarray, " n *d"]
@@ -69,9 +70,10 @@ def noised(
     clip_denoised: bool,
 ) -> Noised:
     """Return raw data x with fresh noise at the given levels, and the model's x̂ of it."""
-    encoded = model.likelihood.encode(jnp.asarray(x))
+    mask = mask_of(cond)
+    encoded = wiped(model.likelihood.encode(filled(jnp.asarray(x), mask, model.likelihood)), mask)
     level = jnp.asarray(log_snr, encoded.dtype)
-    z = q_sample(encoded, jax.random.normal(key, encoded.shape, encoded.dtype), level)
+    z = q_sample(encoded, wiped(jax.random.normal(key, encoded.shape, encoded.dtype), mask), level)
     eps_hat = model.denoiser(params, cond, clip_denoised=clip_denoised)(z, level)
     return Noised(encoded, z, convert(eps_hat, z, level, source="eps", target="x"), level)
 
@@ -91,18 +93,20 @@ def moments(
     """Return the mean of (x − x̂)² over raw data x [n, *d] at increasing levels, in float64.
 
     Every example has one draw of noise a level. `cond` has one row for each example. `advance` is
-    called with the number of levels done. Raises ValueError where there is nothing to measure on.
+    called with the number of levels done. Of sets (`vdm.sets`) it is the mean over all points, of
+    every channel, [N, 1, c]. Raises ValueError where there is nothing to measure on.
     """
     if not len(x):
         raise ValueError("expected at least one example to measure the error on: got none")
     rows = []
+    mask = mask_of(cond)
     for level in range(len(log_snrs) - 1):
         total: Any = 0.0
         for found in batches(
             model, params, x, cond, key, level, log_snrs, clip_denoised, batch_size
         ):
             total = total + np.asarray(_sum_square(found), np.float64)
-        rows.append(total / len(x))
+        rows.append(total / len(x) if mask is None else _per_point(total, mask))
         if advance is not None:
             advance(level + 1)
     return Moments(np.asarray(log_snrs, np.float64), np.stack(rows), len(x))
@@ -134,6 +138,12 @@ def batches(
             model=model,
             clip_denoised=clip_denoised,
         )
+
+
+def _per_point(total: Float[np.ndarray, " n c"], mask: Mask) -> Float[np.ndarray, " 1 c"]:
+    """Return the mean over points of a sum over sets, to which the padding gave nothing."""
+    found: np.ndarray = total.sum(axis=0, keepdims=True) / np.asarray(mask).sum()
+    return found
 
 
 @jax.jit

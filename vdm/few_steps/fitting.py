@@ -18,12 +18,14 @@ from vdm.few_steps.error import Advance, Data, Model, Moments
 from vdm.few_steps.head import VarianceHead, head_loss
 from vdm.few_steps.placement import best_steps, cost_matrix, step_costs
 from vdm.samplers import grids
+from vdm.sets import mask_of
 
 NUM_LEVELS = 128
 NUM_EXAMPLES = 1024  # whose error is measured
 # And with a head, where every example has a cost of its own for every pair of levels.
 NUM_WITH_HEAD = 256
 PRIOR_EXAMPLES = 8.0  # see `tables`
+OF_SETS = ("none", "level", "channel")  # the variances of sets
 HEAD_STEPS, HEAD_BATCH, HEAD_RATE = 3000, 32, 2e-3
 
 
@@ -58,9 +60,9 @@ def chain(
     `x` [n, *d] are training data as they come, not encoded, with their conditions `cond` [n, ...].
     `variance` is what v may depend on: "none" for v = 0, "level" for one number a step, "channel"
     (the last axis), "table" for one of every dimension, or "head" for a small network of z, x̂ and λ
-    that is fitted first. The T + 1 levels are the best of `num_levels` levels, even in λ between
-    the schedule's ends (128, or four for each step if that is more). x̂ is clipped to the data's
-    range by default where they have one. Noise follows from the key, jax.random.key(0) by default.
+    that is fitted first; of sets (`vdm.sets`) it is one of the first three. The T + 1 levels are
+    the best of `num_levels` levels, even in λ between the schedule's ends (128, or four for each
+    step if that is more). x̂ is clipped to the data's range by default where they have one. Noise follows from the key, jax.random.key(0) by default.
     The parts of it are `fit` and `place`. Raises ValueError for an unknown variance, no data, or a
     number of steps that is not from 1 to the number of levels less one.
     """
@@ -108,6 +110,11 @@ def fit(
     """
     if variance not in VARIANCES:
         raise ValueError(unknown("variance", variance, VARIANCES))
+    if mask_of(cond) is not None and variance not in OF_SETS:
+        raise ValueError(
+            f"points of sets have no places: expected variance {', '.join(OF_SETS[:-1])} or "
+            f"{OF_SETS[-1]}, got {variance!r}"
+        )
     key = jax.random.key(0) if key is None else key
     key_moments, key_head = jax.random.split(key)
     clip = model.likelihood.bounds is not None if clip_denoised is None else clip_denoised

@@ -4,6 +4,16 @@ from vdm.condition import Conditions, drop_condition, no_condition
 from vdm.networks.applied import from_apply
 from vdm.networks.dit import DiT
 from vdm.networks.mlp import MLP
+from vdm.networks.sets import SetTransformer
 from vdm.networks.unet import UNet
 
-__all__ = ["MLP", "Conditions", "DiT", "UNet", "drop_condition", "from_apply", "no_condition"]
+__all__ = [
+    "MLP",
+    "Conditions",
+    "DiT",
+    "SetTransformer",
+    "UNet",
+    "drop_condition",
+    "from_apply",
+    "no_condition",
+]

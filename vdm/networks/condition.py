@@ -12,17 +12,22 @@ from vdm.networks.fields import check_positive
 
 
 class Kinds(NamedTuple):
-    """The conditions that a network is built for: classes, a vector, a field; None for not."""
+    """The conditions that a network is built for: classes, a vector, a field; None for not.
+
+    A network of sets is given a mask too, always.
+    """
 
     num_classes: int | None = None
     cond_dim: int | None = None
     cond_channels: int | None = None
     optional: bool = False
+    masked: bool = False
 
     @property
     def names(self) -> list[str]:
         """The names of the parts of `Conditions` that the network is given."""
-        return [name for name, size in zip(Conditions._fields, self, strict=False) if size]
+        there = (self.num_classes, self.cond_dim, self.cond_channels, self.masked)
+        return [name for name, size in zip(Conditions._fields, there, strict=True) if size]
 
 
 def check_kinds(kinds: Kinds) -> None:
@@ -30,7 +35,7 @@ def check_kinds(kinds: Kinds) -> None:
     for name, size in zip(kinds._fields[:3], kinds, strict=False):
         if size is not None:
             check_positive(**{name: size})
-    if kinds.optional and not kinds.names:
+    if kinds.optional and not [name for name in kinds.names if name != "mask"]:
         raise ValueError(
             "optional_cond needs a condition, num_classes, cond_dim or cond_channels: got none of "
             "them"
@@ -59,7 +64,7 @@ def checked(cond: Condition | None, shape: tuple[int, ...], kinds: Kinds) -> Con
     expected = _expected(shape, kinds)
     for name, (what, kind, form) in expected.items():
         part, wanted = getattr(given, name), f"expected {_where(name, cond)} to be {what}"
-        if part is None and kinds.optional:
+        if part is None and kinds.optional and name != "mask":
             none = jnp.asarray(-1) if name == "label" else jnp.asarray(jnp.nan, float)
             given = given._replace(**{name: jnp.full(form, none)})
             continue
@@ -80,10 +85,10 @@ def _parts(cond: Condition | None, kinds: Kinds) -> Conditions:
     if cond is None:
         return Conditions()
     if not isinstance(cond, Conditions):
-        if len(names) > 1:
+        if len(names) > 1 or kinds.masked:
+            what = "is one of sets" if kinds.masked else "has several conditions"
             raise TypeError(
-                f"this network has several conditions, expected Conditions({', '.join(names)}): "
-                f"got {_named(cond)}"
+                f"this network {what}, expected Conditions({', '.join(names)}): got {_named(cond)}"
             )
         return Conditions(**{names[0]: cond})
     beside = [name for name, part in cond._asdict().items() if part is not None]
@@ -99,6 +104,7 @@ def _expected(shape: tuple[int, ...], kinds: Kinds) -> dict[str, tuple[str, type
         "label": (f"integers in 0..{classes - 1}", jnp.integer, (b,)),
         "vector": ("floats", jnp.floating, (b, kinds.cond_dim or 0)),
         "field": ("floats", jnp.floating, (*shape[:-1], kinds.cond_channels or 0)),
+        "mask": ("booleans", jnp.bool_, shape[:2]),
     }
     return {name: every[name] for name in kinds.names}
 

@@ -5,7 +5,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vdm.networks.attention import attend
 from vdm.networks.fields import DTypeLike
@@ -20,19 +20,24 @@ def multi_head(
     q: Float[Array, " b n heads c"],
     k: Float[Array, " b n heads c"],
     v: Float[Array, " b n heads c"],
+    mask: Bool[Array, " b n"] | None = None,
 ) -> Float[Array, " b n heads c"]:
     """Return softmax(q kᵀ/√c) v over the n tokens, for every head (Vaswani et al. 2017, §3.2).
+
+    With a mask it is over those of the tokens where it is True, all of them in memory at once.
 
     Logits and softmax are float32 at least. Of more than `PLAIN_TOKENS` tokens the weights are
     computed in pieces, and again in the backward pass, as `vdm.networks.attention.attend` does.
     """
-    if q.shape[1] > PLAIN_TOKENS:
+    if q.shape[1] > PLAIN_TOKENS and mask is None:
         b, n, heads, c = q.shape
         # A head of an example is an example to `attend`, which on CPUs takes one after the other.
         of_heads = (jnp.moveaxis(part, 2, 1).reshape(b * heads, n, c) for part in (q, k, v))
         return jnp.moveaxis(attend(*of_heads).reshape(b, heads, n, c), 1, 2)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=wide)
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1)
     mixed = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(q.dtype), v, preferred_element_type=wide)
     return mixed.astype(q.dtype)
@@ -70,12 +75,14 @@ class Attention(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, h: Float[Array, " b n c"]) -> Float[Array, " b n c"]:
+    def __call__(
+        self, h: Float[Array, " b n c"], mask: Bool[Array, " b n"] | None = None
+    ) -> Float[Array, " b n c"]:
         b, n, channels = h.shape
         angles = turns(self.sizes, self.padding, channels // self.num_heads // 2)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
         q, k, v = (part.reshape(b, n, self.num_heads, -1) for part in jnp.split(qkv, 3, axis=-1))
-        mixed = multi_head(turned(q, angles), turned(k, angles), v).reshape(h.shape)
+        mixed = multi_head(turned(q, angles), turned(k, angles), v, mask).reshape(h.shape)
         return nn.Dense(channels, dtype=self.dtype, name="proj_out")(mixed)
 
 
@@ -95,7 +102,11 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, " b n c"], level: Float[Array, " b e"], train: bool
+        self,
+        h: Float[Array, " b n c"],
+        level: Float[Array, " b e"],
+        train: bool,
+        mask: Bool[Array, " b n"] | None = None,
     ) -> Float[Array, " b n c"]:
         channels = h.shape[-1]
         parts = modulation(level, 6, channels, self.dtype)
@@ -103,7 +114,7 @@ class TransformerBlock(nn.Module):
         attention = Attention(
             self.num_heads, self.sizes, self.padding, self.dtype, name="attention"
         )
-        h = h + gate1[:, None] * attention(modulated(h, scale1, shift1, self.dtype))
+        h = h + gate1[:, None] * attention(modulated(h, scale1, shift1, self.dtype), mask)
         r = modulated(h, scale2, shift2, self.dtype)
         r = nn.gelu(nn.Dense(MLP_RATIO * channels, dtype=self.dtype, name="dense1")(r))
         r = nn.Dropout(self.dropout, deterministic=not train)(r)

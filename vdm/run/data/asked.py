@@ -40,7 +40,7 @@ def checked(
     Labels become int32, vectors and fields stay in the user's units. Raises UserError for a class
     that the run does not have, another shape or type, and numbers that are not finite.
     """
-    label, vector, field = given
+    label, vector, field, _ = given
     if label is not None:
         assert condition.num_classes is not None
         label = classes(label, condition.num_classes, size, called.label)

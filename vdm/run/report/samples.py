@@ -154,7 +154,7 @@ def _of(drawn: Drawn, i: int) -> str:
 
 def _condition(drawn: Drawn, i: int) -> str:
     """Return what a sample is conditioned on in words, a vector by its first numbers."""
-    label, vector, _ = drawn.given
+    label, vector, _, _ = drawn.given
     said = [] if label is None else [f"class {label[i]}"]
     if vector is not None:
         numbers = [f"{value:.4g}" for value in vector[i][:MOST_NUMBERS]]

@@ -1,7 +1,6 @@
 """One training step: a pure function from a state and a batch to the next state and metrics."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from vdm.run.config import Config
 from vdm.run.training import optim
 from vdm.run.training.division import Division, divided, loops, on_every_device
 from vdm.run.training.objective import Objective
+from vdm.sets import dims_of
 from vdm.variance import two_gradients
 
 # Times for a bound with finite T, else noise levels with their density.
@@ -142,7 +142,6 @@ def gradients(
     The losses L_i of `two_gradients` are the diffusion terms, weighted where the objective is.
     """
     model, objective, size = trainer.model, trainer.objective, trainer.config.train.batch_size
-    to_bpd = functools.partial(bits_per_dim, num_dims=math.prod(batch.x.shape[1:]))
     chex.assert_equal_shape_prefix((batch.x, noise.positions, noise.keys), 1)
 
     def levels_fn(schedule_params: Params) -> Levels:
@@ -168,6 +167,7 @@ def gradients(
             dropout_key=Dropout(noise.dropout, rows),
         )
         chex.assert_type(tuple(terms), float)
+        to_bpd = functools.partial(bits_per_dim, num_dims=dims_of(examples.x, examples.cond))
         terms = jax.tree.map(to_bpd, terms)
         if objective.weighting is None:
             return jnp.mean(terms.total), (terms, terms.diffusion)
@@ -198,7 +198,7 @@ def gradients(
 
     (loss, terms), gradient, levels = two_gradients(value_and_grad, levels_fn, state.params)
     chex.assert_shape(tuple(terms), (size,))
-    diffusion = terms.diffusion / to_bpd(jnp.ones(()))
+    diffusion = terms.diffusion / bits_per_dim(jnp.ones(()), dims_of(batch.x, batch.cond))
     log_snr_fn = model.log_snr(state.params)
     law_state = objective.law.update(state.law_state, log_snr_fn, levels, diffusion)
     return loss, jax.tree.map(jnp.mean, terms), gradient, law_state
