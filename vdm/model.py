@@ -30,7 +30,18 @@ from vdm.ode.options import Divergence, Steps, of_keywords
 from vdm.samplers import Sampler
 from vdm.schedules import Schedule
 from vdm.schedules.base import LogSnrFn
-from vdm.sets import Mask, check_mask, filled, keys_for, mask_of, padding_log_prob, wiped
+from vdm.sets import (
+    ORDERS,
+    Mask,
+    NumberLaw,
+    check_mask,
+    filled,
+    keys_for,
+    mask_of,
+    number_term,
+    padding_log_prob,
+    wiped,
+)
 
 Params = dict[str, Any]
 HEADS = (*PREDICTIONS, "edm")
@@ -47,9 +58,11 @@ class VDM:
     means: "eps", "x", "v", "score" or "edm".
     "edm" is the preconditioned network F of Karras et al. (2022, eq. 7): it is given
     c_in z/α and x̂ = c_skip z/α + c_out F, where `sigma_data` is the data's standard deviation.
+    With a `number_law` a model of sets (`vdm.sets`) is one of the number of their points too:
+    −log p(n) is a part of the prior term, and so is −log n! where the `order` is "unordered".
     Two models made of equal parts are equal and have equal hashes, so a function jitted with the
     model as a static argument is compiled once for both. Raises ValueError for an unknown
-    prediction or a sigma_data that is not positive.
+    prediction or order, or a sigma_data that is not positive.
     """
 
     schedule: Schedule
@@ -57,10 +70,14 @@ class VDM:
     likelihood: Likelihood
     prediction: str = "eps"
     sigma_data: float = 0.5
+    number_law: NumberLaw | None = None
+    order: str = "unordered"
 
     def __post_init__(self) -> None:
         if self.prediction not in HEADS:
             raise ValueError(unknown("prediction", self.prediction, HEADS))
+        if self.order not in ORDERS:
+            raise ValueError(unknown("order", self.order, ORDERS))
         if not (math.isfinite(self.sigma_data) and self.sigma_data > 0):
             raise ValueError(f"sigma_data must be positive and finite: got {self.sigma_data}")
 
@@ -183,8 +200,8 @@ class VDM:
         an unbiased estimate
         for uniform times, −VLB being their sum (VDM, eq. 11). `clip_denoised` is the bound of the
         model whose x̂ is clipped to the data's range, never a looser one. Of sets, whose `cond` has
-        a mask (`vdm.sets`), it is the bound of the points given their number: padding has no part
-        in it. Raises TypeError for data
+        a mask (`vdm.sets`), it is that of their points and of their number, if there is a law of
+        it: padding has no part in it. Raises TypeError for data
         that the likelihood does not model, ValueError for keys or times that do not fit the batch,
         for num_steps < 1 and for arguments that exclude each other.
         """
@@ -244,7 +261,7 @@ class VDM:
                 num_steps=num_steps,
             )
         return VLB(
-            prior=losses.prior_kl(encoded, log_snr_1, mask),
+            prior=losses.prior_kl(encoded, log_snr_1, mask) + self._number_term(mask),
             reconstruction=losses.reconstruction(x, eps_0, log_snr_0, self.likelihood, mask),
             diffusion=diffusion,
         )
@@ -282,7 +299,14 @@ class VDM:
         chain = chain.masked(mask_of(every))
         eps_0, above = chains.log_weights(encoded, fresh, chain, eps_fn, mask)
         log_snr_0 = jnp.asarray(chain.log_snrs, encoded.dtype)[-1]
-        return -losses.reconstruction(x, eps_0, log_snr_0, self.likelihood, mask) - above
+        below = losses.reconstruction(x, eps_0, log_snr_0, self.likelihood, mask)
+        return -below - above - self._number_term(mask)
+
+    def _number_term(self, mask: Mask | None) -> Float[Array, " b"] | float:
+        """Return what the number of points adds to the bound of sets, in nats; 0 for no law."""
+        if mask is None or self.number_law is None:
+            return 0.0
+        return number_term(self.number_law, mask, self.order)
 
     def _default_times(self, key: Key[Array, "..."], n: int) -> Float[Array, " b"]:
         if key.ndim == 0:
@@ -492,7 +516,8 @@ class VDM:
             )
             if mask is not None:
                 share = padding_log_prob(x, mask, self.likelihood, log_snr_max)
-                found = found._replace(log_weights=found.log_weights - share)
+                share = share + self._number_term(mask)
+                found = found._replace(log_weights=found.log_weights - share[None])
             return jax.tree.map(lambda leaf: leaf[:, 0], found)
 
         if _mask(cond, x) is not None and self.likelihood.levels is not None:

@@ -6,7 +6,7 @@ number, p(x|n), and the law of the number p(n) makes it a model of the whole,
 
     log p(x, n) = log p(n) + log p(x|n).
 
-With it every sum over dimensions is one over points, and what stands in the padding has no
+With a mask every sum over dimensions is one over points, and what stands in the padding has no
 influence on anything. Points are in some order, of which a network of sets takes no notice; the
 n! orders of a set are equally probable then, and the density of the set as such, unordered, is
 n! times that of any of them: log p({x}) = log n! + log p(x, n).
@@ -182,9 +182,9 @@ def number_law(numbers: Int[Array | np.ndarray, " n"], largest: int | None = Non
 def number_term(law: NumberLaw, mask: Mask, order: str = "unordered") -> Float[Array, " b"]:
     """Return −log p(n), less log n! for a set without an order, in nats, [b].
 
-    It is added to the bound of the points given their number to have that of the set:
-    "unordered" is the density of the set itself, "ordered" that of its points in the order in
-    which they stand. Raises ValueError for another order.
+    Added to the bound of the points given their number, it makes that of the set: "unordered" is
+    the density of the set itself, "ordered" that of its points in the order in which they stand.
+    Raises ValueError for another order.
     """
     if order not in ORDERS:
         raise ValueError(unknown("order", order, ORDERS))

@@ -28,7 +28,7 @@ LIKELIHOOD = gaussian(0.05, mean=(0.4, -0.8), std=(1.1, 2.5))
 
 
 def pointwise(params, z, log_snr, cond, *, train, key):
-    return 0.3 * jnp.tanh(z * jnp.asarray([1.0, -0.5]) + 0.1 * log_snr[:, None, None])
+    return 0.3 * jnp.tanh(z * jnp.asarray([[[1.0, -0.5]]]) + 0.1 * log_snr[:, None, None])
 
 
 # A network that takes every point by itself needs no mask: without padding there is none.
@@ -98,7 +98,7 @@ def test_a_padded_sample_is_that_of_its_points_alone(options):
     found = sampled(options, PLAIN, X.shape)(NO_PARAMS, KEYS, COND)
     assert np.all(np.asarray(found)[~MASK] == 0)
     for i, n in enumerate(NUMBERS):
-        alone = sampled(options, PLAIN, (1, n, 2))(NO_PARAMS, KEYS[i : i + 1], None)
+        alone = sampled(options, PLAIN, (1, int(n), 2))(NO_PARAMS, KEYS[i : i + 1], None)
         np.testing.assert_allclose(found[i, :n], alone[0], rtol=1e-11)
 
 
@@ -174,7 +174,7 @@ def test_the_network_takes_points_in_any_order():
 
 
 # Points that are independent, N(m, s²) in every channel of the encoded data.
-M, S = np.asarray([0.3, -0.2]), np.asarray([0.8, 1.4])
+M, S = np.asarray([[[0.3, -0.2]]]), np.asarray([[[0.8, 1.4]]])
 
 
 def exact(params, z, log_snr, cond, *, train, key):
@@ -290,9 +290,7 @@ def test_a_dropped_condition_leaves_the_mask():
 
 
 def test_guidance_of_sets_goes_from_the_unconditional_answer_to_the_other():
-    model = VDM(
-        linear(6.0, -5.0), NETWORK.clone(num_classes=2, optional_cond=True), LIKELIHOOD
-    )
+    model = VDM(linear(6.0, -5.0), NETWORK.clone(num_classes=2, optional_cond=True), LIKELIHOOD)
     cond = Conditions(label=np.asarray([0, 1, 1, 0]), mask=MASK)
     params, log_snr = of_network(model, X, cond), jnp.zeros(4)
     given, without, guided = (
@@ -314,7 +312,11 @@ def with_mask(mask, x=X):
         (with_mask(MASK.astype(int)), TypeError, "booleans.*: got int64"),
         (with_mask(MASK & (NUMBERS > 1)[:, None]), ValueError, "example 2 is all padding"),
         (with_mask(MASK, X[..., 0]), ValueError, r"of shape \[b, n_max, c\]: got data of"),
-        (lambda: MODEL.vlb(PARAMS, KEYS, X), ValueError, "conditional, expected cond.mask|expected"),
+        (
+            lambda: MODEL.vlb(PARAMS, KEYS, X),
+            ValueError,
+            "conditional, expected cond.mask|expected",
+        ),
         (lambda: MODEL.vlb(PARAMS, KEYS, X, MASK), TypeError, "one of sets, expected Conditions"),
         (lambda: sets.of_lengths([2, 0], 3), ValueError, "from 1 to 3 points: got 0"),
         (lambda: sets.of_lengths([2, 4], 3), ValueError, "from 1 to 3 points: got 4"),
@@ -346,7 +348,7 @@ def test_what_cannot_be_done_with_sets_says_why():
         whole.log_likelihood(params, KEYS, x, COND)
     codec = whole.codec(params, (6, 2), num_steps=2)
     with pytest.raises(ValueError, match="examples of one shape.*got sets with a mask"):
-        codec.compress(x, cond=COND)
+        codec.encode(x, COND)
     # Integers have a bound, by a mask that leaves out the padding's share.
     found = jax.jit(whole.vlb)(params, KEYS, x, COND).total
     other = jax.jit(whole.vlb)(params, KEYS, np.where(MASK[..., None], x, 4), COND).total

@@ -62,7 +62,8 @@ def chain(
     (the last axis), "table" for one of every dimension, or "head" for a small network of z, x̂ and λ
     that is fitted first; of sets (`vdm.sets`) it is one of the first three. The T + 1 levels are
     the best of `num_levels` levels, even in λ between the schedule's ends (128, or four for each
-    step if that is more). x̂ is clipped to the data's range by default where they have one. Noise follows from the key, jax.random.key(0) by default.
+    step if that is more). x̂ is clipped to the data's range by default where they have one. Noise
+    follows from the key, jax.random.key(0) by default.
     The parts of it are `fit` and `place`. Raises ValueError for an unknown variance, no data, or a
     number of steps that is not from 1 to the number of levels less one.
     """

@@ -17,12 +17,11 @@ import jax
 import numpy as np
 
 from vdm import laws
-from vdm.losses import bits_per_dim
 from vdm.model import Params
 from vdm.run.config import EvaluateConfig, fields, parse
 from vdm.run.config.rules import split_words
 from vdm.run.data.dataset import Dataset, ids_checksum, ids_of, settle
-from vdm.run.evaluation import all_steps, bound, files, ode, paths, profile, record, rows
+from vdm.run.evaluation import all_steps, bound, files, ode, paths, profile, record, rows, units
 from vdm.run.evaluation.record import (
     TERMS,
     Evaluation,
@@ -219,12 +218,13 @@ def _ode(
     adaptive = settings.ode_steps == 0
     for dequantisation in _dequantisations(trained, settings):
         weights = ode.measure(trained, dataset, settings, dequantisation)
-        error = bits_per_dim(weights.standard_error, dataset.num_dims)
+        error = units.in_bits(weights.standard_error, dataset)
         sem = float(np.sqrt(np.sum(error**2)) / len(error))
         again = ode.again(trained, dataset, settings, dequantisation)
         for num_samples in parse.parse_counts(settings.num_samples):
-            bpd = ode.bound(weights, num_samples, dataset.num_dims)
-            moved = ode.bound(again, num_samples, dataset.num_dims) - bpd[: len(again.nfe)]
+            bpd = ode.bound(weights, num_samples, dataset)
+            few = dataset.subset(np.arange(len(again.nfe)))
+            moved = ode.bound(again, num_samples, few) - bpd[: len(few)]
             result = OdeResult(
                 bpd=record.estimate(bpd),
                 dequantisation=dequantisation,

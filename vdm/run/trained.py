@@ -204,7 +204,8 @@ def load(
         kept = kept_conditions.read(workdir, network)
     else:
         kept = exported.condition(alone, network, workdir)
-    condition = conditions.build(network, shape, config.data.augment, kept)
+    law = trainer.model.number_law
+    condition = conditions.build(network, shape, config.data.augment, kept, law)
     mesh = meshes.for_results(config, devices)
     example = Batch(build.blank(trainer.model, shape), condition.of_samples(np.arange(1)))
     template = programs.template(trainer, mesh, example)

@@ -12,12 +12,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from vdm.losses import bits_per_dim
 from vdm.model import Params
 from vdm.run import keys
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
-from vdm.run.evaluation import bound, rows
+from vdm.run.evaluation import bound, rows, units
 from vdm.run.system import processes
 from vdm.run.training.step import Trainer, TrainState
 from vdm.run.workdir import checkpoint, validations
@@ -123,4 +122,4 @@ class Watch:
             show=lambda done: "",
             problem=f"the validation bound is not finite at step {int(state.step)}",
         )
-        return np.asarray(bits_per_dim(found[..., :3].sum(-1).mean(1), self._dataset.num_dims))
+        return units.in_bits(found[..., :3].sum(-1).mean(1), self._dataset)

@@ -19,6 +19,7 @@ from vdm.run.config import words
 from vdm.run.config.fields import needed, option
 from vdm.run.config.rules import Counts, Name, Number, Word, Words
 from vdm.samplers.grids import GRIDS
+from vdm.sets import ORDERS
 
 # Beyond this T, float32 no longer resolves the difference of λ between two steps.
 MAX_STEPS = 100_000
@@ -87,6 +88,17 @@ class ModelConfig:
         0.5,
         "standard deviation of the encoded data, for the edm prediction",
         Number(above=0, at_most=1000),
+    )
+    number_law: Mapping[str, Any] = option(
+        {"name": "histogram"},
+        "of sets: the law p(n) of the number of points, a part of the bound; that of the training "
+        "examples, or none for a bound given n",
+        Name(words.NUMBER_LAWS),
+    )
+    order: str = option(
+        "unordered",
+        "of sets: whether a density is that of the set, or of its points in their order",
+        Word(ORDERS),
     )
 
 

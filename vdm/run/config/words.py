@@ -14,11 +14,12 @@ from vdm import (
     samplers,
     schedules,
     sde,
+    sets,
     weightings,
 )
 from vdm.laws import LAWS
 from vdm.likelihoods import Likelihood
-from vdm.networks import MLP, DiT, UNet
+from vdm.networks import MLP, DiT, SetTransformer, UNet
 from vdm.samplers import Sampler
 from vdm.schedules import Schedule
 
@@ -33,14 +34,29 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "edm": schedules.edm,
     "from_betas": schedules.from_betas,
 }
-NETWORKS: Mapping[str, Callable[..., DiT | MLP | UNet]] = {
+NETWORKS: Mapping[str, Callable[..., DiT | MLP | SetTransformer | UNet]] = {
     "dit": networks.DiT,
     "mlp": networks.MLP,
+    "set_transformer": networks.SetTransformer,
     "unet": networks.UNet,
 }
 LIKELIHOODS: Mapping[str, Callable[..., Likelihood]] = {
     "discretised": likelihoods.discretised,
     "gaussian": likelihoods.gaussian,
+}
+
+
+def _histogram(probs: tuple[float, ...] = ()) -> sets.NumberLaw | None:
+    return sets.NumberLaw(probs) if probs else None  # not found yet
+
+
+def _none() -> None:
+    return None
+
+
+NUMBER_LAWS: Mapping[str, Callable[..., sets.NumberLaw | None]] = {
+    "histogram": _histogram,
+    "none": _none,
 }
 SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
     **samplers.SAMPLERS,

@@ -7,10 +7,12 @@ that has one kind is given an array, one that has several `vdm.condition.Conditi
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from vdm import sets
 from vdm.condition import Condition as Given, Conditions, num_rows, take
 from vdm.run.data import augment
 from vdm.run.data.dataset import Dataset, Examples
@@ -19,6 +21,7 @@ from vdm.run.errors import UserError
 
 NUM_KEPT = 64  # example conditions that a run keeps to sample with
 KEPT_BYTES = 2**24  # of them at most, but for one
+GOLDEN = (5**0.5 - 1) / 2
 # The part of Conditions, the network's argument, and what an array of it is called.
 KINDS = (
     ("label", "num_classes", "labels"),
@@ -50,6 +53,8 @@ class Condition:
 
     A class and a flag are one number, class × num_flags + flag. `vector` and `field` are the scales
     of these. `some` are conditions of training examples, in the user's units, to sample with.
+    `points` is what a network of sets has to know of the number of points: the most that there are,
+    and their law.
     """
 
     num_classes: int | None = None
@@ -57,6 +62,7 @@ class Condition:
     vector: Scale | None = None
     field: Scale | None = None
     some: Conditions | None = dataclasses.field(default=None, compare=False)
+    points: "Points | None" = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,11 +96,13 @@ class Condition:
             self.of(size, None if parts.label is None else np.asarray(parts.label), flags),
             None if self.vector is None else self.vector.applied(np.asarray(parts.vector)),
             None if self.field is None else self.field.applied(np.asarray(parts.field)),
+            None if self.points is None else np.asarray(parts.mask),
         )
         there = jax.tree.leaves(found)
         if not there:
             return None
-        return there[0] if len(there) == 1 else found
+        # A mask by itself would be taken for another kind.
+        return there[0] if len(there) == 1 and found.mask is None else found
 
     def of_examples(self, examples: Examples, flags: np.ndarray | None = None) -> Given | None:
         """Return what the model is given of examples; without flags they are not augmented."""
@@ -109,17 +117,43 @@ class Condition:
 
         What is kept is taken one after the other, again from the first after the last.
         """
+        mask = self.masks(index)
         if self.vector is None and self.field is None:
-            return Conditions(None if self.num_classes is None else index % self.num_classes)
+            labels = None if self.num_classes is None else index % self.num_classes
+            return Conditions(labels, mask=mask)
         assert self.some is not None, "a run keeps conditions of its training split"
         found = take(self.some, index % num_rows(self.some))._asdict()
+        if found["field"] is not None and found["mask"] is not None:
+            mask = found["mask"]  # what is known of each point goes with its number of points
         # Labels are kept wherever the data have them.
-        return Conditions(**{kind: found[kind] for kind in self.names})
+        return Conditions(**{kind: found[kind] for kind in self.names}, mask=mask)
+
+    def masks(self, index: np.ndarray) -> np.ndarray | None:
+        """Return the masks of samples of sets by their positions; None for other data.
+
+        The numbers of points are quantiles of their law, evenly spread: that of sample i at the
+        fractional part of (i + 1) times the golden ratio.
+        """
+        return None if self.points is None else self.points.masks(index)
+
+
+class Points(NamedTuple):
+    """The most points of a set, and the law of their number; without one it is always the most."""
+
+    most: int
+    law: sets.NumberLaw | None
+
+    def masks(self, index: np.ndarray) -> np.ndarray:
+        """Return a mask for each sample of an index; see `Condition.masks`."""
+        numbers = np.full(len(index), self.most)
+        if self.law is not None:
+            numbers = self.law.quantile(np.mod((np.asarray(index) + 1) * GOLDEN, 1.0))
+        return sets.of_lengths(numbers, self.most)
 
 
 def parts_of(examples: Examples) -> Conditions:
     """Return what examples are conditioned on, in the user's units."""
-    return Conditions(examples.labels, examples.vector, examples.field)
+    return Conditions(examples.labels, examples.vector, examples.field, examples.mask)
 
 
 def is_optional(network: object) -> bool:
@@ -128,13 +162,18 @@ def is_optional(network: object) -> bool:
 
 
 def build(
-    network: object, shape: tuple[int, ...], augmentation: str, kept: Condition = Condition()
+    network: object,
+    shape: tuple[int, ...],
+    augmentation: str,
+    kept: Condition = Condition(),
+    law: sets.NumberLaw | None = None,
 ) -> Condition:
     """Return the condition of a network for examples of a shape, with what is `kept` of scales.
 
     The network's classes are those of the data set, the flags of the augmentation, or every pair
     of the two. Vectors and fields that are not kept have no scale yet: None, as those that the
-    network does not take. Raises UserError for another number of classes, whatever the data set.
+    network does not take. A network of sets is given masks, for samples by the `law` of the number
+    of points. Raises UserError for another number of classes, whatever the data set.
     """
     num_classes: int | None = getattr(network, "num_classes", None)
     num_flags = None
@@ -157,7 +196,13 @@ def build(
             num_classes //= num_flags
     vector = kept.vector if getattr(network, "cond_dim", None) else None
     field = kept.field if getattr(network, "cond_channels", None) else None
-    return Condition(num_classes, num_flags, vector, field, kept.some)
+    points = Points(shape[0], law) if is_of_sets(network) else None
+    return Condition(num_classes, num_flags, vector, field, kept.some, points)
+
+
+def is_of_sets(network: object) -> bool:
+    """Return whether a network is one of sets, which is given their masks."""
+    return bool(getattr(network, "masked", False))
 
 
 def needs_scale(network: object) -> bool:
@@ -176,7 +221,7 @@ def learned(network: object, data: Dataset) -> Condition:
     for kind, size in sizes.items():
         if size:
             check_size(kind, size, data)
-    kept = ["label", *(kind for kind, size in sizes.items() if size)]
+    kept = ["label", *(kind for kind, size in sizes.items() if size), "mask"]
 
     def some(index: np.ndarray) -> Conditions:
         found = parts_of(data.take(index))
@@ -197,6 +242,16 @@ def _scale_of(found: Moments | None, names: tuple[str, ...] = ()) -> Scale | Non
 
 def check(condition: Condition, dataset: Dataset) -> None:
     """Raise UserError unless the data set has the classes, vectors and fields of the condition."""
+    if condition.points is not None and dataset.points is None:
+        raise UserError(
+            f"this network is one of sets, and {dataset.name} has none: expected data.name='sets', "
+            "points with a mask or lengths"
+        )
+    if condition.points is None and dataset.points is not None:
+        raise UserError(
+            f"{dataset.name} are sets of points: expected a network that takes masks, such as "
+            "model.network.name='set_transformer'"
+        )
     for kind, *_ in KINDS[1:]:
         scale: Scale | None = getattr(condition, kind)
         if scale is not None:

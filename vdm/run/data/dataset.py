@@ -31,6 +31,7 @@ class Examples:
     ids: np.ndarray | None = None  # texts
     vector: np.ndarray | None = None
     field: np.ndarray | None = None
+    mask: np.ndarray | None = None  # of sets: which points there are, [n, n_max]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,7 +48,7 @@ class Examples:
 
     def take(self, index: np.ndarray) -> "Examples":
         """Return the examples of an index, in its order."""
-        others = (self.labels, self.ids, self.vector, self.field)
+        others = (self.labels, self.ids, self.vector, self.field, self.mask)
         return Examples(self.x[index], *(None if part is None else part[index] for part in others))
 
 
@@ -89,6 +90,7 @@ class Dataset:
     vector_names: tuple[str, ...] = ()  # of their numbers, where a file has them
     field: Moments | None = None  # of the fields, for each channel
     files: tuple[str, ...] | None = None  # of a folder of images: the path of each in it
+    points: np.ndarray | None = None  # of sets: the number of points of each
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -99,6 +101,13 @@ class Dataset:
     def num_dims(self) -> int:
         """The number of dimensions of one example."""
         return math.prod(self.shape)
+
+    @property
+    def dims(self) -> np.ndarray:
+        """The number of dimensions of every example: of sets, that of its own points."""
+        if self.points is None:
+            return np.full(len(self), self.num_dims)
+        return self.points * self.shape[-1]
 
     @property
     def x(self) -> np.ndarray:
@@ -132,23 +141,32 @@ class Dataset:
                 self.examples, size=len(index), take=lambda inner: take(index[inner])
             )
         files = None if self.files is None else tuple(self.files[i] for i in index)
-        return dataclasses.replace(self, examples=part, files=files)
+        points = None if self.points is None else self.points[index]
+        return dataclasses.replace(self, examples=part, files=files, points=points)
 
 
 def with_parts(dataset: Dataset, parts: Conditions) -> Dataset:
     """Return a data set whose examples have these conditions, in the user's units."""
-    label, vector, field = (None if part is None else np.asarray(part) for part in parts)
+    label, vector, field, mask = (None if part is None else np.asarray(part) for part in parts)
 
     def take(index: np.ndarray) -> Examples:
         own = {
             name: part[index]
-            for name, part in (("labels", label), ("vector", vector), ("field", field))
+            for name, part in (
+                ("labels", label),
+                ("vector", vector),
+                ("field", field),
+                ("mask", mask),
+            )
             if part is not None
         }
         return dataclasses.replace(dataset.take(index), **own)
 
     examples = dataset.examples
-    sizes = (part.nbytes // len(part) for part in (vector, field) if part is not None)
+    one = examples.take(np.arange(1))
+    # With the mask of sets, which they have whatever else they are given.
+    beside = (one.mask, *(part for part in (vector, field, mask)))
+    sizes = (part.nbytes // len(part) for part in beside if part is not None)
     stored = Stored(len(examples), examples.shape, examples.dtype, take, sum(sizes))
     return dataclasses.replace(dataset, examples=stored)
 
@@ -178,12 +196,13 @@ def in_memory(examples: Examples | Stored) -> Examples:
     # Filled in place: a list of parts to join would need the memory twice.
     x = np.empty((len(examples), *examples.shape), examples.dtype)
     one = examples.take(np.arange(1)) if examples.beside else Examples(x[:1])
-    vector, field = (_as_many(part, len(examples)) for part in (one.vector, one.field))
+    there = (one.vector, one.field, one.mask)
+    vector, field, mask = (_as_many(part, len(examples)) for part in there)
 
     def fill(index: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         part = examples.take(index)
         x[index] = part.x
-        for whole, some in ((vector, part.vector), (field, part.field)):
+        for whole, some in ((vector, part.vector), (field, part.field), (mask, part.mask)):
             if whole is not None and some is not None:
                 whole[index] = some
         return part.labels, part.ids
@@ -195,7 +214,7 @@ def in_memory(examples: Examples | Stored) -> Examples:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return Examples(x, _join(labels), _join(ids), vector, field)
+    return Examples(x, _join(labels), _join(ids), vector, field, mask)
 
 
 def ids_checksum(dataset: Dataset) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from vdm.choices import unknown
 from vdm.run.config import Config, DataConfig, own as names
 from vdm.run.config.words import SPLITS
-from vdm.run.data import arrays, images, own, synthetic, tfds as tfds_images
+from vdm.run.data import arrays, images, own, point_sets, synthetic, tfds as tfds_images
 from vdm.run.data.dataset import Dataset
 from vdm.run.data.stores.names import Keys
 from vdm.run.errors import UserError
@@ -140,6 +140,7 @@ DATASETS: Mapping[str, Callable[[str], Dataset]] = {
 FILES: Mapping[str, Callable[[DataConfig, str], Dataset]] = {
     "arrays": lambda config, split: arrays.load(config.path, split, _keys(config)),
     "images": lambda config, split: images.load(config.path, split),
+    "sets": lambda config, split: point_sets.load(config.path, split),
 }
 # A few of them, for messages.
 EXAMPLES_OF_TFDS = ("cifar10", "mnist", "downsampled_imagenet")

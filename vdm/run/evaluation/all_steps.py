@@ -13,12 +13,11 @@ from jaxtyping import Array, Float, Int, Num, UInt32
 
 from vdm.condition import Condition as Given
 from vdm.few_steps import Chain
-from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
 from vdm.run import keys
 from vdm.run.config import EvaluateConfig
 from vdm.run.data.dataset import Dataset
-from vdm.run.evaluation import bound, rows
+from vdm.run.evaluation import bound, rows, units
 from vdm.run.evaluation.rows import RowFn
 from vdm.run.run import Run, condition_of
 
@@ -50,11 +49,11 @@ def measure(
         per_example=num_steps * passes,
         batch_size=settings.batch_size,
         what=f"evaluate {dataset.split} T={num_steps} chain",
-        show=lambda done: bound.so_far(done, dataset.num_dims),
+        show=lambda done: bound.so_far(done, dataset, num_steps * passes),
         problem=bound.NOT_FINITE,
     )
     of_passes = found.reshape(len(dataset), passes, num_steps, 3).mean(2)
-    return np.asarray(bits_per_dim(of_passes, dataset.num_dims))
+    return units.in_bits(of_passes, dataset)
 
 
 def _row(

@@ -12,13 +12,12 @@ from jaxtyping import Array, Float, Int, Num, PyTree, UInt32
 
 from vdm.condition import Condition as Given
 from vdm.laws import Law
-from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
 from vdm.noise_levels import NoiseLevels
 from vdm.run import keys
 from vdm.run.config import EvaluateConfig
 from vdm.run.data.dataset import Dataset
-from vdm.run.evaluation import rows
+from vdm.run.evaluation import rows, units
 from vdm.run.evaluation.rows import RowFn
 from vdm.run.run import Run, condition_of
 from vdm.run.training.objective import for_evaluation
@@ -88,20 +87,20 @@ def measure(
         per_example=settings.levels_per_example,
         batch_size=settings.batch_size,
         what=f"evaluate {dataset.split} T={'inf' if num_steps is None else num_steps}",
-        show=lambda done: so_far(done, dataset.num_dims),
+        show=lambda done: so_far(done, dataset, settings.levels_per_example),
         problem=NOT_FINITE,
     )
-    return at_levels(found, dataset.num_dims)
+    return at_levels(found, dataset)
 
 
-def at_levels(found: np.ndarray, num_dims: int) -> AtLevels:
+def at_levels(found: np.ndarray, dataset: Dataset) -> AtLevels:
     """Return what rows have computed, [n, levels, 4] with the terms in nats, in bits."""
-    return AtLevels(np.asarray(bits_per_dim(found[..., :3], num_dims)), found[..., 3])
+    return AtLevels(units.in_bits(found[..., :3], dataset), found[..., 3])
 
 
-def so_far(done: np.ndarray, num_dims: int) -> str:
+def so_far(done: np.ndarray, dataset: Dataset, per_example: int) -> str:
     """Return the mean of the rows [r, 4] done so far as a text."""
-    return f"{float(np.mean(bits_per_dim(done[:, :3].sum(-1), num_dims))):.3f} bpd"
+    return units.so_far(done[:, :3].sum(-1), dataset, per_example)
 
 
 def error(terms: np.ndarray) -> np.ndarray | None:

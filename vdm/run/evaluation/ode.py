@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Int, Num, UInt32
 
 from vdm import ode
 from vdm.condition import Condition as Given
-from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
 from vdm.ode.options import Divergence, Steps
 from vdm.run import keys
@@ -19,7 +18,7 @@ from vdm.run.config import EvaluateConfig, parse
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import as_user_error
-from vdm.run.evaluation import rows
+from vdm.run.evaluation import rows, units
 from vdm.run.evaluation.rows import RowFn
 from vdm.run.run import Run, condition_of
 
@@ -84,7 +83,7 @@ def measure(
         per_example=1,
         batch_size=settings.batch_size,
         what=f"evaluate {dataset.split} ODE {dequantisation or ''}".rstrip(),
-        show=lambda done: so_far(done, dataset.num_dims),
+        show=lambda done: so_far(done, dataset),
         problem=NOT_FINISHED,
     )
     return weights(found)
@@ -112,7 +111,7 @@ def again(
     return measure(trained, few, settings, dequantisation, params=changed)
 
 
-def bound(weights: Weights, num_samples: int, num_dims: int) -> np.ndarray:
+def bound(weights: Weights, num_samples: int, dataset: Dataset) -> np.ndarray:
     """Return the bound with K = num_samples draws for every example, bits per dimension [n].
 
     −log (1/K) Σ exp(log-weight), averaged over as many groups of K as there were draws for.
@@ -121,7 +120,7 @@ def bound(weights: Weights, num_samples: int, num_dims: int) -> np.ndarray:
     groups = drawn // num_samples
     cut = weights.log_weights[:, : groups * num_samples].reshape(n, groups, num_samples)
     log_means = np.logaddexp.reduce(cut, axis=2) - np.log(num_samples)
-    return np.asarray(bits_per_dim(-log_means.mean(1), num_dims))
+    return units.in_bits(-log_means.mean(1), dataset)
 
 
 def error(weights: Weights, settings: EvaluateConfig, dequantisation: str | None) -> np.ndarray:
@@ -155,9 +154,9 @@ def options(settings: EvaluateConfig) -> tuple[Divergence, Steps]:
     return divergence, settings.ode_steps or ode.adaptive(settings.tolerance, settings.tolerance)
 
 
-def so_far(done: np.ndarray, num_dims: int) -> str:
+def so_far(done: np.ndarray, dataset: Dataset) -> str:
     """Return the mean of the rows [r, k + 3] done so far as a text."""
-    return f"{float(np.mean(bits_per_dim(-done[:, :-3], num_dims))):.3f} bpd"
+    return units.so_far(-done[:, :-3].mean(1), dataset)
 
 
 def row_fn(trained: Run, settings: EvaluateConfig, dequantisation: str | None) -> RowFn:

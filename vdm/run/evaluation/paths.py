@@ -16,12 +16,11 @@ from jaxtyping import Array, Float, Int, Num
 from vdm import few_steps
 from vdm.condition import Condition as Given
 from vdm.few_steps import Chain
-from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
 from vdm.run import keys
 from vdm.run.config import EvaluateConfig
 from vdm.run.data.dataset import Dataset
-from vdm.run.evaluation import rows
+from vdm.run.evaluation import rows, units
 from vdm.run.evaluation.all_steps import State
 from vdm.run.evaluation.rows import RowFn
 from vdm.run.run import Run, condition_of
@@ -66,13 +65,13 @@ def measure(
         per_example=settings.num_paths,
         batch_size=max(1, settings.batch_size // num_steps),
         what=f"evaluate {dataset.split} T={num_steps} paths",
-        show=lambda done: _so_far(done, dataset.num_dims),
+        show=lambda done: units.so_far(-done[:, 0], dataset, settings.num_paths),
         problem=NOT_FINITE,
     )
-    return of_weights(found[..., 0], dataset.num_dims)
+    return of_weights(found[..., 0], dataset)
 
 
-def of_weights(log_weights: np.ndarray, num_dims: int) -> OfExamples:
+def of_weights(log_weights: np.ndarray, dataset: Dataset) -> OfExamples:
     """Return both numbers from log-weights in nats, [n, K].
 
     The bound is −log (1/K) Σ exp(log-weight). By Jensen's inequality the mean of −log-weight, an
@@ -80,13 +79,7 @@ def of_weights(log_weights: np.ndarray, num_dims: int) -> OfExamples:
     """
     bound = np.log(log_weights.shape[1]) - np.logaddexp.reduce(log_weights, axis=1)
     looser = -log_weights.mean(1) - bound
-    bits = bits_per_dim(np.stack([bound, looser]), num_dims)
-    return OfExamples(*np.asarray(bits))
-
-
-def _so_far(done: np.ndarray, num_dims: int) -> str:
-    """Return the mean of the rows [r, 1] done so far as a text: an estimate of the VLB."""
-    return f"{float(np.mean(bits_per_dim(-done, num_dims))):.3f} bpd"
+    return OfExamples(units.in_bits(bound, dataset), units.in_bits(looser, dataset))
 
 
 def _row(

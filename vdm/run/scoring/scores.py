@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from vdm import noise_levels
 from vdm.condition import Condition as Given
 from vdm.laws import Law
-from vdm.losses import VLB, bits_per_dim
+from vdm.losses import VLB
 from vdm.model import VDM, Params
 from vdm.run import keys, mesh as meshes
 from vdm.run.config import EvaluateConfig, fields
@@ -23,7 +23,7 @@ from vdm.run.config.words import BOUNDS
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
 from vdm.run.errors import UserError
-from vdm.run.evaluation import bound as bounds, ode, rows
+from vdm.run.evaluation import bound as bounds, ode, rows, units
 from vdm.run.keys import Key
 from vdm.run.run import Run
 from vdm.run.scoring import given
@@ -127,11 +127,11 @@ def _vlb(
         per_example=levels,
         batch_size=settings.batch_size,
         what=what,
-        show=lambda done: bounds.so_far(done, data.num_dims),
+        show=lambda done: bounds.so_far(done, data, levels),
         problem=bounds.NOT_FINITE,
         fill=True,
     )
-    terms = bounds.at_levels(found, data.num_dims).terms
+    terms = bounds.at_levels(found, data).terms
     means, error = terms.mean(1), bounds.error(terms)
     return Scores(means.sum(1), np.full(len(data), np.nan) if error is None else error, means)
 
@@ -165,14 +165,14 @@ def _ode(
         per_example=1,
         batch_size=settings.batch_size,
         what=what,
-        show=lambda done: ode.so_far(done, data.num_dims),
+        show=lambda done: ode.so_far(done, data),
         problem=ode.NOT_FINISHED,
         fill=True,
     )
     weights = ode.weights(found)
     error = ode.error(weights, settings, dequantisation)
-    bpd = ode.bound(weights, num_samples, data.num_dims)
-    return Scores(bpd, np.asarray(bits_per_dim(error, data.num_dims)), None)
+    bpd = ode.bound(weights, num_samples, data)
+    return Scores(bpd, units.in_bits(error, data), None)
 
 
 def ode_draws(run: Run, settings: EvaluateConfig) -> tuple[int, str | None]:

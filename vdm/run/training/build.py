@@ -13,7 +13,7 @@ from vdm.networks.applied import Applied
 from vdm.run.config import Config, fields, own
 from vdm.run.config.blocks import construct, parameters
 from vdm.run.config.own import find
-from vdm.run.config.words import LIKELIHOODS, NETWORKS, SCHEDULES
+from vdm.run.config.words import LIKELIHOODS, NETWORKS, NUMBER_LAWS, SCHEDULES
 from vdm.run.errors import UserError
 from vdm.run.training import objective, optim, own_parts
 from vdm.run.training.checks import check_clip, check_dropped, check_sampling, check_unconditional
@@ -43,7 +43,8 @@ def model(config: Config) -> VDM:
     own_parts.check_kind("model.network", parts.network["name"], network, (nn.Module, Applied))
     likelihood = construct("model.likelihood", parts.likelihood, LIKELIHOODS)
     own_parts.check_kind("model.likelihood", parts.likelihood["name"], likelihood, Likelihood)
-    vdm = VDM(schedule, network, likelihood, parts.prediction, parts.sigma_data)
+    law = construct("model.number_law", parts.number_law, NUMBER_LAWS)
+    vdm = VDM(schedule, network, likelihood, parts.prediction, parts.sigma_data, law, parts.order)
     # Checked now: otherwise only `vdm sample` or `vdm evaluate` would find the error.
     check_sampling(vdm, config.sample)
     check_clip(vdm, config.evaluate.clip_denoised)

@@ -15,7 +15,15 @@ from vdm.run.data import condition as conditions, side_file, validation
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset, Stored, chunks
 from vdm.run.errors import UserError
-from vdm.run.training import build, checks, initial, own_parts, standardise, statistics
+from vdm.run.training import (
+    build,
+    checks,
+    initial,
+    number_law,
+    own_parts,
+    standardise,
+    statistics,
+)
 from vdm.run.training.batches import make_batch
 from vdm.run.training.step import Batch, Trainer
 
@@ -67,6 +75,7 @@ def of(
             f"{dataset.name} has {len(dataset)} examples"
         )
     config = standardise.resolved(initial.resolved(config), dataset)
+    config = number_law.resolved(config, dataset)
     trainer = build.trainer(config)
     network = trainer.model.network
     names = names or _names_before(config, network)
@@ -117,7 +126,8 @@ def _fit(trainer: Trainer, dataset: Dataset) -> Condition:
     own = conditions.learned(network, dataset)
     if (kept := initial.kept_condition(config, network)) is not None:
         own = dataclasses.replace(own, vector=kept.vector, field=kept.field)
-    condition = conditions.build(network, dataset.shape, config.data.augment, own)
+    law = trainer.model.number_law
+    condition = conditions.build(network, dataset.shape, config.data.augment, own, law)
     if not config.train.init_from:
         statistics.check(trainer, dataset)
     _check(trainer, condition, dataset)
