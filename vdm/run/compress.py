@@ -36,6 +36,7 @@ from vdm.run.data.beside import Called
 from vdm.run.data.condition import Condition
 from vdm.run.data.stores.names import OWN
 from vdm.run.errors import UserError, as_user_error
+from vdm.run.run import refuse_sets
 from vdm.run.system.files import replacing
 from vdm.run.system.progress import Advance, bar
 from vdm.run.trained import Trained
@@ -68,6 +69,7 @@ def compress(
     """
     start = time.perf_counter()
     _check(source, run)
+    refuse_sets(run, "vdm compress")
     checks.check_unconditional(run.model, unconditional)
     condition, parts = side.choose(
         source,

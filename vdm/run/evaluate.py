@@ -298,4 +298,6 @@ def _origin(trained: Run, dataset: Dataset, settings: EvaluateConfig) -> Origin:
         seed=settings.seed,
         ids_checksum=ids_checksum(dataset),
         unconditional=settings.unconditional,
+        order=None if dataset.points is None else trained.model.order,
+        mean_dims=None if dataset.points is None else float(dataset.dims.mean()),
     )

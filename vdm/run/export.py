@@ -36,6 +36,7 @@ from vdm.run.data.condition import KINDS, Scale
 from vdm.run.errors import UserError
 from vdm.run.evaluation import bound
 from vdm.run.evaluation.files import RESULT_FILE, examples_file
+from vdm.run.run import refuse_sets
 from vdm.run.system import document
 from vdm.run.system.files import new_folder, replacing, write_json
 from vdm.run.trained import Trained
@@ -88,6 +89,8 @@ def write(
         )
     if out.exists():
         raise UserError(f"{out} exists already: expected a new folder")
+    if names:
+        refuse_sets(run, "a program of an export")
     # Of a relative data.path, seen from the new folder.
     if kept.path is not None:
         kept = dataclasses.replace(kept, path=os.path.relpath(workdir / kept.path, out))

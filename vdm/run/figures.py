@@ -10,19 +10,26 @@ from vdm.run import views
 from vdm.run.errors import UserError
 from vdm.run.system.files import new_folder, replacing
 
+MOST_PANELS = 36  # of sets, in a picture
 MIN_IMAGE_SIZE = 48  # pixels of the picture; smaller images are enlarged by a whole factor
 
 
-def kind(path: pathlib.Path, shape: tuple[int, ...], levels: int | None) -> str:
+def kind(
+    path: pathlib.Path, shape: tuple[int, ...], levels: int | None, *, of_sets: bool = False
+) -> str:
     """Return what to write for examples of a shape: "array", "grid", "folder" or "scatter".
 
     A .npy holds any data; a .png shows points [2] as a scatter and other examples as a grid, each
     as `vdm.run.views` says; a new folder (a name without an ending) holds a .png of each integer
-    image [h, w, 1 or 3]. Raises UserError for another ending or shape, and for a folder that
-    exists.
+    image [h, w, 1 or 3]. Sets of points are an .npz ("array"), or a "scatter" of each. Raises
+    UserError for another ending or shape, and for a folder that exists.
     """
     if path.suffix and path.exists() and not path.is_file():
         raise UserError(f"cannot write {path}: it exists already and is not a file")
+    if of_sets:
+        if path.suffix not in (".png", ".npz"):
+            raise UserError(f"sets are written as .npz or .png: got {path.name!r}")
+        return "array" if path.suffix == ".npz" else "scatter"
     if path.suffix == ".npy":
         return "array"
     if path.suffix not in (".png", ""):
@@ -63,6 +70,32 @@ def write(
             _to_image(views.of(x, views.ends(x, levels))).save(temporary)
         else:
             _scatter({"samples": x} if data is None else {"data": data, "samples": x}, temporary)
+
+
+def write_sets(x: np.ndarray, mask: np.ndarray, path: pathlib.Path) -> None:
+    """Write sets of points as x and mask in an .npz, or as a panel for each of the first of them.
+
+    A panel has the first two numbers of every point, or the only one.
+    """
+    with replacing(path) as temporary:
+        if kind(path, x.shape[1:], None, of_sets=True) == "array":
+            np.savez(temporary, x=x, mask=mask)
+            return
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        num = min(len(x), MOST_PANELS)
+        across = columns(num)
+        down = math.ceil(num / across)
+        figure = Figure(figsize=(1.6 * across, 1.6 * down), layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+        for axes, points, there in zip(panels, x[:num], mask[:num], strict=False):
+            shown = points[there]
+            axes.scatter(shown[:, 0], shown[:, 1 % shown.shape[1]], s=6, linewidths=0)
+        for axes in panels[num:]:
+            axes.set_axis_off()
+        canvas.print_png(str(temporary))
 
 
 def grid(x: np.ndarray) -> np.ndarray:

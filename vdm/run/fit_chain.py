@@ -70,7 +70,9 @@ def fit(run: Run, settings: FewStepsConfig, workdir: pathlib.Path) -> list[tuple
             num_examples=len(part.x),
         )
         _, cost = few_steps.best_steps(fitted.costs, num_steps)
-        bpd = float(bits_per_dim(np.asarray([cost]), found.num_dims)[0])
+        # The cost of sets is that of a point.
+        num_dims = found.num_dims if found.points is None else found.shape[-1]
+        bpd = float(bits_per_dim(np.asarray([cost]), num_dims)[0])
         text = f"diffusion term {bpd:.4f} bits per dimension on the training examples"
         lines.append((f"{num_steps} steps, variance {settings.variance}", text))
     return lines

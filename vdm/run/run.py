@@ -14,6 +14,7 @@ from vdm.run.config import Config, EvaluateConfig
 from vdm.run.data import side_file, validation
 from vdm.run.data.condition import Condition
 from vdm.run.data.dataset import Dataset
+from vdm.run.errors import UserError
 from vdm.run.training import checks
 
 
@@ -74,7 +75,13 @@ class Run(Protocol):
 
 def condition_of(run: Run, settings: EvaluateConfig) -> Condition:
     """Return what the model is given of an example: nothing for an unconditional result."""
-    return Condition() if settings.unconditional else run.condition
+    return run.condition.without() if settings.unconditional else run.condition
+
+
+def refuse_sets(run: Run, what: str) -> None:
+    """Raise UserError for a run of sets of points, whose examples are not of one shape."""
+    if run.condition.points is not None:
+        raise UserError(f"{what} is for examples of one shape, and this run is of sets of points")
 
 
 def dataset(run: Run, split: str) -> Dataset:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
+from vdm import sets
 from vdm.condition import Condition, Conditions, take
 from vdm.few_steps import Chain
 from vdm.losses import EpsFn
@@ -19,7 +20,7 @@ from vdm.run import figures, keys, mesh as meshes
 from vdm.run.config import SampleConfig
 from vdm.run.data import asked
 from vdm.run.data.beside import Called
-from vdm.run.errors import UserError
+from vdm.run.errors import UserError, as_user_error
 from vdm.run.keys import Key
 from vdm.run.run import Run, dataset
 from vdm.run.system import processes
@@ -83,10 +84,26 @@ def of_keys(
 def conditions_of(trained: Run, cond: ArrayLike | Conditions, num: int) -> Conditions:
     """Return the condition of each of `num` samples; raises UserError for another kind or form."""
     called = Called("cond", "cond", "cond")
+    mask = None
     if isinstance(cond, Conditions):
         called = Called("cond.label", "cond.vector", "cond.field")
+        mask, cond = _mask(trained, cond, num), cond._replace(mask=None)
+        if mask is not None and all(part is None for part in cond) and not trained.condition.names:
+            return Conditions(mask=mask)
     found = asked.parts(cond, trained.condition, called)
-    return asked.checked(found, trained.condition, num, trained.shape, called)
+    return asked.checked(found, trained.condition, num, trained.shape, called)._replace(mask=mask)
+
+
+def _mask(trained: Run, cond: Conditions, num: int) -> np.ndarray | None:
+    """Return the mask that samples are to have; raises UserError for one that does not fit."""
+    if cond.mask is None:
+        return None
+    if trained.condition.points is None:
+        raise UserError("cond.mask is given, but this model is not one of sets")
+    with as_user_error("cond.mask"):
+        mask = np.asarray(cond.mask)
+        sets.check_mask(mask, (num, *trained.shape))
+    return mask
 
 
 def write(trained: Run, num: int, settings: SampleConfig, path: pathlib.Path) -> None:
@@ -95,13 +112,20 @@ def write(trained: Run, num: int, settings: SampleConfig, path: pathlib.Path) ->
     save(x, trained, path)
 
 
-def save(x: np.ndarray, trained: Run, path: pathlib.Path) -> None:
+def save(x: np.ndarray, trained: Run, path: pathlib.Path, given: Conditions | None = None) -> None:
     """Write the samples; points are drawn with as many points of the data set, if available.
 
-    Only the first of several processes writes.
+    `given` are the conditions that they were drawn with, where those were given. Only the first of
+    several processes writes.
     """
     if processes.is_first():
         levels = trained.model.likelihood.levels
+        mask = None if given is None else given.mask
+        if mask is None:
+            mask = trained.condition.masks(np.arange(len(x)))
+        if mask is not None:
+            figures.write_sets(x, np.asarray(mask), path)
+            return
         points = figures.kind(path, trained.shape, levels) == "scatter"
         some = _data_points(trained, len(x)) if points else None
         figures.write(x, path, levels=levels, data=some)
@@ -152,6 +176,8 @@ def chunks(
             cond = trained.condition.of_samples(index)
             if given is not None:
                 own = take(given, np.minimum(index, num - 1))
+                if own.mask is None:
+                    own = own._replace(mask=trained.condition.masks(index))
                 cond = trained.condition.of_parts(len(index), own)
             batch = meshes.put(mesh, size, here, (index, cond))
             yield _draw(trained.params, numbers, *batch, chain, **fixed)

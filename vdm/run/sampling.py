@@ -19,12 +19,15 @@ if TYPE_CHECKING:  # it takes long to import, and not every command needs it
 def draw(options: argparse.Namespace) -> int:
     """Draw samples, fill in, or draw a film strip, as the options ask; returns the exit code."""
     from vdm.run import dry_run, figures, sample, trained
+    from vdm.run.run import refuse_sets
     from vdm.run.workdir import chains
 
     shared.check_topology(options)
     _check_ways(options)
     run = trained.load(options.workdir)
     settings = overrides.override(run.config.sample, options)
+    if options.known is not None or options.trajectory is not None:
+        refuse_sets(run, "--known" if options.trajectory is None else "--trajectory")
     if options.known is not None:
         return _fill(options, run, settings)
     if options.trajectory is not None:
@@ -45,10 +48,12 @@ def draw(options: argparse.Namespace) -> int:
         return 0
     out = options.out or shared.folder(options.workdir) / "samples.png"
     # An error before the work, not after.
-    figures.kind(out, run.shape, run.model.likelihood.levels)
+    figures.kind(
+        out, run.shape, run.model.likelihood.levels, of_sets=run.condition.points is not None
+    )
     processes.first_alone(lambda: check_writable(out.parent))
     drawn = sample.sample(run, num, settings, given=given, chain=chain)
-    sample.save(drawn, run, out)
+    sample.save(drawn, run, out, given)
     shared.say(f"written to {out}")
     return 0
 

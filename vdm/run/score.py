@@ -79,18 +79,21 @@ def _fitted(
     """
     data, known = found.data, run.condition
     given.check_type(run, data.examples.dtype, str(source))
-    checks.check_data(run.model, run.shape, Condition(), data)
+    if data.points is not None and known.points is not None:
+        data = given.fitting(run, data)
+    checks.check_data(run.model, run.shape, known.without(), data)
     if settings.unconditional:
         if asked.first is not None:
             raise UserError(f"{asked.first} is given beside --unconditional: expected one of them")
-        return Condition(), data
+        return known.without(), data
     beside = found.beside
     if asked.first is None and source.is_dir():
         vectors = side_file.read(data, source, run.model.network, known.vector_names)
         if vectors is not None:
             beside = beside._replace(vector=vectors.values)
             data = with_parts(data, Conditions(vector=vectors.values))
-    for (kind, part), array in zip(beside._asdict().items(), OWN, strict=True):
+    for kind, _, array in conditions.KINDS:
+        part = getattr(beside, kind)
         if part is not None and kind not in known.names and kind != "label":
             raise UserError(
                 f"{source} ({array}) would not be used: this model has no {asks.WORDS[kind]}"

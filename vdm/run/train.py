@@ -69,7 +69,7 @@ def train(
     measured = functools.partial(statistics.measured, trainer=trainer, dataset=dataset)
     begin = functools.partial(_start, program=program, read=read, measured=measured, config=config)
     if every.sample_every:  # an error now, not at the first grid
-        _check_drawn(every.sample_every, workdir, dataset.shape, trainer.model.likelihood.levels)
+        _check_drawn(every.sample_every, workdir, made)
     per_dispatch = programs.steps_per_dispatch(config, meshes.platform(mesh))
     with contextlib.ExitStack() as stack:
         claim = functools.partial(_claim, stack, config, workdir, made, program.template)
@@ -340,12 +340,11 @@ def _line(record: Mapping[str, int | float], num_steps: int) -> str:
     )
 
 
-def _check_drawn(
-    every: int, workdir: pathlib.Path, shape: tuple[int, ...], levels: int | None
-) -> None:
+def _check_drawn(every: int, workdir: pathlib.Path, made: Parts) -> None:
     """Raise UserError for samples that are wanted every so often, but have no picture."""
+    levels, of_sets = made.trainer.model.likelihood.levels, made.condition.points is not None
     try:
-        figures.kind(_grid(workdir, 0), shape, levels)
+        figures.kind(_grid(workdir, 0), made.dataset.shape, levels, of_sets=of_sets)
     except UserError as error:
         raise UserError(f"train.sample_every is {every}: {error}") from error
 

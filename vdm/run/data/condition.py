@@ -70,6 +70,10 @@ class Condition:
         there = (self.num_classes, self.vector, self.field)
         return tuple(kind for (kind, *_), one in zip(KINDS, there, strict=True) if one is not None)
 
+    def without(self) -> "Condition":
+        """Return what is left without the conditions: of sets the number of their points."""
+        return Condition(points=self.points)
+
     @property
     def vector_names(self) -> tuple[str, ...]:
         """What the numbers of a vector are called, where the training data say so."""

@@ -71,7 +71,7 @@ def load(path: str, split: str) -> Dataset:
     rows = held_out(len(whole.x), split) if part == "x" else np.arange(len(whole.x))
     how = "ragged" if "lengths" in parts[part] else "padded"
     said = (
-        f"{path}: {part} is {len(whole.x):,} {how} sets of 1 to {size} points of {size_of(whole)}"
+        f"{path}: {part} is {len(whole.x):,} {how} sets of up to {size} points of {size_of(whole)}"
     )
     if part == "x":
         held = "the held-out tenth" if split == "test" else "all but a held-out tenth"

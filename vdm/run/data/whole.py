@@ -1,18 +1,20 @@
 """All examples of the user's files, with none held out: what a trained run is to score.
 
 x.npy      examples, the batch axis first
-x.npz      x and, if there are any, labels, cond and cond_field
+x.npz      x and, if there are any, labels, cond and cond_field; with mask or lengths, sets of
+           points (`vdm.run.data.point_sets`)
 x.png      one image, or of any other kind that a folder may hold
 folder/    images of one size, in subfolders too; where all lie in one, these are their classes
 """
 
 import pathlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from vdm.condition import Conditions
-from vdm.run.data import arrays, images
+from vdm.run.data import arrays, images, point_sets
 from vdm.run.data.beside import Called
 from vdm.run.data.dataset import Dataset, Examples, Stored
 from vdm.run.data.images import Folder
@@ -46,6 +48,8 @@ def load(path: pathlib.Path) -> Whole:
 
 def _arrays(path: pathlib.Path) -> Whole:
     found = numpy_files.read_file(path)
+    if {*point_sets.FORMS} & {*found}:
+        return _sets(found, path)
     check_names(found, ("x", *OWN), path)
     if "x" not in found:
         raise UserError(f"{path} has no array 'x', the examples")
@@ -57,6 +61,15 @@ def _arrays(path: pathlib.Path) -> Whole:
         arrays.check_labels(labels, len(x), f"{path} (labels)")
     called = Called(*(f"{path} ({name})" for name in OWN))
     return Whole(arrays.conditioned(data, beside, called), beside, None)
+
+
+def _sets(found: Mapping[str, np.ndarray], path: pathlib.Path) -> Whole:
+    check_names(found, ("x", *point_sets.ARRAYS), path)
+    if "x" not in found:
+        raise UserError(f"{path} has no array 'x', the points")
+    made = point_sets.read(found, str(path))
+    data = point_sets.dataset(made, "all", version=str(path), what=str(path))
+    return Whole(data, Conditions(made.labels, made.vector, made.field), None)
 
 
 def _images(path: pathlib.Path) -> Whole:

@@ -92,6 +92,8 @@ class Origin:
     seed: int | None = None
     ids_checksum: str | None = None
     unconditional: bool = False  # of a model that can be conditioned on the class
+    order: str | None = None  # of sets: whether a density is of the set, or of its points in order
+    mean_dims: NotNegative | None = None  # of sets, whose sizes differ: num_dims is the largest
 
     @property
     def what(self) -> str:

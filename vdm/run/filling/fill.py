@@ -23,7 +23,7 @@ from vdm.run.errors import UserError
 from vdm.run.filling import known as partly
 from vdm.run.filling.known import Known
 from vdm.run.keys import Key
-from vdm.run.run import Run
+from vdm.run.run import Run, refuse_sets
 from vdm.run.system.ahead import one_ahead
 from vdm.run.system.progress import bar
 from vdm.run.training import build, checks
@@ -57,6 +57,7 @@ def of_keys(
     values: Mapping[str, Any],
 ) -> np.ndarray:
     """Return what `vdm.run.trained.Trained.inpaint` does; of `values` any may be None."""
+    refuse_sets(run, "filling in")
     found = partly.check(run, known, mask)
     num = partly.number(found, num, 1)
     settings = dataclasses.replace(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vdm.run.evaluation.record import TERMS, IMmse, OdeResult, Paths, VlbResult
+from vdm.run.evaluation.record import TERMS, IMmse, OdeResult, Origin, Paths, VlbResult
 from vdm.run.report import levels, words
 from vdm.run.report.layout import Figure, Figures, Headline, Note, Part, Section, Table
 from vdm.run.report.read import Run
@@ -21,7 +21,7 @@ def headline(run: Run) -> Headline | None:
     bpd, origin = result.bpd, result.origin
     facts = (
         ("data", f"{origin.dataset}, split {origin.what}"),
-        ("examples", f"{bpd.n:,} of {origin.num_dims:,} dimensions"),
+        ("examples", f"{bpd.n:,} of {_size(origin)}"),
         ("bound", words.measure(result)),
         ("parameters", words.params(origin)),
         ("step", f"{origin.step:,}"),
@@ -40,6 +40,13 @@ def headline(run: Run) -> Headline | None:
         sentence=words.sentence(run, result) + note,
         facts=facts,
     )
+
+
+def _size(origin: Origin) -> str:
+    """Return in words how large examples are, and in what sense sets have a density."""
+    if origin.mean_dims is None:
+        return f"{origin.num_dims:,} dimensions"
+    return f"{origin.mean_dims:,.1f} dimensions on average, {origin.order} sets of points"
 
 
 def evaluate_command(run: Run, options: str = "") -> str:

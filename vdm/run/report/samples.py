@@ -46,6 +46,9 @@ def draw(run: Run, restored: Restored, num: int) -> Drawn | Note:
         text = "No samples were drawn for this report."
         return Note(text, f"vdm report --workdir={words.quoted(run.workdir)}")
     trained = restored.trained
+    if trained.condition.points is not None:
+        text = "Sets of points are not drawn here; this command draws them."
+        return Note(text, f"vdm sample --workdir={words.quoted(run.workdir)} --out=samples.png")
     if trained.shape == (2,):
         num = max(num, NUM_POINTS)
     try:
