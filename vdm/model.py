@@ -552,7 +552,7 @@ def _check_steps(
 
 def _noise(
     key: Key[Array, "..."], num: int, x: Float[Array, " b *d"], mask: Mask | None
-) -> Float[Array, " n b *d"]:
+) -> Float[Array, " num b *d"]:
     """Return several draws of the noise of a batch, each from its own number mixed into the key."""
     # One program for all of them: T may be hundreds.
     return jax.vmap(lambda i: wiped(draws.normal(draws.fold_in(key, i), x.shape, x.dtype), mask))(

@@ -2,11 +2,13 @@
 
 It is called with the name of a split, "train" or "test", and with data.path as `path` if it takes
 that. It returns the examples, the batch axis first, or them and the class of each, or them and a
-dict of what they are conditioned on: labels, vectors (cond) and fields (cond_field).
+dict of what they are conditioned on: labels, vectors (cond) and fields (cond_field). Sets of points
+have a mask, or lengths, among these (`vdm.run.data.point_sets`).
 """
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,14 @@ from vdm.choices import unknown
 from vdm.condition import Conditions
 from vdm.run.config import own
 from vdm.run.config.words import SPLITS
-from vdm.run.data import arrays
+from vdm.run.data import arrays, point_sets
 from vdm.run.data.beside import Called
 from vdm.run.data.dataset import Dataset
 from vdm.run.data.stores.names import OWN
 from vdm.run.errors import UserError
 
 KEY = "data.name"
+KEYS = (*OWN, *point_sets.FORMS)
 
 
 def load(name: str, path: str, split: str) -> Dataset:
@@ -41,7 +44,19 @@ def load(name: str, path: str, split: str) -> Dataset:
         # The user's own code: whatever it raises, the user has to mend.
         except Exception as error:
             raise UserError(f"{name}({part!r}) raised {type(error).__name__}: {error}") from error
-        found[part] = _parts(given, f"{name}({part!r})")
+        found[part] = _named(given, f"{name}({part!r})")
+    if any({*point_sets.FORMS} & {*arrays_of} for arrays_of in found.values()):
+        made = point_sets.of_splits(found, split, version=f"own/{name}", what=name)
+        return dataclasses.replace(made, name=name, taken="")
+    return _of_one_shape(
+        name, {part: _beside(one, f"{name}({part!r})") for part, one in found.items()}, split
+    )
+
+
+def _of_one_shape(
+    name: str, found: Mapping[str, tuple[np.ndarray, Conditions]], split: str
+) -> Dataset:
+    """Return a split of examples of one shape; raises UserError for others."""
     kinds = {part: _kind(*given) for part, given in found.items()}
     if len(set(kinds.values())) > 1:
         raise UserError(f"{name}: training and test examples differ in kind: {kinds}")
@@ -63,24 +78,30 @@ def _kind(x: np.ndarray, beside: Conditions) -> tuple[Any, ...]:
     return x.dtype.kind, x.shape[1:], beside.label is None, *shapes
 
 
-def _parts(given: Any, what: str) -> tuple[np.ndarray, Conditions]:
+def _named(given: Any, what: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a split by name, x among them."""
     x, others = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     named = dict(others) if isinstance(others, dict) else {"labels": others}
     for key in named:
-        if key not in OWN:
-            raise UserError(f"{what}: {unknown('key', str(key), OWN)}")
+        if key not in KEYS:
+            raise UserError(f"{what}: {unknown('key', str(key), KEYS)}")
     try:
+        found = {key: np.asarray(part) for key, part in named.items() if part is not None}
         x = np.asarray(x)
-        beside = {key: None if part is None else np.asarray(part) for key, part in named.items()}
     except ValueError as error:
         raise UserError(f"{what} returned no array: {error}") from error
     if x.dtype.kind not in "biuf":
         raise UserError(
             f"{what} must return an array of numbers, a pair of it and classes, or a pair of it "
-            f"and a dict of {', '.join(OWN)}: got {type(given).__name__} of {x.dtype}"
+            f"and a dict of {', '.join(KEYS)}: got {type(given).__name__} of {x.dtype}"
         )
-    labels = beside.get("labels")
+    return {"x": x, **found}
+
+
+def _beside(given: Mapping[str, np.ndarray], what: str) -> tuple[np.ndarray, Conditions]:
+    """Return examples of one shape and what each is conditioned on."""
+    x, labels = given["x"], given.get("labels")
     if labels is not None:
         arrays.check_labels(labels, len(x) if x.ndim else 0, f"{what} (labels)")
         labels = labels.astype(np.int32)
-    return x, Conditions(labels, beside.get("cond"), beside.get("cond_field"))
+    return x, Conditions(labels, given.get("cond"), given.get("cond_field"))

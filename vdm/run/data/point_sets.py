@@ -59,10 +59,18 @@ def load(path: str, split: str) -> Dataset:
     parts = {"x": found} if "x" in found else {part: _of(found, part) for part in GROUPS}
     known = ("x", *ARRAYS) if "x" in found else tuple(found)
     check_names(found, known, file)
-    made = {part: read(one, f"{path} ({part})") for part, one in parts.items()}
+    return of_splits(parts, split, version=f"sets/{file.name}", what=path)
+
+
+def of_splits(parts: Mapping[str, Arrays], split: str, *, version: str, what: str) -> Dataset:
+    """Return a split of the sets that "train" and "test" hold, or "x", of which a tenth is test.
+
+    `what` names them in messages. Raises UserError for arrays that do not make sets.
+    """
+    made = {part: read(one, f"{what} ({part})") for part, one in parts.items()}
     kinds = {_kind(one) for one in made.values()}
     if len(kinds) > 1:
-        raise UserError(f"{path}: training and test sets differ in kind: {kinds}")
+        raise UserError(f"{what}: training and test sets differ in kind: {kinds}")
     # Of both splits: a model has one law of the number, and one shape.
     size = max(one.x.shape[1] for one in made.values())
     every = [one.labels.max() for one in made.values() if one.labels is not None]
@@ -70,25 +78,19 @@ def load(path: str, split: str) -> Dataset:
     whole = made[part].padded(size)
     rows = held_out(len(whole.x), split) if part == "x" else np.arange(len(whole.x))
     how = "ragged" if "lengths" in parts[part] else "padded"
-    said = (
-        f"{path}: {part} is {len(whole.x):,} {how} sets of up to {size} points of {size_of(whole)}"
-    )
+    said = f"{what}: {part} is {len(whole.x):,} {how} sets of up to {size} points of "
+    said += f"{whole.x.shape[2]} numbers ({whole.x.dtype})"
     if part == "x":
         held = "the held-out tenth" if split == "test" else "all but a held-out tenth"
         said += f"; the split {split} is {held}, {len(rows):,} examples"
     return dataset(
         whole.take(rows),
         split,
-        version=f"sets/{file.name}",
-        what=f"{path} ({part})",
+        version=version,
+        what=f"{what} ({part})",
         num_classes=1 + int(max(every)) if every else None,
         taken=said,
     )
-
-
-def size_of(found: Sets) -> str:
-    """Return in words what a point is."""
-    return f"{found.x.shape[2]} numbers ({found.x.dtype})"
 
 
 def read(found: Arrays, what: str) -> Sets:
