@@ -36,10 +36,54 @@ def make(folder):
     _broken_runs(folder)
     _arrays(folder / "arrays")
     _masks(folder / "masks")
+    _sets(folder / "sets")
     _conditions(folder / "given")
     _pictures(folder / "pictures")
     _compressed(folder / "compressed", folder)
     _official(folder / "official")
+
+
+def _sets(folder):
+    folder.mkdir()
+    lengths = np.asarray([2, 1, 3] * 10)
+    x = RNG.normal(size=(60, 2)).astype(np.float32)
+    padded, mask = np.zeros((30, 3, 2), np.float32), np.arange(3) < lengths[:, None]
+    padded[mask] = x
+    nan = padded.copy()
+    nan[4, 0, 1] = np.nan
+    empty, fewer = mask.copy(), lengths.copy()
+    empty[7], fewer[5] = False, 0
+    for name, arrays in {
+        "good": {"x": x, "lengths": lengths},
+        "other_mask": {"x": padded, "mask": mask[:, :2]},
+        "counted_mask": {"x": padded, "mask": mask * 2},
+        "real_mask": {"x": padded, "mask": mask.astype(float)},
+        "empty": {"x": padded, "mask": empty},
+        "empty_length": {"x": x, "lengths": fewer},
+        "nan": {"x": nan, "mask": mask},
+        "sum": {"x": x[1:], "lengths": lengths},
+        "both": {"x": padded, "mask": mask, "lengths": lengths},
+        "neither": {"x": padded},
+        "flat": {"x": x[:, 0], "lengths": lengths},
+        "real_lengths": {"x": x, "lengths": lengths.astype(float)},
+        "one_axis": {"x": padded[..., 0], "mask": mask},
+        "labels": {"x": x, "lengths": lengths, "labels": lengths[1:]},
+        "cond": {"x": x, "lengths": lengths, "cond": lengths[1:]},
+        "field": {"x": x, "lengths": lengths, "cond_field": x[1:]},
+        "no_test": {"train": x, "train_lengths": lengths},
+        "kinds": {
+            "train": x,
+            "train_lengths": lengths,
+            "test": x[:, :1],
+            "test_lengths": lengths,
+        },
+        "more": {"x": x, "lengths": lengths, "y": x},
+        "many": {"x": np.repeat(x, 2, axis=0), "lengths": 2 * lengths},
+        "wide": {"x": np.repeat(x, 2, axis=1), "lengths": lengths},
+        "text": {"x": x.astype(str), "lengths": lengths},
+    }.items():
+        np.savez(folder / f"{name}.npz", **arrays)
+    np.save(folder / "x.npy", x)
 
 
 def _configs(folder):
@@ -47,6 +91,7 @@ def _configs(folder):
         runs.write_config_file(folder / f"{name}.py", config())
     runs.write_config_file(folder / "dit.py", runs.images(runs.DIT))
     runs.write_config_file(folder / "unet.py", runs.images(runs.UNET))
+    runs.write_config_file(folder / "sets.py", runs.sets("sets/good.npz", batch_size=2))
     for name, config, data in (
         ("real", runs.points(batch_size=2), "arrays"),
         ("counts", runs.images(batch_size=2), "arrays"),

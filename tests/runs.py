@@ -70,6 +70,17 @@ def images(network=MLP, num_classes=None, **train):
     )
 
 
+def sets(path, **train):
+    """Sets of points from a file, with a tiny transformer."""
+    config = points(**{"batch_size": 4, **train})
+    network = {"name": "set_transformer", "channels": 8, "num_blocks": 1, "num_heads": 2}
+    return dataclasses.replace(
+        config,
+        data=configs.DataConfig("sets", path=str(path), standardise="per_feature"),
+        model=dataclasses.replace(config.model, network=network),
+    )
+
+
 def conditions(**train):
     """Images that are conditioned on a class, a vector and a field, all three."""
     config = images(num_classes=3, **train)
