@@ -29,6 +29,7 @@ if typing.TYPE_CHECKING:
         samplers,
         schedules,
         sde,
+        sets,
         variance,
         weightings,
     )
@@ -62,6 +63,7 @@ __all__ = [
     "samplers",
     "schedules",
     "sde",
+    "sets",
     "variance",
     "weightings",
 ]

@@ -254,7 +254,7 @@ def test_the_chain_of_sets_has_the_error_of_their_points():
         EXACT, params, x, Conditions(mask=mask), num_steps=2, variance="channel", num_levels=9
     )
     assert chain.variance.values.shape == (2, 1, 2)
-    with pytest.raises(ValueError, match="points of sets have no places.*got 'table'"):
+    with pytest.raises(ValueError, match=r"points of sets have no places.*got 'table'"):
         few_steps.chain(EXACT, params, x, Conditions(mask=mask), num_steps=2)
 
 
@@ -347,7 +347,7 @@ def test_what_cannot_be_done_with_sets_says_why():
     with pytest.raises(ValueError, match="the ODE's likelihood of sets is for real numbers"):
         whole.log_likelihood(params, KEYS, x, COND)
     codec = whole.codec(params, (6, 2), num_steps=2)
-    with pytest.raises(ValueError, match="examples of one shape.*got sets with a mask"):
+    with pytest.raises(ValueError, match=r"examples of one shape.*got sets with a mask"):
         codec.encode(x, COND)
     # Integers have a bound, by a mask that leaves out the padding's share.
     found = jax.jit(whole.vlb)(params, KEYS, x, COND).total
