@@ -25,8 +25,8 @@ class Coverage(NamedTuple):
     """How often θ lay in the central credible interval of a level.
 
     `share` [l, c] is the share of the simulated θ inside, for each level and parameter. `nominal`
-    [l] is the share to expect of calibrated posteriors, which is below the level by less than
-    2/(number of draws + 1), and `standard_error` [l] the binomial one of a share if they are.
+    [l] is the share to expect of calibrated posteriors, which differs from the level by at most
+    1/(number of draws + 1), and `standard_error` [l] the binomial one of a share if they are.
     """
 
     nominal: Float[Array, " l"]
