@@ -378,7 +378,9 @@ def test_few_steps_and_few_paths_bend_a_profile():
     rise = np.where(found.best == 0, 1, -1) * np.sum(found.excess, axis=2)
     error = np.sum(found.excess_sem, axis=2)
     # The continuous row is the profile itself; one path has the mean of the bound of T steps.
-    alone = inference.profile(model, PARAMS, X, pair, keys(17, 3), num_samples=2 * num * 8)
+    alone = inference.profile(
+        model, PARAMS, X, pair, keys(17, 3), num_samples=2 * num * 8, batch_size=20_000
+    )
     np.testing.assert_allclose(found.excess[1], alone.excess, rtol=1e-9, atol=1e-9)
     assert np.all(np.abs(rise[2] - rise[0]) < 5 * np.hypot(error[2], error[0]))
     # 512 paths come to the likelihood of the chain itself, and are not where one is.
