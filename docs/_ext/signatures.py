@@ -57,6 +57,9 @@ def own_names(_app: Sphinx, doctree: Any) -> None:
     """Let a type in a signature be the one that the object's own module calls by this name."""
     for described in doctree.findall(addnodes.desc_signature):
         module = sys.modules.get(described.get("module"))
+        # A package shows what its modules define, and need not know the types that they name.
+        shown = getattr(module, described.get("fullname", "").partition(".")[0], None)
+        module = sys.modules.get(getattr(shown, "__module__", None) or "", module)
         for reference in described.findall(addnodes.pending_xref):
             named = getattr(module, reference["reftarget"], None)
             if inspect.isclass(named) and named.__module__.startswith("vdm."):
