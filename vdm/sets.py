@@ -28,8 +28,8 @@ ORDERS = ("ordered", "unordered")
 Mask = Bool[Array | np.ndarray, " b n"]
 
 
-def mask_of(cond: Condition | None) -> Mask | None:
-    """Return the mask of a batch, None where all examples are of one shape."""
+def mask_of(cond: Condition | None) -> Array | np.ndarray | None:
+    """Return the mask of a batch as it is given, None where all examples are of one shape."""
     return cond.mask if isinstance(cond, Conditions) else None
 
 

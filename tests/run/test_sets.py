@@ -10,10 +10,12 @@ import runs
 import vdm.run
 from vdm import sets
 from vdm.condition import Conditions
-from vdm.run import UserError, cli, config as configs, data, evaluate, train
+from vdm.run import cli, config as configs, data, evaluate, train
 from vdm.run.config import EvaluateConfig
 from vdm.run.data import point_sets
+from vdm.run.errors import UserError
 from vdm.run.evaluation import units
+from vdm.run.training import build
 
 pytestmark = pytest.mark.float32
 
@@ -110,14 +112,14 @@ def test_the_law_of_the_number_is_that_of_the_training_sets(trained):
     there = run.vlb(x, cond, key=0).prior
     values = configs.to_dict(run.config)
     values["model"]["number_law"] = {"name": "none"}
-    plain = vdm.run.training.build.model(configs.from_dict(values))
+    plain = build.model(configs.from_dict(values))
     alone = run._replace(model=plain).vlb(x, cond, key=0).prior
     orders = [math.lgamma(n + 1) for n in test.points]
     expected = -np.log(counts / counts.sum())[test.points - 1] - orders
     np.testing.assert_allclose(there - alone, expected, rtol=1e-5, atol=1e-6)
     values = configs.to_dict(run.config)
     values["model"]["order"] = "ordered"
-    ordered = vdm.run.training.build.model(configs.from_dict(values))
+    ordered = build.model(configs.from_dict(values))
     found = run._replace(model=ordered).vlb(x, cond, key=0).prior
     np.testing.assert_allclose(found - there, orders, rtol=1e-5, atol=1e-5)
 
@@ -138,7 +140,7 @@ def test_samples_have_numbers_of_points_by_their_law(trained, tmp_path):
             found["x"], run.sample(5, key=run.config.sample.seed, num_steps=2)
         )
     assert cli.main([*words, f"--out={tmp_path / 'x.png'}"]) == 0
-    own = sets.of_lengths([2, 1], run.shape[0])
+    own = sets.of_lengths(np.asarray([2, 1]), run.shape[0])
     x = run.sample(2, Conditions(mask=own), key=0, num_steps=2)
     np.testing.assert_array_equal((x != 0).any(-1), own)
 

@@ -85,6 +85,36 @@ def parser() -> argparse.ArgumentParser:
     _add_settings(score, EvaluateConfig, left_out=NOT_SCORED)
     score.set_defaults(command="score")
 
+    infer = _command(commands, "infer")
+    infer.add_argument(
+        "source", metavar="IN", type=pathlib.Path, help=".npy, .npz with x, or what vdm score takes"
+    )
+    infer.add_argument(
+        "--grid",
+        required=True,
+        metavar="LOW:HIGH:NUM",
+        help="the grid of the condition, in the user's units; of two numbers two, with a comma",
+    )
+    infer.add_argument(
+        "--out",
+        type=pathlib.Path,
+        help="a .csv file with a row for each point, its picture beside it (default: profile.csv "
+        "in the workdir)",
+    )
+    infer.add_argument(
+        "--params",
+        default="ema",
+        help=f"parameters: averaged, or of the last step ({Word(words.PARAMS)}; default ema)",
+    )
+    infer.add_argument(
+        "--num_samples",
+        type=int,
+        default=128,
+        help="draws of noise for each point, the same for all; a multiple of 16 (default 128)",
+    )
+    infer.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    infer.set_defaults(command="infer")
+
     fit_chain = _command(commands, "fit-chain")
     fit_chain.add_argument(
         "--params",
@@ -240,11 +270,11 @@ def parser() -> argparse.ArgumentParser:
     )
     decompress.set_defaults(command="decompress")
 
-    for command in (fit_chain, report, bring, export, demo, compress, decompress):
+    for command in (infer, fit_chain, report, bring, export, demo, compress, decompress):
         command.set_defaults(distributed=False, coordinator=None)
         command.set_defaults(num_processes=None, process_index=None)
-    given = (train, evaluate, score, fit_chain, sample, bring, export, demo, compress, decompress)
-    for command in given:
+    given = (train, evaluate, score, infer, fit_chain, sample, bring, export, demo, compress)
+    for command in (*given, decompress):
         command.add_argument("--workdir", type=pathlib.Path, required=True, help="the run's folder")
     for command in (train, evaluate, score, sample):
         several = command.add_argument_group("several processes, each running this command")

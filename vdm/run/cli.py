@@ -162,6 +162,13 @@ def _score(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _infer(options: argparse.Namespace, rest: list[str]) -> int:
+    shared.no_more(rest)
+    from vdm.run import inferring
+
+    return inferring.infer(options)
+
+
 def _fit_chain(options: argparse.Namespace, rest: list[str]) -> int:
     shared.no_more(rest)
     from vdm.run import fit_chain, trained
@@ -304,6 +311,7 @@ RUN = {
     "train": _train,
     "evaluate": _evaluate,
     "score": _score,
+    "infer": _infer,
     "fit-chain": _fit_chain,
     "sample": _sample,
     "report": _report,

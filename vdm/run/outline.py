@@ -10,6 +10,7 @@ COMMANDS: Mapping[str, str] = {
     "train": "train a model, or resume its training",
     "evaluate": "measure bits per dimension on a split",
     "score": "measure the bits of every example of a file",
+    "infer": "take the posterior of the condition that an example comes from, on a grid",
     "fit-chain": "fit chains of few steps, for the bound, samples and compression",
     "sample": "draw samples",
     "report": "write an HTML page on one run, or compare several",
