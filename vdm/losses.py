@@ -132,7 +132,7 @@ def diffusion_loss_steps(
     return weight * noise_error(x, eps, log_snr_t, eps_fn)
 
 
-def bits_per_dim(nats: AnyArray, num_dims: int | Int[Array | np.ndarray, " b"]) -> AnyArray:
+def bits_per_dim(nats: AnyArray, num_dims: int | Int[Array | np.ndarray, "..."]) -> AnyArray:
     """Convert nats per example into bits per dimension: nats / (num_dims · ln 2).
 
     Examples of different sizes have a number of dimensions each.

@@ -56,14 +56,16 @@ def check_mask(mask: Array | np.ndarray, shape: tuple[int, ...]) -> None:
         raise ValueError(f"every set must have a point: example {empty[0]} is all padding")
 
 
-def wiped(values: Num[Array, " b n *c"], mask: Mask | None) -> Num[Array, " b n *c"]:
+def wiped(values: Num[Array, " b *d"], mask: Mask | None) -> Num[Array, " b *d"]:
     """Return the values with 0 in the padding; without a mask as they are."""
     if mask is None:
         return values
     return jnp.where(jnp.expand_dims(mask, range(2, values.ndim)), values, 0)
 
 
-def filled(x: Num[Array, " b n c"], mask: Mask | None, likelihood: Likelihood) -> Num[Array, "..."]:
+def filled(
+    x: Num[Array, " b *d"], mask: Mask | None, likelihood: Likelihood
+) -> Num[Array, " b *d"]:
     """Return raw data with, in the padding, what a likelihood encodes as 0, or next to 0."""
     if mask is None:
         return x

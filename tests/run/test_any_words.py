@@ -40,6 +40,8 @@ COMMANDS = next(a for a in arguments.parser()._actions if a.dest == "==SUPPRESS=
 # What a command needs before the option in question; files are in the current folder.
 NEEDED = {
     "train": ["--config=config.py"],
+    "score": ["x.npy"],
+    "infer": ["x.npy", "--grid=0:1:2"],
     "report": ["run"],
     "import": ["config.py", "--format=official"],
     "compress": ["x.npy", "out.vdm"],

@@ -198,7 +198,9 @@ def gradients(
 
     (loss, terms), gradient, levels = two_gradients(value_and_grad, levels_fn, state.params)
     chex.assert_shape(tuple(terms), (size,))
-    diffusion = terms.diffusion / bits_per_dim(jnp.ones(()), dims_of(batch.x, batch.cond))
+    diffusion = terms.diffusion / bits_per_dim(
+        jnp.ones_like(terms.diffusion), dims_of(batch.x, batch.cond)
+    )
     log_snr_fn = model.log_snr(state.params)
     law_state = objective.law.update(state.law_state, log_snr_fn, levels, diffusion)
     return loss, jax.tree.map(jnp.mean, terms), gradient, law_state
