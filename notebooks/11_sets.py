@@ -111,7 +111,7 @@ params, losses = vdm.fit(
 # mean over all points would be another number: large sets would count more.
 
 # %%
-repeats = 32
+repeats = 128
 levels = noise_levels.low_discrepancy(jax.random.key(2), repeats)
 
 

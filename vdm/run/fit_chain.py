@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from vdm import few_steps
+from vdm.few_steps.fitting import OF_SETS
 from vdm.losses import bits_per_dim
 from vdm.run.config import FewStepsConfig, fields, parse
 from vdm.run.config.schema import MAX_LEVELS
@@ -29,6 +30,11 @@ def fit(run: Run, settings: FewStepsConfig, workdir: pathlib.Path) -> list[tuple
     that do not fit the run, a data set that is not at hand, and a folder that cannot be written to.
     """
     fields.check(settings, "few_steps.")
+    if run.condition.points is not None and settings.variance not in OF_SETS:
+        raise UserError(
+            f"points of sets have no places: expected --variance of {', '.join(OF_SETS)}, got "
+            f"{settings.variance!r}"
+        )
     numbers = parse.parse_chain_steps(settings.num_steps)
     found = dataset(run, "train")
     # Errors before the work, not after.

@@ -118,10 +118,11 @@ def _arrays(
             raise UserError(
                 f"this model is conditioned on {kinds(condition)}: got no {getattr(called, kind)}"
             )
-    found: dict[str, np.ndarray | None] = {}
+    found: dict[str, np.ndarray] = {}
     for kind, part in given.items():
-        with as_user_error(getattr(called, kind)):
-            found[kind] = None if part is None else np.asarray(part)
+        if part is not None:
+            with as_user_error(getattr(called, kind)):
+                found[kind] = np.asarray(part)
     return Conditions(**found)
 
 
