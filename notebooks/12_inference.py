@@ -95,6 +95,12 @@ params, losses = vdm.fit(
     batch_size=64,
 )
 
+smooth = np.convolve(losses, np.ones(100) / 100, mode="valid")
+figure, axes = plt.subplots(figsize=(6, 2.6), layout="constrained")
+axes.plot(smooth)
+axes.set(xlabel="step", ylabel="loss, bits per dimension", title="mean of 100 steps")
+plt.show()
+
 # %% [markdown]
 # ## One field is observed
 #
@@ -109,6 +115,12 @@ white = np.fft.fft(np.random.default_rng(7).normal(size=(1, CELLS)), axis=1)
 seen = np.fft.ifft(white * np.sqrt(np.asarray(spectrum(truth))), axis=1).real[..., None]
 seen = seen.astype(np.float32)
 log_prob = inference.log_prob_fn(model, params, seen, jax.random.key(2), num_samples=64)
+
+
+figure, axes = plt.subplots(figsize=(6, 2.4), layout="constrained")
+axes.plot(seen[0, :, 0])
+axes.set(xlabel="cell", title="what is observed")
+plt.show()
 
 
 def to_theta(u):
@@ -156,6 +168,9 @@ for i, name in enumerate(("amplitude a", "slope s")):
         f"{name}: NUTS on the bound {drawn[:, i].mean():.3f} ± {error[i]:.3f}, width "
         f"{drawn[:, i].std():.3f}; exact {mean[i]:.3f}, width {std[i]:.3f}; true {truth[0, i]:.1f}"
     )
+
+assert np.all(np.abs(drawn.mean(axis=0) - mean) < 0.7 * std)
+assert np.all(np.abs(np.log(drawn.std(axis=0) / std)) < 0.35)
 
 # %% [markdown]
 # Does the answer depend on the number of steps of the bound? In continuous time it has none; with
