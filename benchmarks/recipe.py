@@ -64,6 +64,7 @@ CHANGES = {
     "quick": {"optimizer.b2": 0.95},
     "full": {"model.network.wiener": "full"},
     "stationary": {"model.network.wiener": "stationary"},
+    "batch2": {"train.batch_size": 2},
     "batch4": {"train.batch_size": 4},
     "batch8": {"train.batch_size": 8},
 }
