@@ -95,7 +95,9 @@ def test_bits_are_those_of_each_set_by_its_own_dimensions(trained):
     assert found["mean_dims"] == pytest.approx(2 * test.points.mean())
     # Nats of the whole, over the dimensions of each.
     nats = np.arange(1.0, len(test) + 1)
-    np.testing.assert_allclose(units.in_bits(nats, test), nats / (2 * test.points * math.log(2)))
+    np.testing.assert_allclose(
+        units.in_bits(nats, test.dims), nats / (2 * test.points * math.log(2))
+    )
     assert units.so_far(nats[:3].repeat(2), test, 2) == (
         f"{np.mean(nats[:3] / (2 * test.points[:3] * math.log(2))):.3f} bpd"
     )

@@ -218,13 +218,13 @@ def _ode(
     adaptive = settings.ode_steps == 0
     for dequantisation in _dequantisations(trained, settings):
         weights = ode.measure(trained, dataset, settings, dequantisation)
-        error = units.in_bits(weights.standard_error, dataset)
+        error = units.in_bits(weights.standard_error, dataset.dims)
         sem = float(np.sqrt(np.sum(error**2)) / len(error))
         again = ode.again(trained, dataset, settings, dequantisation)
         for num_samples in parse.parse_counts(settings.num_samples):
-            bpd = ode.bound(weights, num_samples, dataset)
-            few = dataset.subset(np.arange(len(again.nfe)))
-            moved = ode.bound(again, num_samples, few) - bpd[: len(few)]
+            bpd = ode.bound(weights, num_samples, dataset.dims)
+            few = len(again.nfe)
+            moved = ode.bound(again, num_samples, dataset.dims[:few]) - bpd[:few]
             result = OdeResult(
                 bpd=record.estimate(bpd),
                 dequantisation=dequantisation,

@@ -122,4 +122,4 @@ class Watch:
             show=lambda done: "",
             problem=f"the validation bound is not finite at step {int(state.step)}",
         )
-        return units.in_bits(found[..., :3].sum(-1).mean(1), self._dataset)
+        return units.in_bits(found[..., :3].sum(-1).mean(1), self._dataset.dims)

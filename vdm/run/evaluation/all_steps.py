@@ -53,7 +53,7 @@ def measure(
         problem=bound.NOT_FINITE,
     )
     of_passes = found.reshape(len(dataset), passes, num_steps, 3).mean(2)
-    return units.in_bits(of_passes, dataset)
+    return units.in_bits(of_passes, dataset.dims)
 
 
 def _row(

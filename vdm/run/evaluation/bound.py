@@ -90,12 +90,12 @@ def measure(
         show=lambda done: so_far(done, dataset, settings.levels_per_example),
         problem=NOT_FINITE,
     )
-    return at_levels(found, dataset)
+    return at_levels(found, dataset.dims)
 
 
-def at_levels(found: np.ndarray, dataset: Dataset) -> AtLevels:
+def at_levels(found: np.ndarray, dims: int | np.ndarray) -> AtLevels:
     """Return what rows have computed, [n, levels, 4] with the terms in nats, in bits."""
-    return AtLevels(units.in_bits(found[..., :3], dataset), found[..., 3])
+    return AtLevels(units.in_bits(found[..., :3], dims), found[..., 3])
 
 
 def so_far(done: np.ndarray, dataset: Dataset, per_example: int) -> str:

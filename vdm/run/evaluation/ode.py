@@ -111,7 +111,7 @@ def again(
     return measure(trained, few, settings, dequantisation, params=changed)
 
 
-def bound(weights: Weights, num_samples: int, dataset: Dataset) -> np.ndarray:
+def bound(weights: Weights, num_samples: int, dims: int | np.ndarray) -> np.ndarray:
     """Return the bound with K = num_samples draws for every example, bits per dimension [n].
 
     −log (1/K) Σ exp(log-weight), averaged over as many groups of K as there were draws for.
@@ -120,7 +120,7 @@ def bound(weights: Weights, num_samples: int, dataset: Dataset) -> np.ndarray:
     groups = drawn // num_samples
     cut = weights.log_weights[:, : groups * num_samples].reshape(n, groups, num_samples)
     log_means = np.logaddexp.reduce(cut, axis=2) - np.log(num_samples)
-    return units.in_bits(-log_means.mean(1), dataset)
+    return units.in_bits(-log_means.mean(1), dims)
 
 
 def error(weights: Weights, settings: EvaluateConfig, dequantisation: str | None) -> np.ndarray:

@@ -68,10 +68,10 @@ def measure(
         show=lambda done: units.so_far(-done[:, 0], dataset, settings.num_paths),
         problem=NOT_FINITE,
     )
-    return of_weights(found[..., 0], dataset)
+    return of_weights(found[..., 0], dataset.dims)
 
 
-def of_weights(log_weights: np.ndarray, dataset: Dataset) -> OfExamples:
+def of_weights(log_weights: np.ndarray, dims: int | np.ndarray) -> OfExamples:
     """Return both numbers from log-weights in nats, [n, K].
 
     The bound is −log (1/K) Σ exp(log-weight). By Jensen's inequality the mean of −log-weight, an
@@ -79,7 +79,7 @@ def of_weights(log_weights: np.ndarray, dataset: Dataset) -> OfExamples:
     """
     bound = np.log(log_weights.shape[1]) - np.logaddexp.reduce(log_weights, axis=1)
     looser = -log_weights.mean(1) - bound
-    return OfExamples(units.in_bits(bound, dataset), units.in_bits(looser, dataset))
+    return OfExamples(units.in_bits(bound, dims), units.in_bits(looser, dims))
 
 
 def _row(

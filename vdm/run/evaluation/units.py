@@ -6,9 +6,13 @@ from vdm.losses import bits_per_dim
 from vdm.run.data.dataset import Dataset
 
 
-def in_bits(nats: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Return the nats of all examples, [n, ...], as bits per dimension."""
-    dims = dataset.dims.reshape(-1, *(1,) * (nats.ndim - 1))
+def in_bits(nats: np.ndarray, dims: int | np.ndarray) -> np.ndarray:
+    """Return the nats of all examples, [n, ...], as bits per dimension.
+
+    `dims` is the number of dimensions of every example, or that of each, [n] (`Dataset.dims`).
+    """
+    if isinstance(dims, np.ndarray):
+        dims = dims.reshape(-1, *(1,) * (nats.ndim - 1))
     return np.asarray(bits_per_dim(nats, dims))
 
 

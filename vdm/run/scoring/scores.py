@@ -131,7 +131,7 @@ def _vlb(
         problem=bounds.NOT_FINITE,
         fill=True,
     )
-    terms = bounds.at_levels(found, data).terms
+    terms = bounds.at_levels(found, data.dims).terms
     means, error = terms.mean(1), bounds.error(terms)
     return Scores(means.sum(1), np.full(len(data), np.nan) if error is None else error, means)
 
@@ -171,8 +171,8 @@ def _ode(
     )
     weights = ode.weights(found)
     error = ode.error(weights, settings, dequantisation)
-    bpd = ode.bound(weights, num_samples, data)
-    return Scores(bpd, units.in_bits(error, data), None)
+    bpd = ode.bound(weights, num_samples, data.dims)
+    return Scores(bpd, units.in_bits(error, data.dims), None)
 
 
 def ode_draws(run: Run, settings: EvaluateConfig) -> tuple[int, str | None]:
