@@ -132,6 +132,11 @@ def diffusion_loss_steps(
     return weight * noise_error(x, eps, log_snr_t, eps_fn)
 
 
+def step_of(times: Float[Array, " b"], num_steps: int | Int[Array, ""]) -> Int[Array, " b"]:
+    """Return the step ⌈tT⌉ of T = num_steps that a time lies in, 1 at t = 0."""
+    return jnp.clip(jnp.ceil(times * num_steps).astype(int), 1, num_steps)
+
+
 def bits_per_dim(nats: AnyArray, num_dims: int | Int[Array | np.ndarray, "..."]) -> AnyArray:
     """Convert nats per example into bits per dimension: nats / (num_dims · ln 2).
 

@@ -245,7 +245,7 @@ class VDM:
                 every = _noise(key_eps, chain.num_steps, encoded, mask)
                 diffusion = chains.all_steps(encoded, every, chain, eps_fn)
             else:
-                step = _step_of(jnp.asarray(given), chain.num_steps)
+                step = losses.step_of(jnp.asarray(given), chain.num_steps)
                 diffusion = chains.diffusion_loss(encoded, step, eps, chain, eps_fn)
         elif isinstance(noise_levels, NoiseLevels):
             diffusion = losses.diffusion_loss_at(encoded, noise_levels, eps, eps_fn)
@@ -254,7 +254,7 @@ class VDM:
         else:
             diffusion = losses.diffusion_loss_steps(
                 encoded,
-                _step_of(noise_levels, num_steps),
+                losses.step_of(noise_levels, num_steps),
                 eps,
                 log_snr_fn,
                 eps_fn,
@@ -574,11 +574,6 @@ def _for_all_steps(cond: Condition | None, chain: Chain) -> Condition | None:
         lambda part: jnp.tile(part, (chain.num_steps, *(1,) * (part.ndim - 1))), cond
     )
     return found
-
-
-def _step_of(times: Float[Array, " b"], num_steps: int | Int[Array, ""]) -> Int[Array, " b"]:
-    """Return the step ⌈tT⌉ that a time lies in, 1 at t = 0."""
-    return jnp.clip(jnp.ceil(times * num_steps).astype(int), 1, num_steps)
 
 
 def _precondition(

@@ -170,7 +170,7 @@ def number_law(numbers: Int[Array | np.ndarray, " n"], largest: int | None = Non
     found = np.asarray(numbers)
     if not found.size:
         raise ValueError(
-            "expected at least one example to learn the law of the number of: got none"
+            "the law of the number of points needs at least one example to count: got none"
         )
     most = int(found.max()) if largest is None else largest
     if found.min() < 1 or found.max() > most:

@@ -18,7 +18,7 @@ from oracles import ancestral_step, keys, within
 from vdm import VDM, few_steps, inference
 from vdm.condition import Conditions
 from vdm.likelihoods import discretised, gaussian
-from vdm.networks import from_apply
+from vdm.networks import SetTransformer, from_apply
 from vdm.schedules import linear
 
 A = np.array([[1.5, -0.3], [0.2, 0.8], [-0.7, 0.4]])
@@ -416,6 +416,17 @@ def test_a_profile_refuses(changed, message):
     given = PLAIN | changed
     with pytest.raises(ValueError, match=message):
         inference.profile(MODEL, PARAMS, **given)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_sets_of_points_are_refused():
+    network = SetTransformer(channels=4, num_heads=1, cond_dim=1)
+    model = VDM(linear(6.0, -6.0), network, gaussian(0.1))
+    x, theta = np.zeros((1, 3, 2)), np.zeros((2, 1))
+    with pytest.raises(ValueError, match="examples of one shape: got a network of sets"):
+        inference.profile(model, {}, x, theta, jax.random.key(0))
+    with pytest.raises(ValueError, match="examples of one shape: got a network of sets"):
+        inference.log_prob_fn(model, {}, x, jax.random.key(0), ode=4)(theta[0])
 
 
 @pytest.mark.usefixtures("unchecked")

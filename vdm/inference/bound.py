@@ -82,10 +82,10 @@ def diffusion(
         eps_fn = model.denoiser(params, conditions.take(conds, j), clip_denoised=clip)
         t = jnp.tile(times[i[: len(row)], r, k], 2)
         if chain is not None:
-            step = step_of(t, chain.num_steps)
+            step = losses.step_of(t, chain.num_steps)
             found = chains.diffusion_loss(encoded[i], step, both, chain, eps_fn)
         elif num_steps is not None:
-            step = step_of(t, num_steps)
+            step = losses.step_of(t, num_steps)
             found = losses.diffusion_loss_steps(
                 encoded[i], step, both, model.log_snr(params), eps_fn, num_steps=num_steps
             )
@@ -148,11 +148,6 @@ def numbered(keys: Key[Array, " n"], num: int) -> Key[Array, " n num"]:
     return jax.vmap(lambda n: draws.fold_in(keys, n), out_axes=1)(jnp.arange(num))
 
 
-def step_of(times: Float[Array, " b"], num_steps: int | Int[Array, ""]) -> Int[Array, " b"]:
-    """Return the step ⌈tT⌉ that a time lies in, 1 at t = 0."""
-    return jnp.clip(jnp.ceil(times * num_steps).astype(int), 1, num_steps)
-
-
 def check(
     model: VDM,
     x: Data,
@@ -187,6 +182,11 @@ def check_data(
 
 def check_conditions(model: VDM, conds: Condition | None, shape: tuple[int, ...]) -> Condition:
     """Return conditions as arrays; raises TypeError or ValueError where the network takes none."""
+    if getattr(model.network, "masked", False):
+        raise ValueError(
+            "vdm.inference is for examples of one shape: got a network of sets of points, "
+            f"{type(model.network).__name__}"
+        )
     conds = conditions.as_arrays(conds)
     parts = jax.tree.leaves(conds)
     if conds is None or not parts or any(part.ndim == 0 for part in parts):

@@ -44,7 +44,7 @@ def log_prob_fn(
     is given ONE condition without a batch axis, a vector [c], a class, a field or `Conditions`,
     in the unit that the network was given in training. It is deterministic: the noise was fixed by
     the key, and is the same for every θ. It can be compiled and differentiated by θ, so that
-    blackjax and numpyro take it, with the logarithm of a prior added.
+    samplers such as blackjax's take it, with the logarithm of a prior added.
 
     `num_samples` evaluations of the network for each observation (64) are half as many evenly
     spaced times with a pair of noises ±ε. For Gaussian x|θ and its exact denoiser the gradient by θ

@@ -49,6 +49,8 @@ def infer(options: argparse.Namespace) -> int:
     out = options.out or shared.folder(options.workdir) / "profile.csv"
     if out.suffix.lower() != ".csv":
         raise UserError(f"a profile is written as .csv, its picture beside it: got --out={out}")
+    import jax
+
     from vdm.run import trained
     from vdm.run.data import whole
     from vdm.run.keys import data as key_data
@@ -60,17 +62,20 @@ def infer(options: argparse.Namespace) -> int:
     found = whole.load(options.source).data
     given.check_type(run, found.examples.dtype, str(options.source))
     checks.check_data(run.model, run.shape, run.condition.without(), found)
+    picture = out.with_suffix(".png")
     check_is_file(out)
+    check_is_file(picture)
     check_writable(out.parent)
     key_data(options.seed)  # an error now
     for line in beyond(grid, run):
         shared.say(f"vdm: {line}")
-    profile = of_examples(run, found.x, grid, options.num_samples, options.seed)
-    write(out, grid, profile)
-    picture = out.with_suffix(".png")
-    draw(picture, grid, profile)
-    _print(grid, profile)
-    _print_dependence(run, found.x[:1], grid, options.num_samples, options.seed)
+    # As the bounds of an evaluation are.
+    with jax.default_matmul_precision(run.config.evaluate.precision):
+        profile = of_examples(run, found.x, grid, options.num_samples, options.seed)
+        write(out, grid, profile)
+        draw(picture, grid, profile)
+        _print(grid, profile)
+        _print_dependence(run, found.x[:1], grid, options.num_samples, options.seed)
     shared.say(f"written to {out} and {picture}")
     return 0
 
