@@ -181,6 +181,9 @@ def test_conditions_of_sets_and_of_their_points(tmp_path):
     train_set = data.load(config.data, "train")
     of_points = train_set.examples.field[train_set.examples.mask]
     np.testing.assert_allclose(run.condition.field.mean, of_points.mean(0), rtol=1e-5)
+    there = train_set.x[train_set.examples.mask]
+    np.testing.assert_allclose(run.model.likelihood.mean, there.mean(0, np.float64), rtol=1e-6)
+    np.testing.assert_allclose(run.model.likelihood.std, there.std(0, dtype=np.float64), rtol=1e-6)
     parts = test.examples
     cond = Conditions(parts.labels, parts.vector, parts.field, parts.mask)
     found = run.score(test.x, cond, key=0)
