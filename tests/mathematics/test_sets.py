@@ -135,11 +135,12 @@ def test_however_much_padding_there_was_trimmed_sets_have_the_same_bits(name):
 def test_padding_that_is_not_trimmed_changes_rounding_alone(name):
     x, mask = np.pad(X, ((0, 0), (0, 9), (0, 0))), np.pad(MASK, ((0, 0), (0, 9)))
     fn, wide = compiled(name, MODEL), Conditions(mask=mask)
+    rtol = 1e-9 if name == "ode" else 1e-11  # the solve of an untrained network lets it grow
     found = fn(PARAMS, KEYS, x, wide), fn(PARAMS, KEYS, X, COND)
-    np.testing.assert_allclose(*found, rtol=1e-11)
+    np.testing.assert_allclose(*found, rtol=rtol)
     one_key = jax.random.key(3)
     found = fn(PARAMS, one_key, x, wide), fn(PARAMS, one_key, X, COND)
-    np.testing.assert_allclose(*found, rtol=1e-11)
+    np.testing.assert_allclose(*found, rtol=rtol)
 
 
 def test_the_network_takes_points_in_any_order():
