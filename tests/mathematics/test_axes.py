@@ -148,7 +148,9 @@ def test_conditions_of_every_kind_on_any_number_of_axes(axes, optional, parts):
         jnp.asarray([0, 2]), normal(2, (2, 2), float), normal(3, (*shape[:-1], 2), float)
     )
     chosen = {name: n for (name, n), part in zip(fields.items(), parts, strict=True) if part}
-    cond = Conditions(*(value if part else None for value, part in zip(given[:3], parts, strict=True)))
+    cond = Conditions(
+        *(value if part else None for value, part in zip(given[:3], parts, strict=True))
+    )
     network = UNet(**SMALL, axes=axes, padding="wrap", **chosen, optional_cond=optional)
     z = normal(0, shape, float)
     params = moved(network, z, jnp.asarray(LOG_SNR, z.dtype), cond)
