@@ -77,7 +77,9 @@ def test_every_key_of_the_config_has_its_line():
     for name in configs.flatten(configs.to_dict(runs.points())):
         # A block's own arguments are listed with the names that it may have.
         name = re.sub(
-            r"^((\w+)\.(schedule|network|likelihood|law|weighting|method))\..*", r"\1", name
+            r"^((\w+)\.(schedule|network|likelihood|number_law|law|weighting|method))\..*",
+            r"\1",
+            name,
         )
         (row,) = re.findall(rf"^\| `{re.escape(name)}` \|.*$", page, flags=re.MULTILINE)
         says = row.rstrip(" |").rpartition(" | ")[2]

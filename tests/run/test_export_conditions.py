@@ -17,6 +17,7 @@ from vdm.run.data.condition import Scale
 
 pytestmark = [pytest.mark.float32, pytest.mark.usefixtures("unchecked")]
 NAMES = ("labels", "cond", "cond_field")
+FIELDS = ("label", "vector", "field")
 # What a receiver runs, who calls each program by what programs.json says of it.
 ALONE = """
 import json, sys
@@ -79,7 +80,7 @@ def test_programs_take_conditions_in_the_users_units_with_jax_alone(exports, tmp
         "seed": np.array(3),
         "index": np.arange(5),
         "x": rng.integers(0, 17, (5, *run.shape)),
-        **dict(zip(NAMES, cond, strict=True)),
+        **{name: getattr(cond, field) for name, field in zip(NAMES, FIELDS, strict=True)},
     }
     np.savez(tmp_path / "given.npz", **arrays)
     words = [folder / "out", tmp_path / "given.npz", tmp_path / "found.npz"]

@@ -68,8 +68,8 @@ def compress(
     are missing or that it has no use for, and for numbers out of range.
     """
     start = time.perf_counter()
-    _check(source, run)
     refuse_sets(run, "vdm compress")
+    _check(source, run)
     checks.check_unconditional(run.model, unconditional)
     condition, parts = side.choose(
         source,
