@@ -13,7 +13,7 @@ import scipy.fft
 
 import vdm
 from vdm import VDM, likelihoods, schedules
-from vdm.networks import DiT, UNet, wiener
+from vdm.networks import MLP, DiT, UNet, wiener
 from vdm.networks.wiener import estimate, fitted, measured
 
 LOG_SNR = np.array([-4.0, 0.5, 6.0])
@@ -174,6 +174,36 @@ def test_statistics_stay_as_they_are_whatever_the_optimiser():
     assert not np.array_equal(
         found["network"]["norm_out"]["scale"], params["network"]["norm_out"]["scale"]
     )
+
+
+def test_an_mlp_is_given_the_estimate_of_data_of_any_shape():
+    """The first layer sees z's numbers, and those of the estimate."""
+    for shape in ((5,), (3, 2)):
+        x = noise(40, *shape).astype(np.float32) @ noise(shape[-1], shape[-1], seed=1)
+        x = x.astype(np.float32)
+        network = MLP(width=16, num_blocks=1, wiener="full", residual=False)
+        made = VDM(schedules.linear(5.0, -4.0), network, likelihoods.gaussian(0.1), "x")
+        params = fitted(network, made.init(jax.random.key(0), x), [x])
+        size = np.prod(shape)
+        kernel = params["network"]["dense_in"]["kernel"]
+        assert kernel.shape == (2 * size, 16)
+        z = noise(3, *shape, seed=3).astype(np.float32)
+        level = LOG_SNR.astype(np.float32)
+        _, kept = network.apply(
+            {"params": params["network"]},
+            jnp.asarray(z),
+            jnp.asarray(level),
+            mutable=["intermediates"],
+            capture_intermediates=True,
+        )
+        seen = np.concatenate([z.reshape(3, -1), solved(*of(x), z).reshape(3, -1)], axis=1)
+        found = kept["intermediates"]["dense_in"]["__call__"][0]
+        np.testing.assert_allclose(found, seen @ np.asarray(kernel), atol=1e-3)
+
+
+def test_an_mlp_has_no_stationary_filter():
+    with pytest.raises(ValueError, match="unknown wiener 'stationary': expected one of full, none"):
+        MLP(wiener="stationary")
 
 
 @pytest.mark.parametrize("network", [UNet, DiT])

@@ -6,11 +6,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 import runs
 import vdm.run
 from vdm import inference
-from vdm.run import cli, inferring, train
+from vdm.run import calibrating, cli, inferring, train
 from vdm.run.config import DataConfig
 
 pytestmark = pytest.mark.float32
@@ -136,3 +137,59 @@ def test_other_runs_and_other_examples_are_refused(one, tmp_path, capsys):
     words = ["infer", str(tmp_path / "wide.npy"), f"--workdir={one / 'run'}", "--grid=0:1:2"]
     assert cli.main(words) == 2
     assert "shape [3]" in capsys.readouterr().err
+
+
+AXES = (np.linspace(0, 4, 41), np.linspace(10, 12, 21))
+GRID = inferring.Grid(
+    np.stack([a.ravel() for a in np.meshgrid(*AXES, indexing="ij")], 1), ("a", "b"), AXES
+)
+NOISE = np.asarray([0.5, 0.3])
+
+
+def posteriors(num, narrower=1.0, seed=0):
+    """θ drawn evenly over the cells of the grid, and their exact posteriors, seen with noise."""
+    rng = np.random.default_rng(seed)
+    half = np.asarray([0.05, 0.05])
+    low, high = GRID.points.min(0) - half, GRID.points.max(0) + half
+    theta = rng.uniform(low, high, (num, 2))
+    seen = theta + NOISE * rng.normal(size=theta.shape)
+    # Of a cell, in closed form for a flat prior: a product of two truncated normals.
+    edges = [np.linspace(a, b, len(x) + 1) for a, b, x in zip(low, high, AXES, strict=True)]
+    parts = [
+        np.diff(norm.cdf(edge, seen[:, i : i + 1], NOISE[i] * narrower))
+        for i, edge in enumerate(edges)
+    ]
+    weight = np.einsum("na,nb->nab", *parts).reshape(num, -1)
+    return theta, weight / weight.sum(axis=1, keepdims=True)
+
+
+def test_exact_posteriors_are_calibrated_and_narrow_ones_are_not():
+    theta, weight = posteriors(400)
+    found = calibrating.calibrated(GRID.names, AXES, weight, theta, 0)
+    assert found.ranks.shape == (400, 2)
+    assert (found.p_value > 0.01).all()
+    off = np.abs(found.coverage.share - found.coverage.nominal[:, None])
+    # The greatest of 38, many of them of the same examples.
+    assert (off < 4.5 * found.coverage.standard_error[:, None]).all()
+    narrow = calibrating.calibrated(GRID.names, AXES, posteriors(400, narrower=0.5)[1], theta, 0)
+    assert (narrow.p_value < 1e-6).all()
+    mixed = calibrating.calibrated(GRID.names, AXES, weight, theta[::-1], 0)
+    assert (mixed.p_value < 1e-6).all()
+
+
+def test_known_conditions_of_a_file_are_ranked_in_their_posteriors(one, tmp_path, capsys):
+    theta = np.linspace(101, 142, 30)  # the last three are beyond the grid
+    np.savez(tmp_path / "known.npz", x=X[:30], cond=theta[:, None])
+    words = ["infer", str(tmp_path / "known.npz"), f"--workdir={one / 'run'}", "--num_samples=16"]
+    assert cli.main([*words, "--grid=100:138:20", f"--out={tmp_path / 'p.csv'}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "calibration: 27 known θ of 30 within the grid" in said
+    assert "50% hold" in said and "uniform ranks: p =" in said
+    assert (tmp_path / "p_calibration.png").stat().st_size > 1000
+    assert cli.main([*words, "--grid=100:120:5", f"--out={tmp_path / 'q.csv'}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no calibration: 14 known θ are within the grid, and 20 are needed" in said
+    assert not (tmp_path / "q_calibration.png").exists()
+    np.savez(tmp_path / "known.npz", x=X[:30], cond=np.zeros((30, 2)))
+    assert cli.main([*words, "--grid=100:138:20"]) == 2
+    assert "cond must be 1 numbers of each example, cond_0: got 2" in capsys.readouterr().err

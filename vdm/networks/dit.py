@@ -105,7 +105,7 @@ class DiT(nn.Module):
                 "channels must be a multiple of num_heads: got "
                 f"channels={self.channels}, num_heads={self.num_heads}"
             )
-        head, closed = self.channels // self.num_heads, self._padding.count("wrap")
+        head, closed = self.channels // self.num_heads, self.wiener_padding.count("wrap")
         if closed and (head % 2 or head < 2 * closed):
             raise ValueError(
                 f"with padding 'wrap' on {closed} of the axes each head needs an even number of "
@@ -125,7 +125,8 @@ class DiT(nn.Module):
         return (self.patch,) * self.axes if isinstance(self.patch, int) else tuple(self.patch)
 
     @property
-    def _padding(self) -> tuple[str, ...]:
+    def wiener_padding(self) -> tuple[str, ...]:
+        """The padding of each axis, by which a stationary filter goes."""
         return each_axis(self.padding, self.axes)
 
     @nn.compact
@@ -161,21 +162,26 @@ class DiT(nn.Module):
             conditions.field,
             self.fourier_exponents,
             self._kinds,
-            wiener.estimated(self.wiener, self._padding, z, log_snr),
+            wiener.estimated(self.wiener, self.wiener_padding, z, log_snr),
         )
 
         sizes = tuple(size // p for size, p in zip(z.shape[1:-1], self._patches, strict=True))
         h = nn.Dense(self.channels, dtype=self.dtype, name="dense_in")(
             to_patches(seen, self._patches)
         )
-        h = h + jnp.asarray(positions.absolute(sizes, self._padding, self.channels), h.dtype)[None]
+        h = (
+            h
+            + jnp.asarray(positions.absolute(sizes, self.wiener_padding, self.channels), h.dtype)[
+                None
+            ]
+        )
         # `train`, the third argument counted from the module itself, chooses the computation.
         kind = nn.remat(TransformerBlock, static_argnums=(3,)) if self.remat else TransformerBlock
         for i in range(self.num_blocks):
             block = kind(
                 self.num_heads,
                 sizes,
-                self._padding,
+                self.wiener_padding,
                 self.dropout,
                 self.dtype,
                 name=f"block_{i}",

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vdm.condition import Condition
+from vdm.networks import wiener
 from vdm.networks.condition import Kinds, check_kinds, checked
 from vdm.networks.embeddings import embed, of_field
 from vdm.networks.fields import (
@@ -30,7 +31,8 @@ class MLP(nn.Module):
     `cond_channels` for fields of z's shape with that number of channels, `optional_cond` for
     examples that come without (see `vdm.condition`), `residual`, the range `log_snr_max`,
     `log_snr_min` on which λ is normalised, the compute `dtype`, parameters being float32
-    always, and `remat`, which computes every block twice to spare its memory.
+    always, `remat`, which computes every block twice to spare its memory, and `wiener`, "full" for
+    a network that is also given the best linear estimate of x (see `vdm.networks.wiener`).
     Raises ValueError or TypeError for fields or inputs that do not fit together.
     """
 
@@ -46,6 +48,7 @@ class MLP(nn.Module):
     log_snr_min: float = -5.0
     dtype: DTypeLike = "float32"
     remat: bool = False
+    wiener: str = "none"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
@@ -56,11 +59,17 @@ class MLP(nn.Module):
             log_snr_max=self.log_snr_max,
             log_snr_min=self.log_snr_min,
         )
+        wiener.check_kind(self.wiener, ("none", "full"))
         super().__post_init__()
 
     @property
     def _kinds(self) -> Kinds:
         return Kinds(self.num_classes, self.cond_dim, self.cond_channels, self.optional_cond)
+
+    @property
+    def wiener_padding(self) -> tuple[str, ...]:
+        """The padding of each axis, by which a stationary filter would go: there is none."""
+        return ()
 
     @nn.compact
     def __call__(
@@ -85,11 +94,14 @@ class MLP(nn.Module):
             dtype=self.dtype,
         )
         flat = z.reshape(z.shape[0], -1)
-        inputs = flat
+        seen = [flat]
+        estimate = wiener.estimated(self.wiener, (), z, log_snr)
+        if estimate is not None:
+            seen.append(estimate.reshape(flat.shape))
         if conditions.field is not None:
             field = of_field(conditions.field, self._kinds).reshape(z.shape[0], -1)
-            inputs = jnp.concatenate([flat, field.astype(z.dtype)], axis=-1)
-        h = nn.Dense(self.width, dtype=self.dtype, name="dense_in")(inputs)
+            seen.append(field.astype(z.dtype))
+        h = nn.Dense(self.width, dtype=self.dtype, name="dense_in")(jnp.concatenate(seen, axis=-1))
         # `train`, the third argument counted from the module itself, chooses the computation.
         kind = nn.remat(MLPBlock, static_argnums=(3,)) if self.remat else MLPBlock
         for i in range(self.num_blocks):

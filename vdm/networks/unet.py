@@ -119,6 +119,11 @@ class UNet(nn.Module):
     def _kinds(self) -> Kinds:
         return Kinds(self.num_classes, self.cond_dim, self.cond_channels, self.optional_cond)
 
+    @property
+    def wiener_padding(self) -> tuple[str, ...]:
+        """The padding of each axis, by which a stationary filter goes."""
+        return each_axis(self.padding, self.axes)
+
     @nn.compact
     def __call__(
         self,
@@ -137,7 +142,7 @@ class UNet(nn.Module):
         check_rank("UNet", self.axes, z.shape)
         check_size("UNet", self.levels, z.shape[1:-1])
         check_log_snr(log_snr, z)
-        padding = each_axis(self.padding, self.axes)
+        padding = self.wiener_padding
         conditions = checked(cond, z.shape, self._kinds)
         level = embed(
             log_snr,

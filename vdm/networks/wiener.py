@@ -27,7 +27,6 @@ from jaxtyping import Array, Float
 
 from vdm.choices import unknown
 from vdm.diffusion import alpha, expand, sigma
-from vdm.networks.axes import each_axis
 
 NAME = "wiener"  # of the module among a network's, and of its parameters
 KINDS = ("none", "stationary", "full")
@@ -85,10 +84,10 @@ class Wiener(nn.Module):
         return estimate(Statistics(**found), z, log_snr, self.padding)
 
 
-def check_kind(kind: str) -> None:
-    """Raise ValueError for a kind of filter that there is not."""
-    if kind not in KINDS:
-        raise ValueError(unknown("wiener", kind, KINDS))
+def check_kind(kind: str, kinds: Sequence[str] = KINDS) -> None:
+    """Raise ValueError for a kind of filter that there is not, or that a network does not take."""
+    if kind not in kinds:
+        raise ValueError(unknown("wiener", kind, kinds))
 
 
 def estimated(
@@ -196,14 +195,15 @@ def measured_for(network: object, batches: Batches) -> Statistics:
 
 def padding_of(network: Any) -> tuple[str, ...]:
     """Return the padding of each axis of a network that has a filter."""
-    return each_axis(network.padding, network.axes)
+    found: tuple[str, ...] = network.wiener_padding
+    return found
 
 
 def of(network: object) -> str:
     """Return the kind of a network's filter, "none" where it has none."""
     kind = getattr(network, "wiener", "none")
     # A network of the user's own may mean something else by the name.
-    own = isinstance(network, nn.Module) and hasattr(network, "padding") and kind in KINDS
+    own = isinstance(network, nn.Module) and hasattr(network, "wiener_padding")
     return kind if own else "none"
 
 

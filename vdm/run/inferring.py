@@ -3,7 +3,8 @@
 For every example of a file it takes the bound at the conditions of a grid, with the same noise for
 all of them, and writes a row for each: −log p(x|θ) in nats, how far it is above the lowest, with
 its error, and the posterior weight of the grid's point for a flat prior. A picture of the weights
-stands beside the table.
+stands beside the table. Where the file says the condition of every example, another picture and a
+line say how these stand in their posteriors (`vdm.run.calibrating`).
 """
 
 import argparse
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vdm.run import shared
+from vdm.run import calibrating, shared
 from vdm.run.config.rules import Number
 from vdm.run.errors import UserError, as_user_error
 from vdm.run.system.files import check_is_file, check_writable, replacing
@@ -62,9 +63,10 @@ def infer(options: argparse.Namespace) -> int:
     found = whole.load(options.source).data
     given.check_type(run, found.examples.dtype, str(options.source))
     checks.check_data(run.model, run.shape, run.condition.without(), found)
-    picture = out.with_suffix(".png")
-    check_is_file(out)
-    check_is_file(picture)
+    theta = known(found.take(np.arange(len(found))).vector, grid, options.source)
+    picture, second = out.with_suffix(".png"), out.with_name(f"{out.stem}_calibration.png")
+    for path in (out, picture, second):
+        check_is_file(path)
     check_writable(out.parent)
     key_data(options.seed)  # an error now
     for line in beyond(grid, run):
@@ -76,8 +78,37 @@ def infer(options: argparse.Namespace) -> int:
         draw(picture, grid, profile)
         _print(grid, profile)
         _print_dependence(run, found.x[:1], grid, options.num_samples, options.seed)
-    shared.say(f"written to {out} and {picture}")
+    if theta is None:
+        shared.say(f"written to {out} and {picture}")
+        return 0
+    inside = calibrating.inside(grid.axes, theta)
+    calibration = calibrating.calibrated(
+        grid.names, grid.axes, weights(profile)[inside], theta[inside], options.seed
+    )
+    calibrating.print_calibration(calibration, len(theta))
+    calibrating.draw(second, calibration)
+    shared.say(f"written to {out}, {picture} and {second}")
     return 0
+
+
+def known(theta: np.ndarray | None, grid: Grid, source: pathlib.Path) -> np.ndarray | None:
+    """Return the conditions that a file holds, where there are enough of them for calibration.
+
+    Raises UserError for vectors of another length than the run's.
+    """
+    if theta is None:
+        return None
+    if theta.shape[1] != len(grid.axes):
+        raise UserError(
+            f"{source}: cond must be {len(grid.axes)} numbers of each example, "
+            f"{', '.join(grid.names)}: got {theta.shape[1]}"
+        )
+    num = int(calibrating.inside(grid.axes, theta).sum())
+    if num >= calibrating.LEAST:
+        return theta
+    least = calibrating.LEAST
+    shared.say(f"vdm: no calibration: {num} known θ are within the grid, and {least} are needed")
+    return None
 
 
 def read_grid(text: str, run: "Trained") -> Grid:
