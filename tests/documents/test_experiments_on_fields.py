@@ -1,9 +1,7 @@
 """The data of the experiments on fields: what their documents say of them."""
 
-import importlib.util
 import io
 import math
-import pathlib
 import re
 import types
 
@@ -11,16 +9,8 @@ import matplotlib.cbook
 import numpy as np
 import pytest
 
+from documents_of import module
 from oracles import within
-
-EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
-
-
-def module(name):
-    spec = importlib.util.spec_from_file_location(f"of_test_{name}", EXPERIMENTS / f"{name}.py")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
 
 
 def dense(power):
