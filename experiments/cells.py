@@ -1,7 +1,7 @@
 """A real table with units: thirty measurements of cell nuclei, in 569 rows.
 
     vdm train    --config=experiments/cells.py --workdir=runs/cells
-    vdm evaluate --workdir=runs/cells --checkpoint=best --levels_per_example=256
+    vdm evaluate --workdir=runs/cells --levels_per_example=256
     vdm sample   --workdir=runs/cells --num=1000 --out=runs/cells/rows.npy
     vdm report   --workdir=runs/cells
 
@@ -65,9 +65,9 @@ def get_config() -> ConfigDict:
             "schedule": {"name": "linear", "log_snr_max": 9.0, "log_snr_min": -8.0},
             "network": {
                 "name": "mlp",
-                "width": 128,
+                "width": 512,
                 "num_blocks": 2,
-                "dropout": 0.2,
+                "dropout": 0.7,
                 "residual": False,
                 "wiener": "full",
             },
@@ -76,7 +76,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.train.update(num_steps=2000, batch_size=64, log_every=100, checkpoint_every=500)
-    config.train.update(validation_examples=64, validate_every=100)
+    config.train.update(validation_examples=64, validate_every=100, keep="best")
     config.objective.law = ConfigDict({"name": "sigmoid"})
     config.optimizer.update(learning_rate=2e-3, decay="cosine", ema_decay=0.99)
     return config

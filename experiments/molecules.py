@@ -116,17 +116,17 @@ def get_config() -> ConfigDict:
             "schedule": {"name": "linear", "log_snr_max": 10.0, "log_snr_min": -9.0},
             "network": {
                 "name": "set_transformer",
-                "channels": 128,
+                "channels": 64,
                 "num_blocks": 4,
                 "num_heads": 8,
-                "fourier_exponents": (0, 1, 2),
+                "distances": True,
                 "residual": False,
             },
             "likelihood": {"name": "gaussian", "scale": float(np.exp(-5.0))},
             "prediction": "v",
         }
     )
-    config.train.update(num_steps=4000, batch_size=128, log_every=250, checkpoint_every=1000)
+    config.train.update(num_steps=4000, batch_size=64, log_every=250, checkpoint_every=1000)
     config.objective.law = ConfigDict({"name": "sigmoid"})
     config.optimizer.update(learning_rate=4e-3, decay="cosine", clip_norm=1.0, ema_decay=0.99)
     return config

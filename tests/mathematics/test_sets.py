@@ -38,7 +38,7 @@ NO_PARAMS = PLAIN.init(jax.random.key(0), X)
 CHAIN = Chain(jnp.asarray([-5.0, -1.0, 2.0, 6.0]), Table(np.asarray([[[0.9, 0.5]]] * 3)))
 
 NETWORK = SetTransformer(
-    channels=16, num_blocks=2, num_heads=2, fourier_exponents=(0,), dtype="float64"
+    channels=16, num_blocks=2, num_heads=2, fourier_exponents=(0,), distances=True, dtype="float64"
 )
 MODEL = VDM(linear(6.0, -5.0), NETWORK, LIKELIHOOD, prediction="v")
 
@@ -360,3 +360,33 @@ def test_what_cannot_be_done_with_sets_says_why():
     found = jax.jit(whole.vlb)(params, KEYS, x, COND).total
     other = jax.jit(whole.vlb)(params, KEYS, np.where(MASK[..., None], x, 4), COND).total
     np.testing.assert_array_equal(found, other)
+
+
+def test_attention_is_told_of_distances_and_of_nothing_else():
+    """What it is told of two points stays as it is when all are turned and moved together."""
+    params = {"params": PARAMS["network"]}
+
+    def told(z):
+        _, kept = NETWORK.apply(
+            params, z, jnp.zeros(4), COND, mutable=["intermediates"], capture_intermediates=True
+        )
+        return kept["intermediates"]["pairs_in"]["__call__"][0]
+
+    z = jnp.asarray(np.random.default_rng(1).normal(size=(4, 6, 2)))
+    turn = np.asarray([[np.cos(1.0), np.sin(1.0)], [-np.sin(1.0), np.cos(1.0)]])
+    first = told(z)
+    both = MASK[:, :, None] & MASK[:, None]
+    moved = told(z @ turn + np.asarray([0.7, -2.0]))
+    np.testing.assert_allclose(moved[both], first[both], atol=1e-9)
+    np.testing.assert_allclose(first, jnp.swapaxes(first, 1, 2), atol=1e-12)
+    assert np.abs(told(1.1 * z) - first)[both].max() > 0.01
+    # The blocks use it: without what they make of it they say something else.
+    silent = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.zeros_like(leaf) if "pairs" in str(path[-2]) else leaf, params
+    )
+    outputs = [NETWORK.apply(p, z, jnp.zeros(4), COND) for p in (params, silent)]
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
+    gradient = jax.grad(lambda z: jnp.sum(NETWORK.apply(params, z, jnp.zeros(4), COND) ** 2))(
+        jnp.zeros((4, 6, 2))  # points that coincide
+    )
+    assert np.isfinite(gradient).all()

@@ -19,6 +19,9 @@ from vdm.networks.fields import (
 from vdm.networks.transformer import TransformerBlock, modulated, modulation
 from vdm.sets import check_mask, wiped
 
+# Of a distance of encoded points, whose deviation is about 1 in each coordinate.
+FARTHEST, NUM_BUMPS, SOFT = 4.0, 33, 0.01
+
 
 class SetTransformer(nn.Module):
     """A transformer over the points of a set, the DiT of Peebles & Xie (2023) without places.
@@ -33,8 +36,11 @@ class SetTransformer(nn.Module):
     0 otherwise, the better start for x, v, score and edm. What is in the padding has no influence,
     and points in another order have their outputs in that order.
 
+    With `distances` attention is also told how far any two points are apart: to the logits of every
+    head a function of |z_i − z_j| and of the noise level is added, which starts at zero.
+
     Fields: `channels` of a token, a multiple of `num_heads` and at least 4; `num_blocks`;
-    `num_heads`; `fourier_exponents`, empty for none; `dropout` (only with train=True); the
+    `num_heads`; `fourier_exponents`, empty for none; `distances`; `dropout` (only with train=True); the
     conditions, any of `num_classes` for integers [b], `cond_dim` for vectors [b, cond_dim] and
     `cond_channels` for what is known of each point, [b, n_max, cond_channels]; `optional_cond` for
     examples that come without these (see `vdm.condition`); `residual`; the range `log_snr_max`,
@@ -47,6 +53,7 @@ class SetTransformer(nn.Module):
     num_blocks: int = 4
     num_heads: int = 4
     fourier_exponents: Sequence[int | float] = ()
+    distances: bool = False
     dropout: float = 0.0
     num_classes: int | None = None
     cond_dim: int | None = None
@@ -127,11 +134,12 @@ class SetTransformer(nn.Module):
         level = level + nn.Dense(self.channels, dtype=self.dtype, name="number")(number)
         seen = inputs(z, conditions.field, self.fourier_exponents, self._kinds)
         h = nn.Dense(self.channels, dtype=self.dtype, name="dense_in")(seen)
+        pairs = _pairs(z, level, self.channels, self.dtype) if self.distances else None
         # `train`, the third argument counted from the module itself, chooses the computation.
         kind = nn.remat(TransformerBlock, static_argnums=(3,)) if self.remat else TransformerBlock
         for i in range(self.num_blocks):
             block = kind(self.num_heads, (), (), self.dropout, self.dtype, name=f"block_{i}")
-            h = block(h, level, train, mask)
+            h = block(h, level, train, mask, pairs)
         scale, shift = modulation(level, 2, self.channels, self.dtype)
         h = nn.Dense(
             z.shape[-1],
@@ -141,3 +149,22 @@ class SetTransformer(nn.Module):
         )(modulated(h, scale, shift, self.dtype))
         h = h.astype(z.dtype)
         return wiped(z + h if self.residual else h, mask)
+
+
+def _pairs(
+    z: Float[Array, " b n c"], level: Float[Array, " b e"], channels: int, dtype: DTypeLike
+) -> Float[Array, " b n n features"]:
+    """Return what the attention is told of every two points: functions of their distance and λ.
+
+    Makes parameters in the calling module.
+    """
+    square = jnp.sum(jnp.square(z[:, :, None] - z[:, None]), axis=-1)
+    # A root of 0, of a point and itself, would have no derivative.
+    distance = jnp.sqrt(square + SOFT**2)
+    centres = jnp.linspace(0.0, FARTHEST, NUM_BUMPS, dtype=z.dtype)
+    width = FARTHEST / (NUM_BUMPS - 1)
+    bumps = jnp.exp(-0.5 * jnp.square((distance[..., None] - centres) / width))
+    seen = jnp.concatenate([bumps, jnp.log(distance)[..., None]], axis=-1).astype(dtype)
+    features = max(16, channels // 4)
+    h = nn.Dense(features, dtype=dtype, name="pairs_in")(seen)
+    return nn.swish(h + nn.Dense(features, dtype=dtype, name="pairs_level")(level)[:, None, None])

@@ -21,10 +21,12 @@ def multi_head(
     k: Float[Array, " b n heads c"],
     v: Float[Array, " b n heads c"],
     mask: Bool[Array, " b n"] | None = None,
+    bias: Float[Array, " b n n heads"] | None = None,
 ) -> Float[Array, " b n heads c"]:
-    """Return softmax(q kᵀ/√c) v over the n tokens, for every head (Vaswani et al. 2017, §3.2).
+    """Return softmax(q kᵀ/√c + bias) v over the n tokens, for every head (Vaswani 2017, §3.2).
 
-    With a mask it is over those of the tokens where it is True, all of them in memory at once.
+    With a mask it is over those of the tokens where it is True, all of them in memory at once. Only
+    then there may be a bias, of every token (the second axis) for every other.
 
     Logits and softmax are float32 at least. Of more than `PLAIN_TOKENS` tokens the weights are
     computed in pieces, and again in the backward pass, as `vdm.networks.attention.attend` does.
@@ -38,7 +40,10 @@ def multi_head(
     logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=wide)
     if mask is not None:
         logits = jnp.where(mask[:, None, None], logits, -jnp.inf)
-    weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1)
+    logits = logits / math.sqrt(q.shape[-1])
+    if bias is not None:
+        logits = logits + jnp.moveaxis(bias, 3, 1)
+    weights = jax.nn.softmax(logits, axis=-1)
     mixed = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(q.dtype), v, preferred_element_type=wide)
     return mixed.astype(q.dtype)
 
@@ -76,13 +81,16 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, " b n c"], mask: Bool[Array, " b n"] | None = None
+        self,
+        h: Float[Array, " b n c"],
+        mask: Bool[Array, " b n"] | None = None,
+        bias: Float[Array, " b n n heads"] | None = None,
     ) -> Float[Array, " b n c"]:
         b, n, channels = h.shape
         angles = turns(self.sizes, self.padding, channels // self.num_heads // 2)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
         q, k, v = (part.reshape(b, n, self.num_heads, -1) for part in jnp.split(qkv, 3, axis=-1))
-        mixed = multi_head(turned(q, angles), turned(k, angles), v, mask).reshape(h.shape)
+        mixed = multi_head(turned(q, angles), turned(k, angles), v, mask, bias).reshape(h.shape)
         return nn.Dense(channels, dtype=self.dtype, name="proj_out")(mixed)
 
 
@@ -107,6 +115,7 @@ class TransformerBlock(nn.Module):
         level: Float[Array, " b e"],
         train: bool,
         mask: Bool[Array, " b n"] | None = None,
+        pairs: Float[Array, " b n n e"] | None = None,
     ) -> Float[Array, " b n c"]:
         channels = h.shape[-1]
         parts = modulation(level, 6, channels, self.dtype)
@@ -114,7 +123,12 @@ class TransformerBlock(nn.Module):
         attention = Attention(
             self.num_heads, self.sizes, self.padding, self.dtype, name="attention"
         )
-        h = h + gate1[:, None] * attention(modulated(h, scale1, shift1, self.dtype), mask)
+        bias = None
+        if pairs is not None:
+            zeros = nn.initializers.zeros
+            dense = nn.Dense(self.num_heads, dtype=self.dtype, kernel_init=zeros, name="pairs")
+            bias = dense(pairs)
+        h = h + gate1[:, None] * attention(modulated(h, scale1, shift1, self.dtype), mask, bias)
         r = modulated(h, scale2, shift2, self.dtype)
         r = nn.gelu(nn.Dense(MLP_RATIO * channels, dtype=self.dtype, name="dense1")(r))
         r = nn.Dropout(self.dropout, deterministic=not train)(r)
