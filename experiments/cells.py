@@ -11,8 +11,13 @@ of the nuclei in an image: the mean, its standard error, and the mean of the thr
 fifth row is of the test split. A model sees each row as a point in 30 dimensions, and is measured
 by −log2 p(row), in the units of the table.
 
-Hardware and time: TIME
-Expected: FIGURES
+Of the 456 rows of training 64 are for validation; width, dropout and the number of blocks were
+chosen by them, and so is the checkpoint that is evaluated.
+
+Hardware and time: two minutes of one CPU core to train, half a minute to evaluate.
+Expected: −2.028 ± 0.059 bits per dimension on the 113 rows of the test split. A mixture of
+Gaussians that is chosen by cross-validation among all 456 (`mixture_bits`) has −1.803 ± 0.061 on
+the same rows: the difference is −0.225 ± 0.027.
 """
 
 import numpy as np

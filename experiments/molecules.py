@@ -2,22 +2,23 @@
 
     pip install biotite
     vdm train    --config=experiments/molecules.py --workdir=runs/molecules
-    vdm evaluate --workdir=runs/molecules --levels_per_example=16
+    vdm evaluate --workdir=runs/molecules --levels_per_example=8
     vdm sample   --workdir=runs/molecules --num=36 --out=runs/molecules/samples.npz
     vdm report   --workdir=runs/molecules
 
 The package biotite carries the Chemical Component Dictionary of the Protein Data Bank, 49,195
 molecules with the coordinates of their atoms in ångström as they were first observed; nothing is
 downloaded. Taken are those of 3 to 16 heavy atoms, all of H, C, N, O, F, P, S, Cl, Br or I and all
-observed. Every tenth in the order of their names is of the test split; kin of it may be in the
-training split.
+observed: 9,336 and 1,037 molecules. Every tenth in the order of their names is of the test split;
+kin of it may be in the training split.
 
 A molecule has no place and no direction, and coordinates whose mean is taken off have no density.
 Each is turned at random, and its centre is put at random, normal with a deviation of 1 Å in each
 coordinate. Training has each molecule in eight positions.
 
-Hardware and time: TIME
-Expected: FIGURES
+Hardware and time: seven and a half minutes of one CPU core to train, half a minute to evaluate.
+Expected: 0.676 ± 0.024 bits per dimension, in ångström, on the test split. A Gaussian for each
+number of atoms has 2.073 ± 0.006 on the same molecules (`gaussian_bits`).
 """
 
 import importlib.util

@@ -40,8 +40,8 @@ class SetTransformer(nn.Module):
     head a function of |z_i − z_j| and of the noise level is added, which starts at zero.
 
     Fields: `channels` of a token, a multiple of `num_heads` and at least 4; `num_blocks`;
-    `num_heads`; `fourier_exponents`, empty for none; `distances`; `dropout` (only with train=True); the
-    conditions, any of `num_classes` for integers [b], `cond_dim` for vectors [b, cond_dim] and
+    `num_heads`; `fourier_exponents`, empty for none; `distances`; `dropout` (only with train=True);
+    the conditions, any of `num_classes` for integers [b], `cond_dim` for vectors [b, cond_dim] and
     `cond_channels` for what is known of each point, [b, n_max, cond_channels]; `optional_cond` for
     examples that come without these (see `vdm.condition`); `residual`; the range `log_snr_max`,
     `log_snr_min` on which λ is normalised; the compute `dtype`, parameters being float32 always;
