@@ -44,7 +44,8 @@ def fit(
     example. A batch is drawn without replacement: every epoch passes through `x` in a new order,
     of which the last n mod batch_size examples are left out. `cond` has one condition per
     example; of sets, with their mask, the loss is the mean over sets of the bits per dimension of
-    each. `noise_levels(key, batch_size)` gives the times of a batch, or its noise levels with
+    each, but that a number network learns from −log p(n|c), in which all sets weigh the same.
+    `noise_levels(key, batch_size)` gives the times of a batch, or its noise levels with
     their density; by default low-discrepancy times of the schedule. The interior of a learned
     schedule descends the variance of the diffusion term, everything else the bound
     (`vdm.variance`). Dropout is on. `params` is not changed. `progress` shows a bar with the
@@ -103,10 +104,11 @@ def _step(
         return levels.from_times(functools.partial(model.schedule.log_snr, schedule), drawn)
 
     def loss_of(params: Params, where: NoiseLevels) -> tuple[jax.Array, tuple[None, jax.Array]]:
+        held, zero = model.number_apart(params, given)
         terms = model.vlb(
-            params, key_noise, batch, given, noise_levels=where, dropout_key=key_dropout
+            held, key_noise, batch, given, noise_levels=where, dropout_key=key_dropout
         )
-        return jnp.mean(to_bpd(terms.total)), (None, jnp.asarray(to_bpd(terms.diffusion)))
+        return jnp.mean(to_bpd(terms.total)) + zero, (None, jnp.asarray(to_bpd(terms.diffusion)))
 
     both = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
     (loss, _), gradient, _ = two_gradients(both, levels_of, params)

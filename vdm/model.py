@@ -24,6 +24,7 @@ from vdm.losses import VLB, EpsFn
 from vdm.networks import dropout
 from vdm.networks.applied import Applied
 from vdm.networks.dropout import Dropout
+from vdm.networks.numbers import NumberNetwork
 from vdm.noise_levels import NoiseLevels
 from vdm.ode import marginal
 from vdm.ode.options import Divergence, Steps, of_keywords
@@ -34,6 +35,7 @@ from vdm.sets import (
     ORDERS,
     Mask,
     NumberLaw,
+    NumberLaws,
     check_mask,
     filled,
     keys_for,
@@ -59,7 +61,9 @@ class VDM:
     "edm" is the preconditioned network F of Karras et al. (2022, eq. 7): it is given
     c_in z/α and x̂ = c_skip z/α + c_out F, where `sigma_data` is the data's standard deviation.
     With a `number_law` a model of sets (`vdm.sets`) is one of the number of their points too:
-    −log p(n) is a part of the prior term, and so is −log n! where the `order` is "unordered".
+    −log p(n) is a part of the prior term, and so is −log n! where the `order` is "unordered". It is
+    a `vdm.sets.NumberLaw`, or a `vdm.networks.NumberNetwork` for −log p(n|c), which has parameters
+    and is trained with the model.
     Two models made of equal parts are equal and have equal hashes, so a function jitted with the
     model as a static argument is compiled once for both. Raises ValueError for an unknown
     prediction or order, or a sigma_data that is not positive.
@@ -70,7 +74,7 @@ class VDM:
     likelihood: Likelihood
     prediction: str = "eps"
     sigma_data: float = 0.5
-    number_law: NumberLaw | None = None
+    number_law: NumberLaw | NumberNetwork | None = None
     order: str = "unordered"
 
     def __post_init__(self) -> None:
@@ -82,16 +86,24 @@ class VDM:
             raise ValueError(f"sigma_data must be positive and finite: got {self.sigma_data}")
 
     def init(self, key: Key[Array, ""], x: Data, cond: Condition | None = None) -> Params:
-        """Return fresh parameters {"schedule": {"ends", "shape"}, "network"} for data like x."""
+        """Return fresh parameters {"schedule": {"ends", "shape"}, "network"} for data like x.
+
+        Where the number law is a network, its parameters are there as "number_law".
+        """
         key_schedule, key_network = jax.random.split(key)
         z = self.likelihood.encode(jnp.asarray(x))
         cond = conditions.as_arrays(cond)
         log_snr = jnp.zeros(z.shape[:1], z.dtype)
         variables = self.network.init(key_network, z, log_snr, cond, train=False)
-        return {
+        params = {
             "schedule": self.schedule.init(key_schedule),
             "network": variables.get("params", {}),
         }
+        if isinstance(self.number_law, NumberNetwork):
+            # The other keys, and what is drawn with them, are those of a model without.
+            key_number = jax.random.fold_in(key, 2)
+            params["number_law"] = self.number_law.init(key_number, cond, len(z))["params"]
+        return params
 
     def log_snr(self, params: Params) -> LogSnrFn:
         """Return the schedule's λ(t) at these parameters."""
@@ -221,6 +233,7 @@ class VDM:
                 f"{given.shape}"
             )
         encoded = wiped(self.likelihood.encode(x), mask)
+        number = self.number_term(params, cond)
         if all_steps and chain is not None:
             cond = _for_all_steps(cond, chain)
         if chain is not None:
@@ -261,7 +274,7 @@ class VDM:
                 num_steps=num_steps,
             )
         return VLB(
-            prior=losses.prior_kl(encoded, log_snr_1, mask) + self._number_term(mask),
+            prior=losses.prior_kl(encoded, log_snr_1, mask) + number,
             reconstruction=losses.reconstruction(x, eps_0, log_snr_0, self.likelihood, mask),
             diffusion=diffusion,
         )
@@ -300,13 +313,48 @@ class VDM:
         eps_0, above = chains.log_weights(encoded, fresh, chain, eps_fn, mask)
         log_snr_0 = jnp.asarray(chain.log_snrs, encoded.dtype)[-1]
         below = losses.reconstruction(x, eps_0, log_snr_0, self.likelihood, mask)
-        return -below - above - self._number_term(mask)
+        return -below - above - self.number_term(params, cond)
 
-    def _number_term(self, mask: Mask | None) -> Float[Array, " b"] | float:
-        """Return what the number of points adds to the bound of sets, in nats; 0 for no law."""
+    def number_term(self, params: Params, cond: Condition | None) -> Float[Array, " b"] | float:
+        """Return what the number of points adds to the prior term of sets, in nats, [b].
+
+        It is −log p(n) or −log p(n|c), less log n! where the `order` is "unordered"; 0 without a
+        number law, and for data without a mask. Raises ValueError or TypeError for a condition that
+        a number law was not built for.
+        """
+        cond = conditions.as_arrays(cond)
+        mask = mask_of(cond)
         if mask is None or self.number_law is None:
             return 0.0
-        return number_term(self.number_law, mask, self.order)
+        return number_term(self.number_laws(params, cond, len(mask)), mask, self.order)
+
+    def number_laws(
+        self, params: Params, cond: Condition | None, size: int
+    ) -> NumberLaw | NumberLaws | None:
+        """Return the law of the number of points of `size` examples; their mask has no part in it.
+
+        It is the model's own, one for all of them, or that of each where it is a network's.
+        """
+        if not isinstance(self.number_law, NumberNetwork):
+            return self.number_law
+        variables = {"params": params["number_law"]}
+        return NumberLaws(self.number_law.apply(variables, cond, size))
+
+    def number_apart(
+        self, params: Params, cond: Condition | None
+    ) -> tuple[Params, Float[Array, ""] | float]:
+        """Return parameters whose number law has no gradient, and a zero with the gradient for it.
+
+        That is the gradient of the mean of −log p(n|c) in nats, for a loss in bits per dimension: in
+        its mean a set of n points weighs 1/n, and the law that makes it least is p(n|c)/n up to a
+        constant, not p(n|c). Without a number network it is the same parameters, and 0. Raises as
+        `number_term`.
+        """
+        if not isinstance(self.number_law, NumberNetwork):
+            return params, 0.0
+        mean = jnp.mean(jnp.asarray(self.number_term(params, cond)))
+        held = {**params, "number_law": jax.lax.stop_gradient(params["number_law"])}
+        return held, mean - jax.lax.stop_gradient(mean)
 
     def _default_times(self, key: Key[Array, "..."], n: int) -> Float[Array, " b"]:
         if key.ndim == 0:
@@ -516,7 +564,7 @@ class VDM:
             )
             if mask is not None:
                 share = padding_log_prob(x, mask, self.likelihood, log_snr_max)
-                share = share + self._number_term(mask)
+                share = share + self.number_term(params, cond)
                 found = found._replace(log_weights=found.log_weights - share[None])
             return jax.tree.map(lambda leaf: leaf[:, 0], found)
 

@@ -6,6 +6,9 @@ number, p(x|n), and the law of the number p(n) makes it a model of the whole,
 
     log p(x, n) = log p(n) + log p(x|n).
 
+The law is a histogram (`number_law`), or with a condition c a network that is trained with the
+model, p(n|c) (`vdm.networks.NumberNetwork`).
+
 With a mask every sum over dimensions is one over points, and what stands in the padding has no
 influence on anything. Points are in some order, of which a network of sets takes no notice; the
 n! orders of a set are equally probable then, and the density of the set as such, unordered, is
@@ -14,6 +17,7 @@ n! times that of any of them: log p({x}) = log n! + log p(x, n).
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -149,15 +153,46 @@ class NumberLaw:
 
     def log_prob(self, number: Int[Array, " b"]) -> Float[Array, " b"]:
         """Return log p(n) in nats, −∞ for a number that is not in 1..n_max."""
-        table = jnp.log(jnp.asarray(self.probs))
-        inside = (number >= 1) & (number <= len(self.probs))
-        return jnp.where(inside, table[jnp.clip(number, 1, len(self.probs)) - 1], -jnp.inf)
+        place, inside = _place(number, len(self.probs))
+        return jnp.where(inside, jnp.log(jnp.asarray(self.probs))[place], -jnp.inf)
 
     def quantile(self, u: Float[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
         """Return the number of points at every u in [0, 1): drawn from the law for uniform u."""
-        ends = np.cumsum(self.probs)
-        found = 1 + np.searchsorted(ends, np.asarray(u) * ends[-1], side="right")
-        return np.minimum(found, len(self.probs))
+        return _quantiles(np.asarray(self.probs)[None], u)
+
+
+class NumberLaws(NamedTuple):
+    """A law of the number of points for each example, log p(n) for n = 1 … n_max in nats.
+
+    It is what a `vdm.networks.NumberNetwork` says of a batch of conditions.
+    """
+
+    log_probs: Float[Array | np.ndarray, " b n"]
+
+    def log_prob(self, number: Int[Array, " b"]) -> Float[Array, " b"]:
+        """Return log p(n) in nats, −∞ for a number that is not in 1..n_max."""
+        table = jnp.asarray(self.log_probs)
+        place, inside = _place(number, table.shape[1])
+        found = jnp.take_along_axis(table, place[:, None], axis=1)[:, 0]
+        return jnp.where(inside, found, -jnp.inf)
+
+    def quantile(self, u: Float[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
+        """Return the number of points of each example at its u in [0, 1), as `NumberLaw`'s."""
+        return _quantiles(np.exp(np.asarray(self.log_probs, np.float64)), u)
+
+
+def _place(number: Int[Array, " b"], most: int) -> tuple[Int[Array, " b"], Bool[Array, " b"]]:
+    """Return where in a table from 1 to `most` a number stands, and whether it is there."""
+    return jnp.clip(number, 1, most) - 1, (number >= 1) & (number <= most)
+
+
+def _quantiles(
+    probs: Float[np.ndarray, " laws n"], u: Float[np.ndarray, " b"]
+) -> Int[np.ndarray, " b"]:
+    """Return the quantiles of one law, or of one for each u."""
+    ends = np.cumsum(probs, axis=1)
+    found = 1 + np.sum(ends <= np.asarray(u)[:, None] * ends[:, -1:], axis=1)
+    return np.minimum(found, probs.shape[1])
 
 
 def number_law(numbers: Int[Array | np.ndarray, " n"], largest: int | None = None) -> NumberLaw:
@@ -181,7 +216,9 @@ def number_law(numbers: Int[Array | np.ndarray, " n"], largest: int | None = Non
     return NumberLaw(tuple((counts / counts.sum()).tolist()))
 
 
-def number_term(law: NumberLaw, mask: Mask, order: str = "unordered") -> Float[Array, " b"]:
+def number_term(
+    law: NumberLaw | NumberLaws, mask: Mask, order: str = "unordered"
+) -> Float[Array, " b"]:
     """Return −log p(n), less log n! for a set without an order, in nats, [b].
 
     Added to the bound of the points given their number, it makes that of the set: "unordered" is

@@ -4,6 +4,7 @@ from vdm.condition import Conditions, drop_condition, no_condition
 from vdm.networks.applied import from_apply
 from vdm.networks.dit import DiT
 from vdm.networks.mlp import MLP
+from vdm.networks.numbers import NumberNetwork
 from vdm.networks.sets import SetTransformer
 from vdm.networks.unet import UNet
 
@@ -11,6 +12,7 @@ __all__ = [
     "MLP",
     "Conditions",
     "DiT",
+    "NumberNetwork",
     "SetTransformer",
     "UNet",
     "drop_condition",

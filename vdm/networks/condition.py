@@ -109,7 +109,7 @@ def _expected(shape: tuple[int, ...], kinds: Kinds) -> dict[str, tuple[str, type
     return {name: every[name] for name in kinds.names}
 
 
-def _check_classes(label: Array, kinds: Kinds, expected: str) -> None:
+def _check_classes(label: Array | np.ndarray, kinds: Kinds, expected: str) -> None:
     if isinstance(label, jax.core.Tracer) or not label.size:
         return
     values = np.asarray(label)  # NumPy's: a minimum of JAX would be traced where others are

@@ -75,7 +75,20 @@ def embed(
     `dense1`, each with swish (VDM, appendix B). `given` has been checked. Makes parameters in the
     calling module.
     """
-    parts = [sinusoidal((log_snr_max - log_snr) / (log_snr_max - log_snr_min), features)]
+    level = sinusoidal((log_snr_max - log_snr) / (log_snr_max - log_snr_min), features)
+    h = joined([level, *of_example(given, kinds, features)], dtype)
+    h = nn.swish(nn.Dense(hidden, dtype=dtype, name="dense0")(h))
+    return nn.swish(nn.Dense(hidden, dtype=dtype, name="dense1")(h))
+
+
+def of_example(given: Conditions, kinds: Kinds, features: int) -> list[Array]:
+    """Return what a network is told of an example's class and of its vector, [b, ...] each.
+
+    A class is a learned vector of `features` numbers, and so is none; a vector is itself, or what
+    was learned for none. `given` has been checked; under jit an unknown class is NaN. Makes
+    parameters in the calling module.
+    """
+    parts = []
     if given.label is not None and kinds.num_classes is not None:
         # Unit variance, like the sinusoid that it is concatenated with.
         table = nn.Embed(
@@ -90,9 +103,12 @@ def embed(
         parts.append(jnp.where(known[:, None], of_class, jnp.nan))
     if given.vector is not None:
         parts.append(_or_none(given.vector, kinds, "no_cond_embed"))
-    h = jnp.concatenate([part.astype(dtype) for part in parts], axis=-1)
-    h = nn.swish(nn.Dense(hidden, dtype=dtype, name="dense0")(h))
-    return nn.swish(nn.Dense(hidden, dtype=dtype, name="dense1")(h))
+    return parts
+
+
+def joined(parts: Sequence[Array], dtype: DTypeLike) -> Float[Array, " b features"]:
+    """Return the parts side by side in a compute dtype."""
+    return jnp.concatenate([part.astype(dtype) for part in parts], axis=-1)
 
 
 def of_field(field: Float[Array | np.ndarray, " b *d c"], kinds: Kinds) -> Float[Array, " b *d c"]:

@@ -95,8 +95,8 @@ def train_step(
     `division` says how the step is divided over devices; without it, it is computed as a whole.
 
     The network and the end points of the schedule descend the loss: the mean negative
-    bound, or with a weighting the weighted diffusion term. `loss` among the metrics is
-    always the bound.
+    bound, or with a weighting the weighted diffusion term. A number network descends −log p(n|c)
+    with either. `loss` among the metrics is always the bound.
     """
     model, objective, config = trainer.model, trainer.objective, trainer.config
     key = jax.random.fold_in(training_key(config.seed), state.step)
@@ -157,8 +157,9 @@ def gradients(
         keys: jax.Array,
         rows: jax.Array,
     ) -> tuple[jax.Array, tuple[VLB, jax.Array]]:
+        held, zero = model.number_apart(params, examples.cond)
         terms = model.vlb(
-            params,
+            held,
             keys,
             examples.x,
             examples.cond,
@@ -170,10 +171,10 @@ def gradients(
         to_bpd = functools.partial(bits_per_dim, num_dims=dims_of(examples.x, examples.cond))
         terms = jax.tree.map(to_bpd, terms)
         if objective.weighting is None:
-            return jnp.mean(terms.total), (terms, terms.diffusion)
+            return jnp.mean(terms.total) + zero, (terms, terms.diffusion)
         assert isinstance(where, NoiseLevels)  # a weighting goes with T = ∞
         weighted = objective.weighting(where.log_snr) * terms.diffusion
-        return jnp.mean(weighted), (terms, weighted)
+        return jnp.mean(weighted) + zero, (terms, weighted)
 
     def cast(params: Params) -> Params:
         return {**params, "network": precision.cast(model.network, params["network"])}
