@@ -326,29 +326,34 @@ class VDM:
         mask = mask_of(cond)
         if mask is None or self.number_law is None:
             return 0.0
-        return number_term(self.number_laws(params, cond, len(mask)), mask, self.order)
+        law = self.number_law
+        if isinstance(law, NumberNetwork):
+            return number_term(self.number_laws(params, cond, len(mask)), mask, self.order)
+        return number_term(law, mask, self.order)
 
-    def number_laws(
-        self, params: Params, cond: Condition | None, size: int
-    ) -> NumberLaw | NumberLaws | None:
-        """Return the law of the number of points of `size` examples; their mask has no part in it.
+    def number_laws(self, params: Params, cond: Condition | None, size: int) -> NumberLaws:
+        """Return the law of the number of points of each of `size` examples, by its condition.
 
-        It is the model's own, one for all of them, or that of each where it is a network's.
+        Their mask has no part in it. Raises ValueError for a model without a number network, and
+        ValueError or TypeError for a condition that it was not built for.
         """
         if not isinstance(self.number_law, NumberNetwork):
-            return self.number_law
-        variables = {"params": params["number_law"]}
-        return NumberLaws(self.number_law.apply(variables, cond, size))
+            raise ValueError(
+                "a law for each example needs a NumberNetwork: got number_law="
+                f"{type(self.number_law).__name__}"
+            )
+        found = self.number_law.apply({"params": params["number_law"]}, cond, size)
+        return NumberLaws(jnp.asarray(found))
 
     def number_apart(
         self, params: Params, cond: Condition | None
     ) -> tuple[Params, Float[Array, ""] | float]:
         """Return parameters whose number law has no gradient, and a zero with the gradient for it.
 
-        That is the gradient of the mean of −log p(n|c) in nats, for a loss in bits per dimension: in
-        its mean a set of n points weighs 1/n, and the law that makes it least is p(n|c)/n up to a
-        constant, not p(n|c). Without a number network it is the same parameters, and 0. Raises as
-        `number_term`.
+        That is the gradient of the mean of −log p(n|c) in nats, for a loss in bits per dimension:
+        in its mean a set of n points weighs 1/n, and the law that makes it least is p(n|c)/n up to
+        a constant, not p(n|c). Without a number network it is the same parameters, and 0. Raises
+        as `number_term`.
         """
         if not isinstance(self.number_law, NumberNetwork):
             return params, 0.0

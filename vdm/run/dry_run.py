@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vdm.model import Params
 from vdm.networks import stacked
 from vdm.run import keys, mesh as meshes, sample
 from vdm.run.compiled import chips, cost as costs
@@ -84,6 +85,7 @@ def describe(parts: Parts) -> Lines:
         ("mesh", _mesh(mesh)),
         ("parameters of the network", f"{_count(shapes.params['network']):,}"),
         ("parameters of the schedule", f"{_count(shapes.params['schedule']):,}"),
+        *_of_the_number(shapes.params),
         ("training", f"{config.train.num_steps:,} steps of {config.train.batch_size:,} examples"),
         ("FLOPs per step", f"{found.flops:.3e}"),
         ("state, all devices together", readable(num_bytes(shapes))),
@@ -211,6 +213,13 @@ def _of_device(
         share = f"{1e3 * own:.3g} ms: {flops / chip.flops / own:.0%}"
         lines.append((f"a {unit} by the compiler's model", share))
     return lines
+
+
+def _of_the_number(params: Params) -> Lines:
+    """Return a line on the network of the number of points, where there is one."""
+    if "number_law" not in params:
+        return []
+    return [("parameters of the number of points", f"{_count(params['number_law']):,}")]
 
 
 def _refusal(refused: DoesNotFit, cure: str) -> str:

@@ -16,6 +16,7 @@ from vdm.condition import Condition, Conditions, take
 from vdm.few_steps import Chain
 from vdm.losses import EpsFn
 from vdm.model import VDM, Params
+from vdm.networks import NumberNetwork
 from vdm.run import figures, keys, mesh as meshes
 from vdm.run.config import SampleConfig
 from vdm.run.data import asked
@@ -106,25 +107,64 @@ def _mask(trained: Run, cond: Conditions, num: int) -> np.ndarray | None:
     return mask
 
 
+def with_numbers(trained: Run, num: int, given: Conditions | None) -> Conditions | None:
+    """Return the conditions of `num` samples, in the user's units, those of sets with their masks.
+
+    Without those that are `given` they are the run's own (`Condition.samples`). A mask that is
+    given stays, and that of a training set whose points' conditions are taken. Otherwise sample i
+    has as many points as the quantile of p(n), or of p(n|c) at the run's parameters and the
+    sample's condition, that `Condition.masks` says. What is not of sets is returned as it is
+    given. Every process has to call it.
+    """
+    condition, index = trained.condition, np.arange(num)
+    if condition.points is None or (given is not None and given.mask is not None):
+        return given
+    if given is None:
+        found = condition.samples(index)
+        if found.field is not None:  # of points that there are
+            return found
+    else:
+        found = given._replace(mask=condition.masks(index))
+    if not isinstance(trained.model.number_law, NumberNetwork):
+        return found
+    cond = condition.of_parts(num, found)
+    assert isinstance(cond, Conditions)  # it has a mask
+    log_probs = _log_probs(
+        {"number_law": trained.params["number_law"]},
+        cond._replace(field=None, mask=None),
+        model=trained.model,
+        size=num,
+        mesh=trained.mesh,
+    )
+    laws = sets.NumberLaws(np.asarray(log_probs))
+    return found._replace(mask=condition.points.masks(index, laws))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "size", "mesh"))
+def _log_probs(params: Params, cond: Conditions, *, model: VDM, size: int, mesh: Mesh) -> jax.Array:
+    with jax.default_matmul_precision("highest"):
+        found = model.number_laws(params, cond, size).log_probs
+    return jax.lax.with_sharding_constraint(found, meshes.whole(mesh))
+
+
 def write(trained: Run, num: int, settings: SampleConfig, path: pathlib.Path) -> None:
     """Write `num` samples as a picture or an array; see `save`."""
-    x = np.concatenate(list(chunks(trained, num, settings)))[:num]
-    save(x, trained, path)
+    given = with_numbers(trained, num, None)
+    x = np.concatenate(list(chunks(trained, num, settings, given=given)))[:num]
+    save(x, trained, path, given)
 
 
 def save(x: np.ndarray, trained: Run, path: pathlib.Path, given: Conditions | None = None) -> None:
     """Write the samples; points are drawn with as many points of the data set, if available.
 
-    `given` are the conditions that they were drawn with, where those were given. Only the first of
-    several processes writes.
+    `given` are the conditions that they were drawn with, where those were given. Every process has
+    to call it, and only the first writes.
     """
+    given = with_numbers(trained, len(x), given)
     if processes.is_first():
         levels = trained.model.likelihood.levels
-        mask = None if given is None else given.mask
-        if mask is None:
-            mask = trained.condition.masks(np.arange(len(x)))
-        if mask is not None:
-            figures.write_sets(x, np.asarray(mask), path)
+        if given is not None and given.mask is not None:
+            figures.write_sets(x, np.asarray(given.mask), path)
             return
         points = figures.kind(path, trained.shape, levels) == "scatter"
         some = _data_points(trained, len(x)) if points else None
@@ -153,17 +193,18 @@ def chunks(
 
     The key is that of the settings' seed where none is given. A conditional model draws with the
     conditions that are `given`, one for each sample in the user's units, or with those of
-    `Condition.samples`; one that was trained with augmentation draws examples that are not
-    augmented. A `chain` has the steps of its own that the
-    settings ask for (`check_chain`). Raises UserError for an unknown sampler,
-    grid or final, for fewer than one sample or step, for guidance or clipping that does not fit
-    the model, and for samples that are not finite.
+    `Condition.samples`, sets with the numbers of points of `with_numbers`; one that was trained
+    with augmentation draws examples that are not augmented. A `chain` has the steps of its own that the
+    settings ask for (`check_chain`). Raises UserError for an unknown sampler, grid or final, for
+    fewer than one sample or step, for guidance or clipping that does not fit the model, and for
+    samples that are not finite.
     """
     checks.check_sampling(trained.model, settings)
     if chain is not None:
         check_chain(settings)
     if num < 1:
         raise UserError(f"num must be at least 1: got {num}")
+    given = with_numbers(trained, num, given)
     mesh = trained.mesh
     size = meshes.padded(mesh, min(num, settings.batch_size))
     fixed = _fixed(trained, settings, size)
@@ -176,8 +217,6 @@ def chunks(
             cond = trained.condition.of_samples(index)
             if given is not None:
                 own = take(given, np.minimum(index, num - 1))
-                if own.mask is None:
-                    own = own._replace(mask=trained.condition.masks(index))
                 cond = trained.condition.of_parts(len(index), own)
             batch = meshes.put(mesh, size, here, (index, cond))
             yield _draw(trained.params, numbers, *batch, chain, **fixed)

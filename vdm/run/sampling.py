@@ -52,6 +52,7 @@ def draw(options: argparse.Namespace) -> int:
         out, run.shape, run.model.likelihood.levels, of_sets=run.condition.points is not None
     )
     processes.first_alone(lambda: check_writable(out.parent))
+    given = sample.with_numbers(run, num, given)
     drawn = sample.sample(run, num, settings, given=given, chain=chain)
     sample.save(drawn, run, out, given)
     shared.say(f"written to {out}")

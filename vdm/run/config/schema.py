@@ -92,7 +92,8 @@ class ModelConfig:
     number_law: Mapping[str, Any] = option(
         {"name": "histogram"},
         "of sets: the law p(n) of the number of points, a part of the bound; that of the training "
-        "examples, or none for a bound given n",
+        "examples, a network of the classes and vectors that model.network takes, or none for a "
+        "bound given n",
         Name(words.NUMBER_LAWS),
     )
     order: str = option(

@@ -1,5 +1,6 @@
 """The names that a config and a command can use, most of them with what they stand for."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -19,7 +20,7 @@ from vdm import (
 )
 from vdm.laws import LAWS
 from vdm.likelihoods import Likelihood
-from vdm.networks import MLP, DiT, SetTransformer, UNet
+from vdm.networks import MLP, DiT, NumberNetwork, SetTransformer, UNet
 from vdm.samplers import Sampler
 from vdm.schedules import Schedule
 
@@ -54,8 +55,15 @@ def _none() -> None:
     return None
 
 
-NUMBER_LAWS: Mapping[str, Callable[..., sets.NumberLaw | None]] = {
+def _number_network(largest: int = 0, width: int = 64) -> Callable[..., NumberNetwork] | None:
+    # Its conditions are those of the model's network.
+    return functools.partial(NumberNetwork, largest, width) if largest else None  # as above
+
+
+NumberLaws = Callable[..., sets.NumberLaw | NumberNetwork | Callable[..., NumberNetwork] | None]
+NUMBER_LAWS: Mapping[str, NumberLaws] = {
     "histogram": _histogram,
+    "network": _number_network,
     "none": _none,
 }
 SAMPLERS: Mapping[str, Callable[..., Sampler]] = {

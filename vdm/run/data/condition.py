@@ -14,6 +14,7 @@ import numpy as np
 
 from vdm import sets
 from vdm.condition import Condition as Given, Conditions, num_rows, take
+from vdm.networks import NumberNetwork
 from vdm.run.data import augment
 from vdm.run.data.dataset import Dataset, Examples
 from vdm.run.data.moments import Moments, spread
@@ -54,7 +55,7 @@ class Condition:
     A class and a flag are one number, class × num_flags + flag. `vector` and `field` are the scales
     of these. `some` are conditions of training examples, in the user's units, to sample with.
     `points` is what a network of sets has to know of the number of points: the most that there are,
-    and their law.
+    and their law where it is one for all sets.
     """
 
     num_classes: int | None = None
@@ -136,7 +137,9 @@ class Condition:
         """Return the masks of samples of sets by their positions; None for other data.
 
         The numbers of points are quantiles of their law, evenly spread: that of sample i at the
-        fractional part of (i + 1) times the golden ratio.
+        fractional part of (i + 1) times the golden ratio. By a law that depends on the condition
+        they are the model's to find (`vdm.run.sample.with_numbers`): then they are the most here,
+        where only the form matters.
         """
         return None if self.points is None else self.points.masks(index)
 
@@ -147,11 +150,15 @@ class Points(NamedTuple):
     most: int
     law: sets.NumberLaw | None
 
-    def masks(self, index: np.ndarray) -> np.ndarray:
-        """Return a mask for each sample of an index; see `Condition.masks`."""
+    def masks(self, index: np.ndarray, laws: sets.NumberLaws | None = None) -> np.ndarray:
+        """Return a mask for each sample of an index, by its own of the `laws` where there are any.
+
+        See `Condition.masks`.
+        """
         numbers = np.full(len(index), self.most)
-        if self.law is not None:
-            numbers = self.law.quantile(np.mod((np.asarray(index) + 1) * GOLDEN, 1.0))
+        law = self.law if laws is None else laws
+        if law is not None:
+            numbers = law.quantile(np.mod((np.asarray(index) + 1) * GOLDEN, 1.0))
         return sets.of_lengths(numbers, self.most)
 
 
@@ -170,14 +177,15 @@ def build(
     shape: tuple[int, ...],
     augmentation: str,
     kept: Condition = Condition(),
-    law: sets.NumberLaw | None = None,
+    law: sets.NumberLaw | NumberNetwork | None = None,
 ) -> Condition:
     """Return the condition of a network for examples of a shape, with what is `kept` of scales.
 
     The network's classes are those of the data set, the flags of the augmentation, or every pair
     of the two. Vectors and fields that are not kept have no scale yet: None, as those that the
     network does not take. A network of sets is given masks, for samples by the `law` of the number
-    of points. Raises UserError for another number of classes, whatever the data set.
+    of points, if that is one for all sets. Raises UserError for another number of classes, whatever
+    the data set.
     """
     num_classes: int | None = getattr(network, "num_classes", None)
     num_flags = None
@@ -200,7 +208,8 @@ def build(
             num_classes //= num_flags
     vector = kept.vector if getattr(network, "cond_dim", None) else None
     field = kept.field if getattr(network, "cond_channels", None) else None
-    points = Points(shape[0], law) if is_of_sets(network) else None
+    of_all = law if isinstance(law, sets.NumberLaw) else None
+    points = Points(shape[0], of_all) if is_of_sets(network) else None
     return Condition(num_classes, num_flags, vector, field, kept.some, points)
 
 

@@ -1,8 +1,9 @@
 """The scales of a run's conditions and some of its training conditions, kept in its workdir.
 
 So sampling and scoring need no data set. The file is conditions.npz; an exported run has the same
-arrays: vector_mean, vector_std and field_mean, field_std, and some_label, some_vector, some_field;
-and vector_names, the names of a vector's numbers as the bytes of a JSON list, where they have any.
+arrays: vector_mean, vector_std and field_mean, field_std, and some_label, some_vector, some_field,
+some_mask; and vector_names, the names of a vector's numbers as the bytes of a JSON list, where they
+have any.
 """
 
 import contextlib
@@ -54,7 +55,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Condition:
             if names and len(names) != len(mean):
                 raise ValueError(f"{kind}_names are of another number than {kind}_mean")
             scales[kind] = Scale(tuple(mean.tolist()), tuple(std.tolist()), names)
-    some = Conditions(**{kind: arrays.get(f"some_{kind}") for kind, *_ in KINDS})
+    some = Conditions(**{kind: arrays.get(f"some_{kind}") for kind in Conditions._fields})
     if scales and len({len(p) for p in some if p is not None}) != 1:
         raise ValueError("its conditions are of several numbers of examples")
     for kind, scale in scales.items():

@@ -81,6 +81,8 @@ def _size(restored: Restored | str) -> list[tuple[str, str]]:
     rows = [("parameters of the network", f"{restored.network_size:,}")]
     if restored.schedule_size:
         rows.append(("parameters of the schedule", f"{restored.schedule_size:,}"))
+    if restored.number_size:
+        rows.append(("parameters of the number of points", f"{restored.number_size:,}"))
     return [("checkpoint", f"step {restored.trained.step:,}"), *rows]
 
 

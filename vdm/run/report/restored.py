@@ -30,6 +30,7 @@ class Restored(NamedTuple):
     trained: Trained
     network_size: int
     schedule_size: int
+    number_size: int  # of a network of the number of points
     times: np.ndarray
     log_snr: np.ndarray
     log_snrs: np.ndarray
@@ -50,6 +51,7 @@ def restore(run: Run) -> Restored | str:
         trained=trained,
         network_size=_size(params["network"]),
         schedule_size=_size(params["schedule"]),
+        number_size=_size(params.get("number_law", {})),
         times=times,
         log_snr=log_snr,
         log_snrs=log_snrs,

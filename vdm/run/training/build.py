@@ -9,13 +9,14 @@ import numpy as np
 
 from vdm.likelihoods import Likelihood
 from vdm.model import VDM
+from vdm.networks import NumberNetwork
 from vdm.networks.applied import Applied
 from vdm.run.config import Config, fields, own
 from vdm.run.config.blocks import construct, parameters
 from vdm.run.config.own import find
-from vdm.run.config.words import LIKELIHOODS, NETWORKS, NUMBER_LAWS, SCHEDULES
+from vdm.run.config.words import LIKELIHOODS, NETWORKS, SCHEDULES
 from vdm.run.errors import UserError
-from vdm.run.training import objective, optim, own_parts
+from vdm.run.training import number_law, objective, optim, own_parts
 from vdm.run.training.checks import check_clip, check_dropped, check_sampling, check_unconditional
 from vdm.run.training.objective import for_evaluation
 from vdm.run.training.step import Trainer
@@ -43,7 +44,7 @@ def model(config: Config) -> VDM:
     own_parts.check_kind("model.network", parts.network["name"], network, (nn.Module, Applied))
     likelihood = construct("model.likelihood", parts.likelihood, LIKELIHOODS)
     own_parts.check_kind("model.likelihood", parts.likelihood["name"], likelihood, Likelihood)
-    law = construct("model.number_law", parts.number_law, NUMBER_LAWS)
+    law = number_law.build(parts.number_law, network)
     vdm = VDM(schedule, network, likelihood, parts.prediction, parts.sigma_data, law, parts.order)
     # Checked now: otherwise only `vdm sample` or `vdm evaluate` would find the error.
     check_sampling(vdm, config.sample)
@@ -57,7 +58,8 @@ def trainer(config: Config) -> Trainer:
     fields.check(config.evaluate, "evaluate.")
     vdm = model(config)
     check_dropped(vdm.network, config)
-    optimizer = optim.build(config.optimizer, config.train.num_steps)
+    counts = isinstance(vdm.number_law, NumberNetwork)
+    optimizer = optim.build(config.optimizer, config.train.num_steps, number_network=counts)
     aim = objective.build(config.objective, vdm)
     for_evaluation(config.evaluate.law, aim.law)  # checked now, as above
     return Trainer(vdm, optimizer, aim, config)

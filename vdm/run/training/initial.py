@@ -35,6 +35,7 @@ class Source(NamedTuple):
     params: Params
     state: TrainState | None
     same_schedule: bool  # as that of the new run
+    same_number: bool  # whether a network of the number of points has the new run's form
 
 
 def resolved(config: Config) -> Config:
@@ -87,6 +88,8 @@ def read(config: Config, trainer: Trainer, mesh: Mesh, example: Batch) -> Source
                 "without which the network's output would mean something else"
             )
     same = dict(there.model.schedule) == dict(config.model.schedule)
+    its, ours = (_forms(one.params.get("number_law", {})) for one in (template, own))
+    same_number = its == ours
     if config.train.init_optimizer == "kept":
         if alone is not None:
             raise UserError(
@@ -101,9 +104,9 @@ def read(config: Config, trainer: Trainer, mesh: Mesh, example: Batch) -> Source
         _check_same(workdir, "optimiser", template.opt_state, own.opt_state)
     if alone is None or file is None:
         state = checkpoint.load(workdir, template, best=there.train.keep == "best")
-        return Source(workdir, int(state.step), state.ema, state, same)
+        return Source(workdir, int(state.step), state.ema, state, same, same_number)
     params = exported.fill(template.params, alone, exported.PARAMS, file)
-    return Source(workdir, alone.step, params, None, same)
+    return Source(workdir, alone.step, params, None, same, same_number)
 
 
 def kept_condition(config: Config, network: object) -> Condition | None:
@@ -142,7 +145,8 @@ def applied(first: TrainState, source: Source, config: Config) -> TrainState:
 
     That are the averaged parameters, which also begin the average, and a new optimiser. If the
     optimiser is kept, it goes on with the last parameters, their average and its moments, and the
-    learning rate begins anew. A schedule of another kind begins as its config says.
+    learning rate begins anew. A schedule of another kind begins as its config says, and so does
+    a network of the number of points of another form.
     """
     state = source.state
     if config.train.init_optimizer == "kept" and state is not None:
@@ -154,6 +158,8 @@ def applied(first: TrainState, source: Source, config: Config) -> TrainState:
     begun = {**first.params, "network": source.params["network"]}
     if source.same_schedule:
         begun["schedule"] = source.params["schedule"]
+    if source.same_number and "number_law" in begun:
+        begun["number_law"] = source.params["number_law"]
     # A copy for each: a donated buffer must not be donated twice.
     params, ema = (jax.tree.map(jnp.copy, begun) for _ in range(2))
     return first._replace(params=params, ema=ema)
@@ -174,8 +180,10 @@ def _words(source: Source, config: Config) -> str:
             f"begins with the parameters of {where}, their average and the optimiser's moments; "
             "the learning rate begins anew"
         )
-    schedule = "" if source.same_schedule else "; the schedule is another one, and begins anew"
-    return f"begins with the averaged parameters of {where}, and with a new optimiser{schedule}"
+    anew = "" if source.same_schedule else "; the schedule is another one, and begins anew"
+    if config.model.number_law["name"] == "network" and not source.same_number:
+        anew += "; the network of the number of points is another one, and begins anew"
+    return f"begins with the averaged parameters of {where}, and with a new optimiser{anew}"
 
 
 def _config(config: Config) -> Config:

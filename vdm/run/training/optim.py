@@ -1,6 +1,7 @@
 """The optimiser: a group for the network, one for a schedule's learned ends, one for its shape.
 
-Network and ends are clipped each by its own norm, so that a large gradient of one cannot
+A network of the number of points, where there is one, has the network's optimiser in a group of its
+own. Network and ends are clipped each by its own norm, so that a large gradient of one cannot
 starve the other, and only the network's weight matrices decay. The shape is not clipped: the
 gradient of the variance is rarely large, and when it is large, it shows where λ is drawn too
 rarely; clipped, the density there falls further and the variance diverges.
@@ -21,8 +22,14 @@ from vdm.run.errors import UserError, as_user_error
 OF_THE_CONFIG = ("learning_rate", "b1", "b2", "weight_decay")
 
 
-def build(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Return the optimiser for parameters laid out as `VDM.init` gives them."""
+def build(
+    config: OptimizerConfig, num_steps: int, *, number_network: bool = False
+) -> optax.GradientTransformation:
+    """Return the optimiser for parameters laid out as `VDM.init` gives them.
+
+    Those of a `number_network` are among them where that is said. Raises UserError for a method
+    that cannot be made.
+    """
     network = _clipped(config, _of_network(config, num_steps))
     ends_rate = learning_rate(config, config.schedule_learning_rate, num_steps)
     shape_rate = learning_rate(config, config.shape_learning_rate, num_steps)
@@ -32,6 +39,8 @@ def build(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformati
         # A long memory, for the same reason: a rare gradient must not be forgotten in between.
         "shape": optax.adam(shape_rate, b1=config.b1, b2=0.999),
     }
+    if number_network:  # only then: its state is a part of every checkpoint
+        groups["number_law"] = network
     return optax.partition(groups, param_labels=_groups)
 
 
@@ -84,7 +93,8 @@ def _of_network(config: OptimizerConfig, num_steps: int) -> optax.GradientTransf
 
 def _groups(params: Params) -> Params:
     # The labels are a prefix of the parameter tree: one per subtree.
-    return {"schedule": {"ends": "ends", "shape": "shape"}, "network": "network"}
+    of_schedule = {"ends": "ends", "shape": "shape"}
+    return {name: of_schedule if name == "schedule" else name for name in params}
 
 
 def _clipped(
