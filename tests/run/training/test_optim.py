@@ -98,6 +98,30 @@ def test_network_and_ends_are_clipped_by_their_own_norm_and_the_shape_is_not():
     np.testing.assert_allclose(shape, 1e5, rtol=1e-6)
 
 
+def test_a_number_network_is_treated_as_the_network_and_clipped_by_its_own_norm():
+    params = {**PARAMS, "number_law": PARAMS["network"]}
+    gradient = jax.tree.map(jnp.ones_like, params)
+    gradient["network"] = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e6), PARAMS["network"])
+    config = dataclasses.replace(CONFIG, clip_norm=1.0)
+    optimizer = optim.build(config, num_steps=10, number_network=True)
+    updates, state = optimizer.update(gradient, optimizer.init(params), params)
+    # Adam's first step, and decay of matrices alone.
+    np.testing.assert_allclose(
+        updates["number_law"]["dense"]["kernel"], -0.1 * (1 + 0.2 * 0.5), rtol=1e-5
+    )
+    np.testing.assert_allclose(updates["number_law"]["dense"]["bias"], -0.1, rtol=1e-5)
+    # 9 ones clipped to norm 1, beside a gradient a million times as large.
+    moment = next(
+        value
+        for path, value in jax.tree_util.tree_leaves_with_path(state)
+        if ".mu['number_law']['dense']['kernel']" in jax.tree_util.keystr(path)
+    )
+    np.testing.assert_allclose(moment, 0.1 / np.sqrt(9), rtol=1e-6)
+    # A run without one has the state that it always had, which its checkpoints hold.
+    plain = optim.build(config, num_steps=10).init(PARAMS)
+    assert plain.inner_states.keys() == {"network", "ends", "shape"}
+
+
 def test_the_average_remembers_more_as_it_goes():
     config = OptimizerConfig(ema_decay=0.99)
     decays = [float(optim.ema_decay(config, jnp.array(n))) for n in (0, 8, 80, 10_000)]
