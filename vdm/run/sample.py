@@ -194,9 +194,9 @@ def chunks(
     The key is that of the settings' seed where none is given. A conditional model draws with the
     conditions that are `given`, one for each sample in the user's units, or with those of
     `Condition.samples`, sets with the numbers of points of `with_numbers`; one that was trained
-    with augmentation draws examples that are not augmented. A `chain` has the steps of its own that the
-    settings ask for (`check_chain`). Raises UserError for an unknown sampler, grid or final, for
-    fewer than one sample or step, for guidance or clipping that does not fit the model, and for
+    with augmentation draws examples that are not augmented. A `chain` has the steps of its own that
+    the settings ask for (`check_chain`). Raises UserError for an unknown sampler, grid or final,
+    for fewer than one sample or step, for guidance or clipping that does not fit the model, and for
     samples that are not finite.
     """
     checks.check_sampling(trained.model, settings)

@@ -55,13 +55,14 @@ def _none() -> None:
     return None
 
 
-def _number_network(largest: int = 0, width: int = 64) -> Callable[..., NumberNetwork] | None:
+def _number_network(largest: int = 0, width: int = 64) -> functools.partial[NumberNetwork] | None:
     # Its conditions are those of the model's network.
     return functools.partial(NumberNetwork, largest, width) if largest else None  # as above
 
 
-NumberLaws = Callable[..., sets.NumberLaw | NumberNetwork | Callable[..., NumberNetwork] | None]
-NUMBER_LAWS: Mapping[str, NumberLaws] = {
+NUMBER_LAWS: Mapping[
+    str, Callable[..., sets.NumberLaw | functools.partial[NumberNetwork] | None]
+] = {
     "histogram": _histogram,
     "network": _number_network,
     "none": _none,

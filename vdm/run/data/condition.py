@@ -208,7 +208,7 @@ def build(
             num_classes //= num_flags
     vector = kept.vector if getattr(network, "cond_dim", None) else None
     field = kept.field if getattr(network, "cond_channels", None) else None
-    of_all = law if isinstance(law, sets.NumberLaw) else None
+    of_all = None if isinstance(law, NumberNetwork) else law
     points = Points(shape[0], of_all) if is_of_sets(network) else None
     return Condition(num_classes, num_flags, vector, field, kept.some, points)
 

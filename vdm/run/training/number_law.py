@@ -5,6 +5,7 @@ conditions of a network are those of the model's own.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,7 @@ def build(block: Mapping[str, Any], network: object) -> sets.NumberLaw | NumberN
             "histogram says the same"
         )
     made = construct(KEY, block, NUMBER_LAWS)
-    if made is None or isinstance(made, sets.NumberLaw | NumberNetwork):
+    if not isinstance(made, functools.partial):
         return made
     with as_user_error(f"{KEY} (network)"):
         return made(**kinds, optional_cond=is_optional(network))
