@@ -15,8 +15,8 @@ from vdm import VDM, sets
 from vdm.condition import Conditions, drop_condition
 from vdm.few_steps.chain import Chain, Table
 from vdm.likelihoods import gaussian
-from vdm.networks import NumberNetwork, from_apply
-from vdm.schedules import linear
+from vdm.networks import NumberNetwork, SetTransformer, from_apply
+from vdm.schedules import learned_monotone, linear
 
 RNG = np.random.default_rng(0)
 NUMBERS = np.asarray([3, 6, 1, 4])
@@ -217,11 +217,14 @@ def test_what_is_trained_is_the_number_alone_where_the_points_learn_nothing():
 
 
 def test_parameters_of_a_model_without_it_are_those_that_they_were():
-    model, _ = modelled()
-    fresh, plain = (m.init(jax.random.key(7), X, COND) for m in (model, PLAIN))
-    assert plain.keys() == {"schedule", "network"}
+    network = SetTransformer(channels=8, num_blocks=1, num_heads=2, num_classes=3)
+    plain = VDM(learned_monotone(6.0, -5.0, width=4), network, gaussian(0.05))
+    cond = Conditions(LABEL, mask=MASK)
+    model = dataclasses.replace(plain, number_law=LABELS)
+    fresh, there = (m.init(jax.random.key(7), X, cond) for m in (model, plain))
+    assert there.keys() == {"schedule", "network"}
     number = fresh.pop("number_law")
-    jax.tree.map(np.testing.assert_array_equal, fresh, plain)
+    jax.tree.map(np.testing.assert_array_equal, fresh, there)
     assert {leaf.dtype for leaf in jax.tree.leaves(number)} == {np.dtype("float32")}
 
 
