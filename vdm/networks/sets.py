@@ -161,9 +161,10 @@ def _pairs(
     square = jnp.sum(jnp.square(z[:, :, None] - z[:, None]), axis=-1)
     # A root of 0, of a point and itself, would have no derivative.
     distance = jnp.sqrt(square + SOFT**2)
-    centres = jnp.linspace(0.0, FARTHEST, NUM_BUMPS, dtype=z.dtype)
+    # Bumps all along it, each as wide as it is far from the next.
+    places = jnp.linspace(0.0, FARTHEST, NUM_BUMPS, dtype=z.dtype)[None, None, None]
     width = FARTHEST / (NUM_BUMPS - 1)
-    bumps = jnp.exp(-0.5 * jnp.square((distance[..., None] - centres) / width))
+    bumps = jnp.exp(-0.5 * jnp.square((distance[..., None] - places) / width))
     seen = jnp.concatenate([bumps, jnp.log(distance)[..., None]], axis=-1).astype(dtype)
     features = max(16, channels // 4)
     h = nn.Dense(features, dtype=dtype, name="pairs_in")(seen)

@@ -115,7 +115,7 @@ class TransformerBlock(nn.Module):
         level: Float[Array, " b e"],
         train: bool,
         mask: Bool[Array, " b n"] | None = None,
-        pairs: Float[Array, " b n n e"] | None = None,
+        pairs: Float[Array, " b n n features"] | None = None,
     ) -> Float[Array, " b n c"]:
         channels = h.shape[-1]
         parts = modulation(level, 6, channels, self.dtype)
