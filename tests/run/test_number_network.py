@@ -100,13 +100,8 @@ def test_samples_have_numbers_of_points_by_the_law_of_their_class(trained, tmp_p
     assert np.mean(numbers == expected) > 0.99  # sums of float32 may be on the other side of u
     # A class that is asked for has its own numbers, however samples are batched.
     np.testing.assert_array_equal(
-<<<<<<< HEAD
-        drawn(trained, tmp_path, "--num=40", "--label=2", "--batch_size=7"),
-        1 + (np.cumsum(by_class[[2] * 40], axis=1) <= u[:40, None]).sum(1),
-=======
         drawn(trained, tmp_path, "--num=40", "--label=1", "--batch_size=7"),
         1 + (np.cumsum(by_class[[1] * 40], axis=1) <= u[:40, None]).sum(1),
->>>>>>> number-network
     )
     x = run.sample(num, key=run.config.sample.seed, num_steps=1)
     np.testing.assert_array_equal((x != 0).any(-1).sum(1), numbers)
