@@ -83,7 +83,7 @@ network = networks.DiT(
 )
 model = VDM(schedules.linear(10.0, -10.0), network, likelihoods.gaussian(math.exp(-5.0)), "v")
 params = model.init(jax.random.key(0), x[:1], theta[:1])
-num_steps = 4000
+num_steps = 3000
 params, losses = vdm.fit(
     model,
     params,
@@ -114,7 +114,7 @@ truth = np.asarray([[0.3, 1.2]], np.float32)
 white = np.fft.fft(np.random.default_rng(7).normal(size=(1, CELLS)), axis=1)
 seen = np.fft.ifft(white * np.sqrt(np.asarray(spectrum(truth))), axis=1).real[..., None]
 seen = seen.astype(np.float32)
-log_prob = inference.log_prob_fn(model, params, seen, jax.random.key(2), num_samples=64)
+log_prob = inference.log_prob_fn(model, params, seen, jax.random.key(2), num_samples=32)
 
 
 figure, axes = plt.subplots(figsize=(6, 2.4), layout="constrained")
@@ -132,7 +132,7 @@ def log_density(u):
     return log_prob(to_theta(u)) + jacobian
 
 
-def nuts(key, start, warmup=200, num=600):
+def nuts(key, start, warmup=100, num=300):
     key_warmup, key_run = jax.random.split(key)
     adapt = blackjax.window_adaptation(blackjax.nuts, log_density)
     (state, tuned), _ = adapt.run(key_warmup, start, num_steps=warmup)
