@@ -95,7 +95,7 @@ class MLP(nn.Module):
         )
         flat = z.reshape(z.shape[0], -1)
         seen = [flat]
-        estimate = wiener.estimated(self.wiener, (), z, log_snr)
+        estimate = wiener.estimated(self.wiener, (), z if z.ndim > 1 else flat, log_snr)
         if estimate is not None:
             seen.append(estimate.reshape(flat.shape))
         if conditions.field is not None:

@@ -134,7 +134,7 @@ def measured(batches: Batches, kind: str, padding: Sequence[str]) -> Statistics:
     matrices: list[np.ndarray] = []
     for batch in batches:
         z = np.asarray(batch, np.float64)
-        size = z.shape[1:]
+        size = z.shape[1:] or (1,)
         if kind == "full":
             h = z.reshape(len(z), -1)
         else:
