@@ -80,7 +80,7 @@ clean:  ## remove .venv, caches and builds; runs/ is kept
 
 # A notebook is run again when it, the runner or the library has changed.
 docs/notebooks/%.ipynb: notebooks/%.py notebooks/run.py $(shell find vdm -name '*.py') .venv/.docs
-	@$(BIN)/python notebooks/run.py $< $@
+	@$(BIN)/python notebooks/run.py $< $@ --timeout=600
 
 # Installing. A stamp in .venv makes a second call free; a change of pyproject.toml or of
 # constraints/ installs again. The versions are the tested ones: py311.txt for Python 3.11,

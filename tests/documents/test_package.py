@@ -58,6 +58,6 @@ def test_hooks_call_targets_that_the_makefile_has():
 
 @pytest.mark.skipif(not CI.exists(), reason="an sdist is without .ci")
 def test_continuous_integration_runs_every_lane():
-    (line,) = re.findall(r"^(make .*?) </dev/null$", CI.read_text(), re.MULTILINE)
-    check_targets([line])
-    assert {"check", "test", "notebooks", "docs", "package"} <= set(line.split())
+    lines = re.findall(r"^(make .*?) </dev/null$", CI.read_text(), re.MULTILINE)
+    check_targets(lines)
+    assert {"check", "test", "notebooks", "docs", "package"} <= set(" ".join(lines).split())

@@ -71,6 +71,11 @@ NUMBERS_OF = {
     "ode": lambda m, p, k, x, c: m.log_likelihood(p, k, x, c, steps=6)[None],
     "adaptive ode": lambda m, p, k, x, c: m.log_likelihood(p, k, x, c)[None],
 }
+# An adaptive solve of the network takes longest, and sees what that of even steps sees.
+OF_A_NETWORK = [
+    pytest.param(name, marks=[pytest.mark.long] if name == "adaptive ode" else [])
+    for name in NUMBERS_OF
+]
 SAMPLES_OF = {
     "ancestral": {"num_steps": 3},
     "heun": {"num_steps": 3, "sampler": "heun"},
@@ -107,7 +112,7 @@ def test_a_padded_sample_is_that_of_its_points_alone(options):
         np.testing.assert_allclose(found[i, :n], alone[0], rtol=1e-11)
 
 
-@pytest.mark.parametrize("name", NUMBERS_OF)
+@pytest.mark.parametrize("name", OF_A_NETWORK)
 def test_what_is_in_the_padding_changes_no_bit(name):
     fn = compiled(name, MODEL)
     one = fn(PARAMS, KEYS, X, COND)
@@ -118,7 +123,7 @@ def test_what_is_in_the_padding_changes_no_bit(name):
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("name", NUMBERS_OF)
+@pytest.mark.parametrize("name", OF_A_NETWORK)
 def test_however_much_padding_there_was_trimmed_sets_have_the_same_bits(name):
     model = dataclasses.replace(MODEL, network=NETWORK.clone(dtype="float32"))
     fn, found = compiled(name, model), []
