@@ -188,7 +188,7 @@ def test_known_conditions_of_a_file_are_ranked_in_their_posteriors(one, tmp_path
     assert (tmp_path / "p_calibration.png").stat().st_size > 1000
     assert cli.main([*words, "--grid=100:120:5", f"--out={tmp_path / 'q.csv'}"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "no calibration: 14 known θ are within the grid, and 20 are needed" in said
+    assert "no calibration: 16 known θ are within the grid, and 20 are needed" in said
     assert not (tmp_path / "q_calibration.png").exists()
     np.savez(tmp_path / "known.npz", x=X[:30], cond=np.zeros((30, 2)))
     assert cli.main([*words, "--grid=100:138:20"]) == 2

@@ -33,9 +33,12 @@ class Calibration(NamedTuple):
 
 
 def inside(axes: Sequence[np.ndarray], theta: np.ndarray) -> np.ndarray:
-    """Return whether each θ [n, c] is within the grid of these axes: no posterior knows others."""
-    ends = zip(axes, theta.T, strict=True)
-    return np.all([(axis[0] <= one) & (one <= axis[-1]) for axis, one in ends], axis=0)
+    """Return whether each θ [n, c] is within the cells of the grid: no posterior knows others.
+
+    They reach half a step beyond the first and the last point, as `vdm.inference.grid_draws` has it.
+    """
+    low, high = np.transpose([(1.5 * a[0] - 0.5 * a[1], 1.5 * a[-1] - 0.5 * a[-2]) for a in axes])
+    return np.all((low <= theta) & (theta <= high), axis=1)
 
 
 def calibrated(
@@ -54,7 +57,8 @@ def calibrated(
 
     from vdm import inference
 
-    key, ranks = jax.random.key(np.uint32(seed)), []
+    # Not a key of the bound's noise.
+    key, ranks = jax.random.fold_in(jax.random.key(np.uint32(seed)), 2**32 - 1), []
     table = weight.reshape(len(weight), *(len(axis) for axis in axes))
     for i, axis in enumerate(axes):
         alone = table.sum(axis=tuple(j for j in range(1, table.ndim) if j != i + 1))
@@ -80,7 +84,7 @@ def print_calibration(found: Calibration, num_known: int) -> None:
             held.append(f"{level:.0%} hold {share:.0%} ± {error:.0%}")
         lines.append((name, f"{', '.join(held)}; uniform ranks: p = {found.p_value[i]:.2g}"))
     within = "" if len(found.ranks) == num_known else f" of {num_known} within the grid"
-    title = f"calibration: {len(found.ranks)} known θ{within}, if drawn evenly over the grid"
+    title = f"calibration: {len(found.ranks)} known θ{within}, if drawn evenly over its cells"
     shared.print_lines(title, lines)
 
 
