@@ -35,7 +35,7 @@ class Calibration(NamedTuple):
 def inside(axes: Sequence[np.ndarray], theta: np.ndarray) -> np.ndarray:
     """Return whether each θ [n, c] is within the cells of the grid: no posterior knows others.
 
-    They reach half a step beyond the first and the last point, as `vdm.inference.grid_draws` has it.
+    They reach half a step beyond the first and the last point, as in `vdm.inference.grid_draws`.
     """
     low, high = np.transpose([(1.5 * a[0] - 0.5 * a[1], 1.5 * a[-1] - 0.5 * a[-2]) for a in axes])
     return np.all((low <= theta) & (theta <= high), axis=1)
