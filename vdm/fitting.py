@@ -44,7 +44,7 @@ def fit(
     example. A batch is drawn without replacement: every epoch passes through `x` in a new order,
     of which the last n mod batch_size examples are left out. `cond` has one condition per
     example; of sets, with their mask, the loss is the mean over sets of the bits per dimension of
-    each, but that a number network learns from −log p(n|c), in which all sets weigh the same.
+    each, except that a number network learns from −log p(n|c), in which all sets weigh the same.
     `noise_levels(key, batch_size)` gives the times of a batch, or its noise levels with
     their density; by default low-discrepancy times of the schedule. The interior of a learned
     schedule descends the variance of the diffusion term, everything else the bound

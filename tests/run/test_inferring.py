@@ -177,6 +177,24 @@ def test_exact_posteriors_are_calibrated_and_narrow_ones_are_not():
     assert (mixed.p_value < 1e-6).all()
 
 
+def test_a_fine_grid_far_from_zero_is_calibrated_as_near_it():
+    theta, weight = posteriors(200)
+    near = calibrating.calibrated(GRID.names, AXES, weight, theta, 0)
+    # Where float32 would have the points of the grid, and many θ, as one number.
+    far = tuple(1e7 + 1e-3 * axis for axis in AXES)
+    found = calibrating.calibrated(GRID.names, far, weight, 1e7 + 1e-3 * theta, 0)
+    assert np.mean(found.ranks == near.ranks) > 0.95
+
+
+def test_a_grid_too_coarse_for_the_posteriors_is_said():
+    axes = (np.linspace(0, 10, 11),)
+    grid = inferring.Grid(axes[0][:, None], ("a",), axes)
+    for width, said in ((0.1, 1), (2.0, 0)):
+        excess = (axes[0] - 5.0) ** 2 / (2 * width**2) * np.ones((3, 1))
+        profile = inference.Profile(*(excess,) * len(inference.Profile._fields))
+        assert len(inferring.coarse(grid, profile)) == said
+
+
 def test_known_conditions_of_a_file_are_ranked_in_their_posteriors(one, tmp_path, capsys):
     theta = np.linspace(101, 142, 30)  # the last three are beyond the grid
     np.savez(tmp_path / "known.npz", x=X[:30], cond=theta[:, None])

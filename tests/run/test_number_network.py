@@ -12,8 +12,9 @@ import runs
 import vdm.run
 from vdm import sets
 from vdm.condition import Conditions
+from vdm.networks import SetTransformer
 from vdm.run import cli, config as configs, data, dry_run, evaluate, figures, sample, train
-from vdm.run.data import kept_conditions
+from vdm.run.data import condition as conditions, kept_conditions
 from vdm.run.training import build, parts, step
 
 pytestmark = pytest.mark.float32
@@ -94,8 +95,8 @@ def test_samples_have_numbers_of_points_by_the_law_of_their_class(trained, tmp_p
     for k in range(3):
         share = np.bincount(numbers[labels == k], minlength=6)[1:] / (num / 3)
         np.testing.assert_allclose(share, by_class[k], atol=3 * math.log(num / 3) / (num / 3))
-    # Sample by sample: the quantile at its position's golden fraction.
-    u = np.mod((np.arange(num) + 1) * (math.sqrt(5) - 1) / 2, 1)
+    # Sample by sample: the quantile at its turn's golden fraction, each class a third further.
+    u = np.mod((np.arange(num) // 3 + 1) * (math.sqrt(5) - 1) / 2 + labels / 3, 1)
     expected = 1 + (np.cumsum(by_class[labels], axis=1) <= u[:, None]).sum(1)
     assert np.mean(numbers == expected) > 0.99  # sums of float32 may be on the other side of u
     # A class that is asked for has its own numbers, however samples are batched.
@@ -108,6 +109,19 @@ def test_samples_have_numbers_of_points_by_the_law_of_their_class(trained, tmp_p
     mask = sets.of_lengths(np.asarray([4, 1]), 5)  # a mask that is given stays
     x = run.sample(2, Conditions(np.asarray([2, 2]), mask=mask), key=0, num_steps=1)
     np.testing.assert_array_equal((x != 0).any(-1), mask)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 5, 8, 13, 21])
+def test_the_numbers_of_every_class_are_spread_over_its_law(num_classes):
+    """With one golden sequence for all, classes as many as a Fibonacci number had a part of it."""
+    network = SetTransformer(channels=8, num_heads=1, num_classes=num_classes)
+    condition = conditions.build(network, (16, 2), "none", law=sets.NumberLaw((1 / 16,) * 16))
+    num = 32 * num_classes
+    numbers = condition.masks(np.arange(num)).sum(axis=1)
+    for k in range(num_classes):
+        counts = np.bincount(numbers[k::num_classes], minlength=17)[1:]
+        # Of 32 even ones two are expected of each number.
+        assert counts.min() >= 1 and counts.max() <= 3
 
 
 def test_the_numbers_are_those_of_the_parameters_that_draw(trained):
@@ -164,10 +178,10 @@ def test_the_report_and_the_dry_run_count_its_parameters(trained, tmp_path):
     # An embedding of 3 classes and three layers, of 8, 8 and 5 outputs.
     count = 3 * 8 + 2 * (8 * 8 + 8) + 8 * 5 + 5
     page = (trained / "report.html").read_text()
-    assert "parameters of the number of points" in page and f"{count}" in page
+    assert "parameters of the network of the number of points" in page and f"{count}" in page
     lines = dict(dry_run.describe(parts.prepare(sets_of(tmp_path))))
-    assert lines["parameters of the number of points"] == str(count)
-    assert "parameters of the number of points" not in dict(
+    assert lines["parameters of the network of the number of points"] == str(count)
+    assert "parameters of the network of the number of points" not in dict(
         dry_run.describe(parts.prepare(sets_of(tmp_path, law={"name": "histogram"})))
     )
 

@@ -146,6 +146,7 @@ class DiT(nn.Module):
         """
         _check_shape(z.shape, self._patches)
         check_log_snr(log_snr, z)
+        padding = self.wiener_padding
         conditions = checked(cond, z.shape, self._kinds)
         level = embed(
             log_snr,
@@ -162,26 +163,21 @@ class DiT(nn.Module):
             conditions.field,
             self.fourier_exponents,
             self._kinds,
-            wiener.estimated(self.wiener, self.wiener_padding, z, log_snr),
+            wiener.estimated(self.wiener, padding, z, log_snr),
         )
 
         sizes = tuple(size // p for size, p in zip(z.shape[1:-1], self._patches, strict=True))
         h = nn.Dense(self.channels, dtype=self.dtype, name="dense_in")(
             to_patches(seen, self._patches)
         )
-        h = (
-            h
-            + jnp.asarray(positions.absolute(sizes, self.wiener_padding, self.channels), h.dtype)[
-                None
-            ]
-        )
+        h = h + jnp.asarray(positions.absolute(sizes, padding, self.channels), h.dtype)[None]
         # `train`, the third argument counted from the module itself, chooses the computation.
         kind = nn.remat(TransformerBlock, static_argnums=(3,)) if self.remat else TransformerBlock
         for i in range(self.num_blocks):
             block = kind(
                 self.num_heads,
                 sizes,
-                self.wiener_padding,
+                padding,
                 self.dropout,
                 self.dtype,
                 name=f"block_{i}",

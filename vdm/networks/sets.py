@@ -1,5 +1,6 @@
 """A transformer of sets: attention among points that have no places and no order."""
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -19,7 +20,8 @@ from vdm.networks.fields import (
 from vdm.networks.transformer import TransformerBlock, modulated, modulation
 from vdm.sets import check_mask, wiped
 
-# Of a distance of encoded points, whose deviation is about 1 in each coordinate.
+# Of distances of encoded points, whose deviation is about 1 in each coordinate: the farthest that
+# has a bump, for three coordinates; the number of bumps; what takes the edge off a distance of 0.
 FARTHEST, NUM_BUMPS, SOFT = 4.0, 33, 0.01
 
 
@@ -37,7 +39,8 @@ class SetTransformer(nn.Module):
     and points in another order have their outputs in that order.
 
     With `distances` attention is also told how far any two points are apart: to the logits of every
-    head a function of |z_i − z_j| and of the noise level is added, which starts at zero.
+    head a function of (|z_i − z_j|² + 0.01²)^½ and of the noise level is added, which starts at
+    zero. Its memory grows with b n_max² (34 + channels/4).
 
     Fields: `channels` of a token, a multiple of `num_heads` and at least 4; `num_blocks`;
     `num_heads`; `fourier_exponents`, empty for none; `distances`; `dropout` (only with train=True);
@@ -162,8 +165,9 @@ def _pairs(
     # A root of 0, of a point and itself, would have no derivative.
     distance = jnp.sqrt(square + SOFT**2)
     # Bumps all along it, each as wide as it is far from the next.
-    places = jnp.linspace(0.0, FARTHEST, NUM_BUMPS, dtype=z.dtype)[None, None, None]
-    width = FARTHEST / (NUM_BUMPS - 1)
+    farthest = FARTHEST * math.sqrt(z.shape[-1] / 3)
+    places = jnp.linspace(0.0, farthest, NUM_BUMPS, dtype=z.dtype)[None, None, None]
+    width = farthest / (NUM_BUMPS - 1)
     bumps = jnp.exp(-0.5 * jnp.square((distance[..., None] - places) / width))
     seen = jnp.concatenate([bumps, jnp.log(distance)[..., None]], axis=-1).astype(dtype)
     features = max(16, channels // 4)

@@ -31,6 +31,7 @@ def multi_head(
     Logits and softmax are float32 at least. Of more than `PLAIN_TOKENS` tokens the weights are
     computed in pieces, and again in the backward pass, as `vdm.networks.attention.attend` does.
     """
+    assert bias is None or mask is not None
     if q.shape[1] > PLAIN_TOKENS and mask is None:
         b, n, heads, c = q.shape
         # A head of an example is an example to `attend`, which on CPUs takes one after the other.

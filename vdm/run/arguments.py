@@ -87,7 +87,10 @@ def parser() -> argparse.ArgumentParser:
 
     infer = _command(commands, "infer")
     infer.add_argument(
-        "source", metavar="IN", type=pathlib.Path, help=".npy, .npz with x, or what vdm score takes"
+        "source",
+        metavar="IN",
+        type=pathlib.Path,
+        help=".npy, .npz with x, or what vdm score takes; with cond, calibration is shown too",
     )
     infer.add_argument(
         "--grid",
@@ -98,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     infer.add_argument(
         "--out",
         type=pathlib.Path,
-        help="a .csv file with a row for each point, its picture beside it (default: profile.csv "
+        help="a .csv file with a row for each point, its pictures beside it (default: profile.csv "
         "in the workdir)",
     )
     infer.add_argument(
@@ -112,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
         default=128,
         help="draws of noise for each point, the same for all; a multiple of 16 (default 128)",
     )
-    infer.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    infer.add_argument("--seed", type=int, default=0, help="of all draws (default 0)")
     infer.set_defaults(command="infer")
 
     fit_chain = _command(commands, "fit-chain")

@@ -62,8 +62,9 @@ def calibrated(
     table = weight.reshape(len(weight), *(len(axis) for axis in axes))
     for i, axis in enumerate(axes):
         alone = table.sum(axis=tuple(j for j in range(1, table.ndim) if j != i + 1))
-        drawn = inference.grid_draws(jax.random.fold_in(key, i), alone, axis, NUM_DRAWS)
-        ranks.append(np.asarray(inference.ranks(drawn, theta[:, i : i + 1])))
+        # From its first point: in float32 a fine grid far from zero would have equal points.
+        drawn = inference.grid_draws(jax.random.fold_in(key, i), alone, axis - axis[0], NUM_DRAWS)
+        ranks.append(np.asarray(inference.ranks(drawn, theta[:, i : i + 1] - axis[0])))
     found = np.concatenate(ranks, axis=1)
     return Calibration(
         names,

@@ -219,7 +219,9 @@ def _of_the_number(params: Params) -> Lines:
     """Return a line on the network of the number of points, where there is one."""
     if "number_law" not in params:
         return []
-    return [("parameters of the number of points", f"{_count(params['number_law']):,}")]
+    return [
+        ("parameters of the network of the number of points", f"{_count(params['number_law']):,}")
+    ]
 
 
 def _refusal(refused: DoesNotFit, cure: str) -> str:

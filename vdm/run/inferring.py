@@ -3,8 +3,8 @@
 For every example of a file it takes the bound at the conditions of a grid, with the same noise for
 all of them, and writes a row for each: −log p(x|θ) in nats, how far it is above the lowest, with
 its error, and the posterior weight of the grid's point for a flat prior. A picture of the weights
-stands beside the table. Where the file says the condition of every example, another picture and a
-line say how these stand in their posteriors (`vdm.run.calibrating`).
+stands beside the table. Where the file holds the condition of every example, another picture and a
+few lines say whether the posteriors are calibrated (`vdm.run.calibrating`).
 """
 
 import argparse
@@ -77,6 +77,8 @@ def infer(options: argparse.Namespace) -> int:
         write(out, grid, profile)
         draw(picture, grid, profile)
         _print(grid, profile)
+        for line in coarse(grid, profile):
+            shared.say(f"vdm: {line}")
         _print_dependence(run, found.x[:1], grid, options.num_samples, options.seed)
     if theta is None:
         shared.say(f"written to {out} and {picture}")
@@ -167,6 +169,19 @@ def beyond(grid: Grid, run: "Trained") -> list[str]:
             lines.append(
                 f"the grid of {name} goes from {axis[0]:g} to {axis[-1]:g}, and {len(known)} "
                 f"training examples have {low:.4g} to {high:.4g}: beyond them nothing was learned"
+            )
+    return lines
+
+
+def coarse(grid: Grid, profile: "Profile") -> list[str]:
+    """Return a line for each parameter whose posteriors are narrower than the grid shows."""
+    _, std = moments(grid, weights(profile))
+    lines = []
+    for name, axis, usual in zip(grid.names, grid.axes, np.median(std, axis=0), strict=True):
+        if usual < 0.5 * (axis[1] - axis[0]):
+            lines.append(
+                f"half of the posteriors of {name} are narrower than {usual:.2g}, and a step of "
+                f"the grid is {axis[1] - axis[0]:.2g}: a finer grid would show them"
             )
     return lines
 

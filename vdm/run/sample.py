@@ -137,7 +137,7 @@ def with_numbers(trained: Run, num: int, given: Conditions | None) -> Conditions
         mesh=trained.mesh,
     )
     laws = sets.NumberLaws(np.asarray(log_probs))
-    return found._replace(mask=condition.points.masks(index, laws))
+    return found._replace(mask=condition.masks(index, laws))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "size", "mesh"))

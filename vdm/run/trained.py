@@ -107,8 +107,9 @@ class Trained(NamedTuple):
         `few_steps.chain` makes and `vdm.run.workdir.chains.find` reads, takes the place of
         sampler, grid and number of steps. `cond` is the condition of each sample, as
         in `score`: by default the classes 0, 1, 2, ... in order, or where there are vectors or
-        fields those of training examples that are kept with the run, one after the other. Raises
-        UserError as `vdm sample`.
+        fields those of training examples that are kept with the run, one after the other. Sets have
+        the mask of `vdm.run.sample.with_numbers(run, num, given)`, whose result may be given as
+        `cond`. Raises UserError as `vdm sample`.
         """
         asked = {
             "sampler": sampler,

@@ -133,15 +133,21 @@ class Condition:
         # Labels are kept wherever the data have them.
         return Conditions(**{kind: found[kind] for kind in self.names}, mask=mask)
 
-    def masks(self, index: np.ndarray) -> np.ndarray | None:
+    def masks(self, index: np.ndarray, laws: sets.NumberLaws | None = None) -> np.ndarray | None:
         """Return the masks of samples of sets by their positions; None for other data.
 
-        The numbers of points are quantiles of their law, evenly spread: that of sample i at the
-        fractional part of (i + 1) times the golden ratio. By a law that depends on the condition
-        they are the model's to find (`vdm.run.sample.with_numbers`): then they are the most here,
-        where only the form matters.
+        The numbers of points are quantiles of their law, or each of its own of the `laws`, evenly
+        spread: that of sample i at the fractional part of (j + 1) φ + k/K, φ being the golden
+        ratio, j the quotient and k the remainder of i and the K classes. So they are even among
+        the samples of each class too, which stand in order. By a law that depends on the condition
+        they are the model's to find (`vdm.run.sample.with_numbers`): without its `laws` they are
+        the most here, where only the form matters.
         """
-        return None if self.points is None else self.points.masks(index)
+        if self.points is None:
+            return None
+        turn, own = np.divmod(np.asarray(index), self.num_classes or 1)
+        u = np.mod((turn + 1) * GOLDEN + own / (self.num_classes or 1), 1.0)
+        return self.points.masks(u, laws)
 
 
 class Points(NamedTuple):
@@ -150,15 +156,12 @@ class Points(NamedTuple):
     most: int
     law: sets.NumberLaw | None
 
-    def masks(self, index: np.ndarray, laws: sets.NumberLaws | None = None) -> np.ndarray:
-        """Return a mask for each sample of an index, by its own of the `laws` where there are any.
-
-        See `Condition.masks`.
-        """
-        numbers = np.full(len(index), self.most)
+    def masks(self, u: np.ndarray, laws: sets.NumberLaws | None = None) -> np.ndarray:
+        """Return a mask for each u in [0, 1), by its own of the `laws` where there are any."""
+        numbers = np.full(len(u), self.most)
         law = self.law if laws is None else laws
         if law is not None:
-            numbers = law.quantile(np.mod((np.asarray(index) + 1) * GOLDEN, 1.0))
+            numbers = law.quantile(u)
         return sets.of_lengths(numbers, self.most)
 
 

@@ -82,7 +82,9 @@ def _size(restored: Restored | str) -> list[tuple[str, str]]:
     if restored.schedule_size:
         rows.append(("parameters of the schedule", f"{restored.schedule_size:,}"))
     if restored.number_size:
-        rows.append(("parameters of the number of points", f"{restored.number_size:,}"))
+        rows.append(
+            ("parameters of the network of the number of points", f"{restored.number_size:,}")
+        )
     return [("checkpoint", f"step {restored.trained.step:,}"), *rows]
 
 

@@ -101,6 +101,11 @@ def read(config: Config, trainer: Trainer, mesh: Mesh, example: Batch) -> Source
                 "train.init_optimizer='kept' needs the schedule of the run it begins with, "
                 f"{there.model.schedule['name']!r} in {workdir}: got another one"
             )
+        if not same_number:
+            raise UserError(
+                "train.init_optimizer='kept' needs the model.number_law of the run it begins with, "
+                f"{dict(there.model.number_law)} in {workdir}: got another one"
+            )
         _check_same(workdir, "optimiser", template.opt_state, own.opt_state)
     if alone is None or file is None:
         state = checkpoint.load(workdir, template, best=there.train.keep == "best")
