@@ -15,9 +15,9 @@ from vdm import noise_levels as levels
 from vdm.condition import Condition, as_arrays, num_rows, take
 from vdm.losses import bits_per_dim
 from vdm.model import VDM, Params
-from vdm.networks import wiener
+from vdm.networks import NumberNetwork, wiener
 from vdm.noise_levels import NoiseLevels
-from vdm.sets import dims_of
+from vdm.sets import dims_of, mask_of
 from vdm.variance import two_gradients
 
 # Positions in [0, 1) as times of the schedule, or noise levels with their density.
@@ -50,12 +50,13 @@ def fit(
     schedule descends the variance of the diffusion term, everything else the bound
     (`vdm.variance`). Dropout is on. `params` is not changed. `progress` shows a bar with the
     step, the time that remains, the rate and the loss.
-    Raises ValueError for fewer than one step, a batch_size that is not in 1..n, or conditions of
-    another number than n; TypeError for data that the likelihood does not model.
+    Raises ValueError for fewer than one step, a batch_size that is not in 1..n, conditions of
+    another number than n, or a set of more points than a number network knows; TypeError for data that the likelihood does not model.
     """
     x = jnp.asarray(x)
     cond = as_arrays(cond)
     _check(len(x), num_steps, batch_size, cond)
+    _check_numbers(model, cond)
     key_order, key_steps = jax.random.split(key)
     # One function for all calls: a second one with equal parts is not compiled again.
     step = functools.partial(_step, model=model, optimizer=optimizer, noise_levels=noise_levels)
@@ -174,3 +175,15 @@ def _bar(num_steps: int, *, shown: bool) -> Iterator[Callable[[jax.Array], None]
                 looked = now
 
         yield advance
+
+
+def _check_numbers(model: VDM, cond: Condition | None) -> None:
+    """Raise ValueError for a set that has no probability: the loss would be no number."""
+    mask, law = mask_of(cond), model.number_law
+    if mask is None or not isinstance(law, NumberNetwork):
+        return
+    most = int(np.asarray(mask).sum(axis=1).max())
+    if most > law.largest:
+        raise ValueError(
+            f"the number network knows up to {law.largest} points (largest): got a set of {most}"
+        )

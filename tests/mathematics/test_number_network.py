@@ -188,6 +188,26 @@ def learned(law, cond, numbers, steps):
     return model, params
 
 
+def test_a_set_of_more_points_than_the_law_knows_is_refused():
+    law, cond = NumberNetwork(3, num_classes=2), Conditions(np.zeros(2, int))
+    mask = sets.of_lengths(np.asarray([2, 4]), 4)
+    x, cond = np.zeros((2, 4, 1)), cond._replace(mask=mask)
+    model = dataclasses.replace(PLAIN, number_law=law)
+    params = model.init(jax.random.key(0), x, cond)
+    assert np.array_equal(np.isinf(model.number_term(params, cond)), [False, True])
+    with pytest.raises(ValueError, match=r"knows up to 3 points \(largest\): got a set of 4"):
+        vdm.fit(
+            model,
+            params,
+            x,
+            key=jax.random.key(1),
+            optimizer=optax.adam(0.1),
+            num_steps=1,
+            batch_size=2,
+            cond=cond,
+        )
+
+
 @pytest.mark.parametrize("kind", ["label", "vector"])
 def test_training_finds_the_counts_of_every_class(kind):
     size, probs = 400, np.asarray([[0.5, 0.3, 0.15, 0.05], [0.0, 0.1, 0.0, 0.9], [0.25] * 4])
