@@ -51,7 +51,8 @@ def fit(
     (`vdm.variance`). Dropout is on. `params` is not changed. `progress` shows a bar with the
     step, the time that remains, the rate and the loss.
     Raises ValueError for fewer than one step, a batch_size that is not in 1..n, conditions of
-    another number than n, or a set of more points than a number network knows; TypeError for data that the likelihood does not model.
+    another number than n, or a set of more points than a number network knows; TypeError for data
+    that the likelihood does not model.
     """
     x = jnp.asarray(x)
     cond = as_arrays(cond)
